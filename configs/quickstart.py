@@ -1,0 +1,47 @@
+"""A small Llama on the State of the Union addresses that ship with the package.
+
+t5x_like train --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+import ml_collections
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    """The experiment; every other field keeps its default."""
+    return ml_collections.ConfigDict(
+        {
+            "name": "quickstart",
+            "steps": 440,
+            "model": {
+                "family": "llama",
+                "vocab_size": 4096,
+                "layers": 4,
+                "embed": 256,
+                "heads": 2,
+                "kv_heads": 2,
+                "head_dim": 128,
+                "mlp": 768,
+                "max_length": 1024,
+                "tied_head": True,
+            },
+            "data": {"task": "sotu", "sequence_length": 256, "batch_size": 8, "lanes": 8},
+            "optimizer": {
+                "name": "muon",
+                "learning_rate": 2e-2,
+                "adam_learning_rate": 4e-3,
+                "newton_schulz_steps": 3,
+                "schedule": {"name": "linear", "warmup_steps": 25},
+            },
+            # Compiled layer by layer: slower to compile than a loop, and a tenth faster to run on a CPU.
+            "parallelism": {"scan_layers": False},
+            "checkpoint": {"every": 220, "best_metric": "validation/loss"},
+            "evaluators": {
+                "validation": {"name": "loss", "every": 220},
+                "samples": {
+                    "name": "samples",
+                    "every": 220,
+                    "prompts": ["Fellow citizens", "The state of the Union is"],
+                },
+            },
+        }
+    )

@@ -1,0 +1,46 @@
+"""`t5x_like COMMAND …`: one thin module a command, which imports what is heavy when it runs."""
+
+import argparse
+import errno
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from t5x_like import __version__, startup
+from t5x_like.errors import UserError
+
+COMMANDS = ("train", "evaluate", "generate", "report", "config", "data")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line; the exit status is 0, 2 for what the user can mend, or 128 + the signal that ended it."""
+    startup.prepare()
+    parser = argparse.ArgumentParser(
+        prog="t5x_like", description="Pre-train models in JAX and trust the result.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"t5x_like {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    modules = {name: importlib.import_module(f"t5x_like.commands.{name}") for name in COMMANDS}
+    for module in modules.values():
+        module.add_parser(subparsers)
+    options, rest = parser.parse_known_args(arguments)
+    return guarded(lambda: modules[options.command].run(options, rest))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Runs a command; what the user can mend becomes one sentence on stderr and exit status 2."""
+    try:
+        return run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stderr.close()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: the disk of {error.filename or 'the workdir'} is full; free some space", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What several commands share: flags, and what they print."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from t5x_like.errors import UserError
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds `--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+
+
+def add_modules(parser: argparse.ArgumentParser) -> None:
+    """Adds `--module`."""
+    parser.add_argument(
+        "--module",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="import this Python file or module first, for tasks and models of your own; may be repeated",
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config`, and says how its fields are overridden."""
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:ARGUMENT]",
+        help="an experiment, such as configs/quickstart.py; --config.FIELD=VALUE overrides any of its fields",
+    )
+
+
+def refuse(rest: Sequence[str], command: str) -> None:
+    """Raises UserError for arguments that no parser knew.
+
+    Args:
+      rest: what was left over.
+      command: the command they were given to.
+    """
+    if rest:
+        raise UserError(f"{command} does not know {rest[0]!r}; see t5x_like {command} --help")
+
+
+def import_modules(modules: Sequence[str]) -> None:
+    """Imports the user's own modules, by file or by dotted name.
+
+    Raises:
+      UserError: for one that is not there.
+    """
+    for name in modules:
+        path = Path(name)
+        if path.suffix == ".py":
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            if spec is None or spec.loader is None or not path.exists():
+                raise UserError(f"--module: there is no file {name}; give a Python file or a module's dotted name")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[path.stem] = module
+            spec.loader.exec_module(module)
+            continue
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"--module: there is no module {error.name!r}; give a Python file or a module's dotted name"
+            ) from error
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON object on stdout; not-a-number becomes null."""
+    print(json.dumps(_finite(value), indent=2))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

@@ -1,0 +1,75 @@
+"""`t5x_like train`: pre-train, from the start or from the last commit of the workdir."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from t5x_like.commands import common
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describes the command's flags."""
+    parser = subparsers.add_parser(
+        "train",
+        help="pre-train a model",
+        description="Pre-train a model. Run the same command again to go on from the last committed checkpoint.",
+        epilog="example: t5x_like train --config=configs/quickstart.py --workdir=runs/a"
+        " --config.optimizer.learning_rate=1e-3",
+        allow_abbrev=False,
+    )
+    common.add_config(parser)
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="where everything is written; gs:// or s3:// too"
+    )
+    common.add_modules(parser)
+    common.add_json(parser)
+
+
+def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs the command."""
+    from t5x_like.frontends import configdict
+
+    common.import_modules(options.module)
+    experiment = configdict.load(options.config, rest)
+    command = shlex.join(sys.argv[1:])
+    return run_experiment(experiment, options.workdir, json_output=options.json, command=f"t5x_like {command}")
+
+
+def run_experiment(
+    experiment: Any, workdir: str, *, json_output: bool = False, modules: Sequence[str] = (), command: str = ""
+) -> int:
+    """Trains, writes the summary and the report, and prints the summary block.
+
+    Args:
+      experiment: what to do.
+      workdir: where.
+      json_output: print the summary as JSON.
+      modules: the user's modules to import first.
+      command: what the user typed, to be told how to go on with.
+
+    Returns:
+      0, or 128 + the signal that ended the run early.
+    """
+    from etils import epath
+
+    from t5x_like import summary
+    from t5x_like.train import train
+
+    common.import_modules(modules)
+    directory = epath.Path(workdir).expanduser()
+    outcome = train(experiment, directory)
+    if outcome.interrupted:
+        print(
+            f"{outcome.interrupted.name} at step {outcome.step} of {experiment.steps}: saved. To go on, run again:\n"
+            f"  {command}",
+            file=sys.stderr,
+        )
+        return 128 + outcome.interrupted
+    written = summary.write(experiment, directory, outcome)
+    if json_output:
+        common.print_json(written)
+    else:
+        summary.show(written, directory)
+    return 0

@@ -1,0 +1,23 @@
+"""The one error a user is meant to read: what is wrong, where, and what would be right."""
+
+
+class UserError(Exception):
+    """One sentence for the user; commands print it after `error:` and exit with 2, without a traceback."""
+
+
+class ExperimentError(UserError):
+    """A field of the experiment that cannot be.
+
+    Attributes:
+      where: the field's dotted path, such as `data.batch_size`.
+      problem: what is wrong with it and what would be right.
+    """
+
+    def __init__(self, where: str, problem: str):
+        super().__init__(f"{where}: {problem}" if where else problem)
+        self.where = where
+        self.problem = problem
+
+    def under(self, section: str) -> "ExperimentError":
+        """The same error seen from the section that holds the field."""
+        return ExperimentError(f"{section}.{self.where}" if self.where else section, self.problem)

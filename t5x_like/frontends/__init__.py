@@ -1,0 +1,1 @@
+"""Two ways to spell an Experiment: Python files with `--config.*` flags, and gin. Nothing else."""

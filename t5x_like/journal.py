@@ -1,0 +1,146 @@
+"""What a run writes down as it goes: one line a logged step, samples, the progress bar, and the alarm for NaN.
+
+Results are looked at late. A step's numbers stay on the devices until `IN_FLIGHT` further steps have been handed over,
+so that the host never makes the devices wait for it.
+"""
+
+import collections
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from t5x_like.data.pipeline import Counts
+from t5x_like.errors import UserError
+from t5x_like.evaluation.base import Findings
+from t5x_like.experiment import Experiment
+from t5x_like.step import Program
+from t5x_like.telemetry.devices import memory_metrics, mfu
+from t5x_like.telemetry.progress import Progress
+from t5x_like.telemetry.throughput import Throughput
+from t5x_like.telemetry.writer import MetricsWriter
+
+IN_FLIGHT = 2
+
+
+class Journal:
+    """One process's record of a run.
+
+    Args:
+      experiment: the run's.
+      program: the run's, for its FLOPs.
+      workdir: where `metrics.jsonl` and `samples.jsonl` are.
+      start: updates done before this process began; 0 at the start of a run.
+      show: whether to show progress on stderr.
+    """
+
+    def __init__(self, experiment: Experiment, program: Program, workdir: epath.Path, start: int, show: bool):
+        data = experiment.data
+        shapes = {
+            name: (data.batch_size, *feature.shape)
+            for name, feature in program.objective.features(data.sequence_length).items()
+        }
+        self.flops_per_step = experiment.model.flops(shapes)
+        self.experiment = experiment
+        self.throughput = Throughput()
+        self._dtype = experiment.model.dtype
+        self._writer = MetricsWriter(
+            workdir, tensorboard=experiment.telemetry.tensorboard, resume_step=start if start else None
+        )
+        self._progress = Progress(experiment.steps, start) if show else None
+        self._in_flight: collections.deque[tuple[int, Mapping[str, Any], Counts]] = collections.deque()
+
+    def step(self, number: int, results: Mapping[str, jax.Array], counts: Counts) -> None:
+        """Takes a step that was handed to the devices.
+
+        Args:
+          number: updates done after it.
+          results: what `Program.train_step` gave.
+          counts: what the data pipeline counted in its batch.
+
+        Raises:
+          UserError: when too many steps in a row were not finite.
+        """
+        self._in_flight.append((number, results, counts))
+        while len(self._in_flight) > IN_FLIGHT:
+            self._land()
+
+    def settle(self) -> None:
+        """Waits for the steps in flight and writes their lines."""
+        while self._in_flight:
+            self._land()
+
+    def flush(self) -> None:
+        """Makes everything written so far durable, as it must be before the step is committed."""
+        self._writer.flush()
+
+    def found(self, number: int, findings: Mapping[str, Findings]) -> dict[str, float]:
+        """Writes what evaluators found after step `number`, by the evaluators' keys; gives the metrics by full name."""
+        metrics = {f"{key}/{name}": value for key, found in findings.items() for name, value in found.metrics.items()}
+        if metrics:
+            self._writer.write(number, metrics)
+        for key, found in findings.items():
+            self._writer.write_text(number, {f"{key}/{sample.prompt}": sample.text for sample in found.samples})
+        if metrics:
+            self.message(f"step {number}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        return metrics
+
+    def message(self, text: str) -> None:
+        """Says something to the person watching."""
+        if self._progress:
+            self._progress.message(text)
+
+    def close(self) -> None:
+        """Lets go of the files and the terminal."""
+        self._writer.close()
+        if self._progress:
+            self._progress.close()
+
+    def _land(self) -> None:
+        """Looks at the oldest step in flight."""
+        number, results, counts = self._in_flight.popleft()
+        if int(results["skipped_in_a_row"]) >= self.experiment.optimizer.nonfinite_limit:
+            raise UserError(
+                f"the loss or its gradients were not finite in {int(results['skipped_in_a_row'])} steps in a row, up to"
+                f" step {number}, and none of those was applied; lower optimizer.learning_rate (it is"
+                f" {self.experiment.optimizer.learning_rate:g}), lengthen optimizer.schedule.warmup_steps, or raise"
+                " optimizer.nonfinite_limit"
+            )
+        self.throughput.step_done(counts.tokens * jax.process_count())
+        if number == 1 or number % self.experiment.telemetry.every == 0 or number == self.experiment.steps:
+            self._log(number, jax.device_get(results), counts)
+
+    def _log(self, number: int, results: Mapping[str, Any], counts: Counts) -> None:
+        rates = self.throughput.since_last()
+        line = {f"train/{name}": _number(value) for name, value in results.items()}
+        line |= {
+            "data/fill_fraction": counts.fill_fraction,
+            "data/dropped_fraction": counts.dropped_fraction,
+            "data/epoch": counts.epoch,
+        }
+        if rates.steps:
+            speed = self.flops_per_step * rates.steps_per_second
+            share = mfu(speed, jax.devices(), self._dtype)
+            line |= {
+                "train/tokens_per_second": rates.tokens_per_second,
+                "train/step_seconds": 1 / rates.steps_per_second,
+                "train/data_wait_share": rates.data_wait_share,
+                "train/flops_per_second": speed,
+            }
+            if share is not None:
+                line["train/mfu"] = share
+        line |= memory_metrics(jax.local_devices())
+        self._writer.write(number, line)
+        if self._progress:
+            shown = {"loss": line["train/loss"]}
+            if rates.steps:
+                shown["tokens/s"] = rates.tokens_per_second
+            self._progress.update(number, shown)
+
+
+def _number(value: Any) -> float | int:
+    """A scalar array as a Python number that prints and parses to the same bits."""
+    number = value.item()
+    return number if isinstance(number, int) or not math.isfinite(number) else float(number)

@@ -1,0 +1,107 @@
+"""T5X's entry: `python -m t5x_like.main --run_mode=train --gin_file=… --gin.NAME=VALUE`."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from t5x_like import startup
+from t5x_like.__main__ import guarded
+from t5x_like.errors import UserError
+
+if TYPE_CHECKING:
+    from t5x_like.frontends.gin import GinRun
+
+_EPILOG = """examples:
+  python -m t5x_like.main --run_mode=train --gin_file=gin/runs/pretrain.gin --gin.TRAIN_STEPS=200 \\
+    --gin.MODEL_DIR='"runs/b"'
+  python -m t5x_like.main --run_mode=eval --gin_file=gin/runs/eval.gin --gin.CHECKPOINT_PATH='"runs/b"'
+  python -m t5x_like.main --run_mode=infer --gin_file=gin/runs/infer.gin --gin.CHECKPOINT_PATH='"runs/b"' \\
+    --gin.PROMPTS='["Fellow citizens"]'
+
+docs/configs.md lists the names that are understood; t5x_like --help has the other spelling.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line; exit statuses are those of `t5x_like`."""
+    startup.prepare()
+    parser = argparse.ArgumentParser(
+        prog="python -m t5x_like.main",
+        description="Train, evaluate or generate as a T5X user would say it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run_mode", choices=("train", "eval", "infer"), default="train", help="default: train")
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="may be repeated")
+    parser.add_argument(
+        "--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'", help="after the files; may be repeated"
+    )
+    parser.add_argument(
+        "--gin_search_paths", default="", metavar="DIR,DIR", help="where files and includes are looked for"
+    )
+    parser.add_argument(
+        "--module", action="append", default=[], metavar="PATH", help="a Python file or module to import first"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+    options, rest = parser.parse_known_args(arguments)
+    return guarded(lambda: _run(options, rest))
+
+
+def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    for argument in rest:
+        if not argument.startswith("--gin.") or "=" not in argument:
+            raise UserError(f"{argument!r} is not understood; a gin name is set with --gin.NAME=VALUE")
+    from t5x_like.commands import common
+    from t5x_like.frontends import gin
+
+    common.import_modules(options.module)
+    search_paths = [path for path in options.gin_search_paths.split(",") if path]
+    run = gin.load(options.gin_file, [*options.gin_bindings, *rest], search_paths)
+    common.import_modules(run.modules)
+    return {"train": _train, "eval": _evaluate, "infer": _infer}[options.run_mode](run, options)
+
+
+def _train(run: "GinRun", options: argparse.Namespace) -> int:
+    from t5x_like.commands.train import run_experiment
+
+    if not run.workdir:
+        raise UserError("MODEL_DIR must be given; set it with --gin.MODEL_DIR='\"runs/NAME\"'")
+    command = f"python -m t5x_like.main {shlex.join(sys.argv[1:])}"
+    return run_experiment(run.experiment, run.workdir, json_output=options.json, command=command)
+
+
+def _evaluate(run: "GinRun", options: argparse.Namespace) -> int:
+    from t5x_like.commands.evaluate import run_evaluate
+
+    return run_evaluate(_checkpoint(run), json_output=options.json)
+
+
+def _infer(run: "GinRun", options: argparse.Namespace) -> int:
+    from t5x_like.commands.generate import run_generate
+
+    return run_generate(_checkpoint(run), run.prompts or [""], json_output=options.json)
+
+
+def _checkpoint(run: "GinRun") -> str:
+    """The checkpoint to read, whose own experiment is the one that counts.
+
+    Raises:
+      UserError: when there is none, or when fields are set that would have no effect.
+    """
+    if run.origins:
+        path, where = next(iter(run.origins.items()))
+        raise UserError(
+            f"{where}: {path} would have no effect, because a checkpoint is read with the experiment stored beside it;"
+            " leave it out"
+        )
+    checkpoint = run.checkpoint or run.workdir
+    if not checkpoint:
+        raise UserError("CHECKPOINT_PATH must be given; set it with --gin.CHECKPOINT_PATH='\"runs/NAME\"'")
+    return checkpoint
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""One lazy table: what a name in an experiment stands for.
+
+A kind ("optimizer") has names ("adamw"), and each name points at `module:attribute`. Nothing is imported until a name
+is loaded, so checking a name costs nothing and `--help` stays instant.
+
+An attribute is a frozen dataclass, whose fields are the options the experiment may set, or a `Preset`: a table of
+values for such a dataclass.
+"""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from t5x_like.errors import ExperimentError
+
+_TABLE: Mapping[str, dict[str, str]] = {
+    "model": {
+        "gpt2": "t5x_like.models.gpt2:FAMILY",
+        "llama": "t5x_like.models.llama:FAMILY",
+    },
+    "objective": {
+        "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",
+    },
+    "task": {
+        "sotu": "t5x_like.data.tasks:SOTU",
+        "text": "t5x_like.data.tasks:TextTask",
+        "seqio": "t5x_like.data.seqio_bridge:SeqioTask",
+    },
+    "optimizer": {
+        "adamw": "t5x_like.optim.adamw:AdamW",
+        "adafactor": "t5x_like.optim.adafactor:Adafactor",
+        "lion": "t5x_like.optim.lion:Lion",
+        "muon": "t5x_like.optim.muon:Muon",
+        "sgd": "t5x_like.optim.sgd:SGD",
+    },
+    "schedule": {
+        "constant": "t5x_like.optim.schedules:Constant",
+        "linear": "t5x_like.optim.schedules:Linear",
+        "cosine": "t5x_like.optim.schedules:Cosine",
+        "rsqrt": "t5x_like.optim.schedules:ReciprocalSquareRoot",
+        "wsd": "t5x_like.optim.schedules:WarmupStableDecay",
+    },
+    "evaluator": {
+        "loss": "t5x_like.evaluation.loss:LossEvaluator",
+        "samples": "t5x_like.evaluation.samples:SamplesEvaluator",
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A named table of values for a dataclass of options: a model family with its sizes, a task over a known corpus.
+
+    Attributes:
+      options: the dataclass the values are for.
+      values: field values this name stands for; an experiment may still override each.
+      sizes: further values by size name, chosen by the dataclass's `size` field; they win over `values`.
+    """
+
+    options: type
+    values: Mapping[str, Any]
+    sizes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def complete(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """`given` over the size's values over this preset's values."""
+        size = given.get("size", self.values.get("size", ""))
+        if not isinstance(size, str) or size and size not in self.sizes:
+            raise ExperimentError(f"{where}.size", f"there is no size {size!r}; {suggest(str(size), self.sizes)}")
+        return {**self.values, **self.sizes.get(size, {}), **given}
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names known for `kind`, in the order of the table."""
+    return tuple(_TABLE[kind])
+
+
+def kinds() -> tuple[str, ...]:
+    """Every kind of thing an experiment names."""
+    return tuple(_TABLE)
+
+
+def register(kind: str, name: str, target: str) -> None:
+    """Adds a user's own `module:attribute` under `name`, from a module given with `--module=PATH`.
+
+    Raises:
+      ValueError: when the name is taken by something else.
+    """
+    if _TABLE[kind].get(name, target) != target:
+        raise ValueError(f"{kind} {name!r} is already {_TABLE[kind][name]}")
+    _TABLE[kind][name] = target
+
+
+def check(kind: str, name: object, where: str) -> str:
+    """Returns `name` if the table has it; imports nothing.
+
+    Raises:
+      ExperimentError: for an unknown name, with the nearest known one.
+    """
+    if not isinstance(name, str) or name not in _TABLE[kind]:
+        raise ExperimentError(where, f"there is no {kind} {name!r}; {suggest(str(name), _TABLE[kind])}")
+    return name
+
+
+def load(kind: str, name: str, where: str = "") -> Any:
+    """Imports and returns what `name` stands for."""
+    module, attribute = _TABLE[kind][check(kind, name, where or kind)].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Half a sentence for an error: the nearest known name, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(known)}"

@@ -1,0 +1,255 @@
+"""The one train step: loss → accumulated gradients → gate → update.
+
+A `Program` is everything the step needs and nothing that changes: the objective, the module's structure, the
+optimizer, the layout. The state that changes is a plain dict of arrays:
+
+    step          int32: updates so far, skipped ones included
+    parameters    what the optimizer moves
+    model_state   every other variable of the model: averages, frozen parts, statistics
+    optimizer     the optimizer's own state
+    skipped       {total, consecutive}: steps whose loss or gradients were not finite
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from t5x_like.experiment import Experiment
+from t5x_like.models import functional
+from t5x_like.models.functional import Functional, Tree
+from t5x_like.objectives.base import Assignment, Batch, Ema, Loss, Objective, Statistics, Trained, assign
+from t5x_like.optim import build as optim
+from t5x_like.parallel.layout import Layout
+
+State = dict[str, Any]
+
+# Every purpose draws from a stream of its own: fold_in(fold_in(key(seed), purpose), step).
+PURPOSES = {"initialize": 0, "loss": 1, "sample": 2}
+
+
+def purpose_key(seed: int, purpose: str) -> jax.Array:
+    """The key of one purpose of a run; fold the step into it."""
+    return jax.random.fold_in(jax.random.key(seed), PURPOSES[purpose])
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the step computes, without the state it computes on.
+
+    Attributes:
+      objective: what is predicted.
+      structure: the structure of the module that the objective builds.
+      roles: who moves each variable, by path, and what it follows.
+      optimizer: the optax transformation over the trained parameters.
+      learning_rate: step → the rate the optimizer applies.
+      layout: mesh, rules, rematerialisation.
+      seed: of the run.
+      microbatches: parts in which a batch is computed.
+      architecture: what the objective's model is built of.
+    """
+
+    objective: Objective
+    structure: Functional
+    roles: Mapping[functional.Path, Assignment]
+    optimizer: optax.GradientTransformation
+    optimizer_options: Any
+    learning_rate: Any
+    layout: Layout
+    seed: int
+    microbatches: int
+    architecture: Any
+
+    # --- State ------------------------------------------------------------------------------------------------------
+
+    def init(self) -> State:
+        """The state of step 0; the same for every layout."""
+        rngs = nnx.Rngs(params=purpose_key(self.seed, "initialize"))
+        values = functional.flatten(functional.split(self.objective.build(self.architecture, rngs))[1])
+        parameters, rest = self._partition(self._copied(values))
+        return {
+            "step": jnp.int32(0),
+            "parameters": parameters,
+            "model_state": rest,
+            "optimizer": self.optimizer.init(parameters),
+            "skipped": {"total": jnp.int32(0), "consecutive": jnp.int32(0)},
+        }
+
+    def start_from(self, state: State, parameters: Tree) -> State:
+        """The state of step 0 with parameters from elsewhere; what starts as their copy is copied anew.
+
+        Args:
+          state: from `init`.
+          parameters: structured like the state's.
+        """
+        values = functional.flatten(state["model_state"]) | functional.flatten(parameters)
+        parameters, rest = self._partition(self._copied(values))
+        return {**state, "parameters": parameters, "model_state": rest}
+
+    def abstract_state(self) -> State:
+        """Shapes, dtypes and shardings of the state; nothing is allocated."""
+        shapes = jax.eval_shape(self.init)
+        if self.layout.mesh is None:
+            return shapes
+        return jax.tree.map(
+            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+            shapes,
+            self._shardings(shapes),
+        )
+
+    def parameter_infos(self) -> Tree:
+        """What is known of each trained parameter."""
+        return self._partition(functional.flatten(self.structure.infos()))[0]
+
+    def model(self, state: State) -> Any:
+        """The module with the state's values."""
+        return self.structure.merge(state["parameters"], state["model_state"])
+
+    # --- The step ---------------------------------------------------------------------------------------------------
+
+    def train_step(self, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        """One update, a pure function.
+
+        When the loss or a gradient is not finite, everything but the counters stays as it was.
+
+        Args:
+          state: see the module's docstring.
+          batch: the global batch: features with a leading axis of rows, and `row`, int32 [rows].
+
+        Returns:
+          The next state, and scalars: `loss`, each metric, `gradient_norm`, `learning_rate`, `skipped_steps`,
+          `skipped_in_a_row`.
+        """
+        with self.layout.use():
+            grads, loss, sums = self._gradients(state, batch)
+            gradient_norm = optax.tree.norm(grads)
+            finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+            updates, optimizer_state = self.optimizer.update(grads, state["optimizer"], state["parameters"])
+            moved = {
+                "parameters": optax.apply_updates(state["parameters"], updates),
+                "optimizer": optimizer_state,
+            }
+            moved["model_state"] = self._follow(state, moved["parameters"], sums.statistics)
+            kept = {name: state[name] for name in moved}
+            bad = 1 - finite.astype(jnp.int32)
+            skipped = {
+                "total": state["skipped"]["total"] + bad,
+                "consecutive": (state["skipped"]["consecutive"] + 1) * bad,
+            }
+            chosen = jax.tree.map(functools.partial(jnp.where, finite), moved, kept)
+            metrics = {
+                **{name: total / jnp.maximum(weight, 1e-9) for name, (total, weight) in sums.metrics.items()},
+                "loss": loss,
+                "gradient_norm": gradient_norm,
+                "learning_rate": self.learning_rate(state["optimizer"].count),
+                "skipped_steps": skipped["total"],
+                "skipped_in_a_row": skipped["consecutive"],
+            }
+            return {"step": state["step"] + 1, **chosen, "skipped": skipped}, metrics
+
+    def compiled_step(self) -> Any:
+        """`train_step` under `jax.jit`, the state donated, everything placed by the layout."""
+        if self.layout.mesh is None:
+            return jax.jit(self.train_step, donate_argnums=0)
+        state = self._shardings(jax.eval_shape(self.init))
+        rows, whole = self.layout.sharding(("batch",)), self.layout.sharding(())
+        return jax.jit(self.train_step, in_shardings=(state, rows), out_shardings=(state, whole), donate_argnums=0)
+
+    def _gradients(self, state: State, batch: Batch) -> tuple[Tree, jax.Array, Loss]:
+        """Gradients and value of the loss over the global batch, and its sums, in `microbatches` parts."""
+        key = jax.random.fold_in(purpose_key(self.seed, "loss"), state["step"])
+        denominators = {name: jnp.maximum(d, 1e-9) for name, d in self.objective.denominators(batch).items()}
+
+        def part(parameters: Tree, batch: Batch) -> tuple[jax.Array, Loss]:
+            model = self.structure.merge(parameters, state["model_state"])
+            sums = self.objective.loss(model, batch, key)
+            if set(sums.terms) != set(denominators):
+                raise ValueError(f"the loss has the terms {[*sums.terms]}, with denominators for {[*denominators]}")
+            return sum(sums.terms[name] / d for name, d in denominators.items()), sums
+
+        gradient = jax.value_and_grad(part, has_aux=True)
+        if self.microbatches == 1:
+            (loss, sums), grads = gradient(state["parameters"], batch)
+            return grads, loss, sums
+        # Microbatch j holds rows j, j + k, …: each device's rows stay on it.
+        parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, self.microbatches, *x.shape[1:]), 1, 0), dict(batch))
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(gradient, state["parameters"], jax.tree.map(lambda x: x[0], parts)),
+        )
+
+        def accumulate(total: Any, batch: Batch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(state["parameters"], batch)), None
+
+        ((loss, sums), grads), _ = jax.lax.scan(accumulate, zeros, parts)
+        return grads, loss, sums
+
+    def _follow(self, state: State, parameters: Tree, statistics: Any) -> Tree:
+        """The model's other variables after the update: averages follow, the objective writes its statistics."""
+        followed = functional.flatten(state["model_state"])
+        # A module's average includes that of its statistics, which are those of before `update`.
+        sources = followed | functional.flatten(parameters)
+        for path, (role, source) in self.roles.items():
+            if isinstance(role, Ema) and source is not None:
+                old, decay = followed[path], jnp.float32(role.decay(state["step"]))
+                followed[path] = (decay * old + (1 - decay) * sources[source]).astype(old.dtype)
+        statistics_paths = [path for path, (role, _) in self.roles.items() if isinstance(role, Statistics)]
+        if statistics_paths:
+            model = self.structure.merge(parameters, functional.unflatten(followed))
+            self.objective.update(model, statistics, state["step"])
+            written = functional.flatten(functional.values(model))
+            followed |= {path: written[path] for path in statistics_paths}
+        return functional.unflatten(followed)
+
+    # --- Placement --------------------------------------------------------------------------------------------------
+
+    def _shardings(self, shapes: State) -> State:
+        infos = self._partition(functional.flatten(self.structure.infos()))
+        axes: State = {
+            "step": (),
+            "parameters": jax.tree.map(lambda info: info.axes, infos[0]),
+            "model_state": jax.tree.map(lambda info: info.axes, infos[1]),
+            "optimizer": optim.state_axes(self.optimizer_options, infos[0], shapes["optimizer"]),
+            "skipped": {"total": (), "consecutive": ()},
+        }
+        return jax.tree.map(lambda _, axes: self.layout.sharding(axes), shapes, axes)
+
+    def _partition(self, values: Mapping[functional.Path, Any]) -> tuple[Tree, Tree]:
+        """Values by path as two trees: the trained ones and the rest."""
+        trained = {path for path, (role, _) in self.roles.items() if isinstance(role, Trained)}
+        return (
+            functional.unflatten({path: value for path, value in values.items() if path in trained}),
+            functional.unflatten({path: value for path, value in values.items() if path not in trained}),
+        )
+
+    def _copied(self, values: Mapping[functional.Path, Any]) -> dict[functional.Path, Any]:
+        """First values by path, with those that follow others replaced by copies."""
+        sources = {path: source for path, (_, source) in self.roles.items() if source is not None}
+        return {path: jnp.array(values[sources[path]]) if path in sources else value for path, value in values.items()}
+
+
+def program(experiment: Experiment, layout: Layout | None = None) -> Program:
+    """The program of an experiment on a layout; without one, on a single device without constraints."""
+    objective, architecture = experiment.objective, experiment.model
+    structure, _ = functional.abstract(lambda: objective.build(architecture, nnx.Rngs(0)))
+    infos = functional.flatten(structure.infos())
+    roles = assign(infos, functional.flatten(structure.is_parameter()), objective.roles)
+    trained = functional.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
+    options = experiment.optimizer
+    return Program(
+        objective=objective,
+        structure=structure,
+        roles=roles,
+        optimizer=optim.build(options, trained, experiment.steps),
+        optimizer_options=options,
+        learning_rate=optim.learning_rate(options, experiment.steps),
+        layout=layout or Layout(remat=experiment.parallelism.remat, scan_layers=experiment.parallelism.scan_layers),
+        seed=experiment.seed,
+        microbatches=experiment.parallelism.microbatches,
+        architecture=architecture,
+    )

@@ -1,0 +1,66 @@
+"""What a finished run is told in: `summary.json`, the report, and the block at the end."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from t5x_like.checkpoint import workdir as files
+from t5x_like.checkpoint.store import CheckpointStore
+from t5x_like.experiment import Experiment
+from t5x_like.telemetry.progress import format_number, format_seconds, summary_table
+from t5x_like.telemetry.report import write_report
+from t5x_like.telemetry.writer import SAMPLES_FILE, read_metrics
+from t5x_like.train import Outcome
+
+
+def write(experiment: Experiment, workdir: epath.Path, outcome: Outcome) -> dict[str, Any]:
+    """Writes `summary.json` and `report.html`, and returns what the former holds.
+
+    A run that was complete before this process began keeps the speed its last process had.
+    """
+    store = CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint)
+    evaluated: dict[str, Any] = {}
+    for line in read_metrics(workdir):
+        evaluated |= {name: value for name, value in line.items() if name.split("/")[0] in experiment.evaluators}
+    found = workdir / files.SUMMARY_FILE
+    before = json.loads(found.read_text()) if found.exists() else {}
+    again = before.get("step") == outcome.step and not outcome.rates.steps
+    speed = before.get("tokens_per_second") if again else outcome.rates.tokens_per_second
+    flops = before.get("flops_per_second") if again else outcome.flops_per_step * outcome.rates.steps_per_second
+    summary = {
+        "name": experiment.name,
+        "step": outcome.step,
+        **evaluated,
+        "train_tokens": outcome.totals.tokens,
+        "train_seconds": outcome.totals.seconds,
+        "tokens_per_second": speed,
+        "flops_per_second": flops,
+        "workdir": str(workdir),
+        "checkpoint": str(workdir / files.CHECKPOINTS / str(outcome.step)),
+        "best_checkpoint": None if store.best() is None else str(workdir / files.CHECKPOINTS / str(store.best())),
+        "samples": str(workdir / SAMPLES_FILE),
+        "report": str(workdir / "report.html"),
+    }
+    store.close()
+    files.write_json(found, summary)
+    write_report(workdir)
+    return summary
+
+
+def show(summary: dict[str, Any], workdir: epath.Path) -> None:
+    """Prints the block that ends a run."""
+    rows = {}
+    for name, value in summary.items():
+        if "/" in name:
+            rows[name] = f"{value:.4f}" if isinstance(value, float) else str(value)
+    rows |= {
+        "trained": f"{format_number(summary['train_tokens'])} tokens in {format_seconds(summary['train_seconds'])}",
+        "speed": f"{format_number(summary['tokens_per_second'] or 0)} tokens/s,"
+        f" {(summary['flops_per_second'] or 0) / 1e9:,.1f} GFLOP/s",
+        "checkpoint": summary["checkpoint"],
+        "report": summary["report"],
+        "samples": summary["samples"],
+        "go on with": f't5x_like generate --checkpoint={workdir} --prompt="Fellow citizens"',
+    }
+    summary_table(f"{summary['name']}: {summary['step']} steps", rows)

@@ -1,0 +1,244 @@
+"""The training program: an experiment and a workdir go in, checkpoints, measurements and a summary come out.
+
+Read it from the top: `train` sets up, loops and sums up, and each section below it is one of the things it calls.
+"""
+
+import contextlib
+import dataclasses
+import signal
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from t5x_like.checkpoint import workdir as files
+from t5x_like.checkpoint.reading import initialize_from
+from t5x_like.checkpoint.store import CheckpointStore
+from t5x_like.data.pipeline import Pipeline
+from t5x_like.errors import ExperimentError
+from t5x_like.evaluation.base import Context
+from t5x_like.experiment import Experiment
+from t5x_like.interruption import Interruption
+from t5x_like.journal import Journal
+from t5x_like.models import functional
+from t5x_like.parallel import layout
+from t5x_like.parallel.placement import place
+from t5x_like.step import Program, State, program
+from t5x_like.telemetry.environment import environment
+from t5x_like.telemetry.throughput import Rates
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """What a run has done over all its processes; it is committed with the state.
+
+    Attributes:
+      tokens: real tokens trained on.
+      seconds: wall time, set-up, compilation, evaluation and commits included.
+    """
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+      step: updates done.
+      interrupted: the signal that ended it early, or None.
+      totals: what the run has done so far.
+      rates: steady speed of this process.
+      flops_per_step: the model's own floating-point operations.
+    """
+
+    step: int
+    interrupted: signal.Signals | None
+    totals: Totals
+    rates: Rates
+    flops_per_step: float
+
+
+def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> Outcome:
+    """Trains, from the workdir's last commit or from the start, to `experiment.steps`.
+
+    Args:
+      experiment: what to do.
+      workdir: where everything is written; a run that is there is gone on with.
+      show: whether to show progress on stderr.
+
+    Raises:
+      UserError: for what the user can mend: the experiment, the corpus, the workdir, a full disk, a diverged run.
+    """
+    began = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        # --- Set up -------------------------------------------------------------------------------------------------
+        placed = layout.make(experiment.parallelism)
+        check(experiment, placed)
+        documents = experiment.data.task.open(experiment.data.split)
+        fingerprint = experiment.data.task.fingerprint(experiment.data.split)
+        run = program(experiment, placed)
+        context = Context(experiment, run, experiment.data.task)
+        evaluators = {key: options.start(context) for key, options in experiment.evaluators.items()}
+        describe(experiment, run, workdir)
+        store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
+        state, position, before = begin(experiment, run, store, fingerprint)
+        start = int(state["step"])
+        journal = stack.enter_context(contextlib.closing(Journal(experiment, run, workdir, start, show)))
+        batches = stack.enter_context(contextlib.closing(feed(experiment, documents, position)))
+        interruption = stack.enter_context(Interruption())
+        take_step, totals = run.compiled_step(), before
+        if start:
+            journal.message(f"going on from step {start}")
+
+        # --- Loop ---------------------------------------------------------------------------------------------------
+        for number in range(start + 1, experiment.steps + 1):
+            with journal.throughput.waiting():
+                batch, position, counts = next(batches)
+            state, results = take_step(state, place(batch, placed))
+            journal.step(number, results, counts)
+            totals = Totals(
+                totals.tokens + counts.tokens * jax.process_count(), before.seconds + time.perf_counter() - began
+            )
+            due = [key for key in evaluators if _is_due(number, experiment.evaluators[key].every, experiment.steps)]
+            commit = interruption.signal or _is_due(number, experiment.checkpoint.every, experiment.steps)
+            if due or commit:
+                journal.settle()
+                with journal.throughput.paused():
+                    measured = journal.found(number, {key: evaluators[key].run(state, number) for key in due})
+                    if commit:
+                        journal.flush()
+                        store.save(number, state, commit_meta(experiment, fingerprint, totals), position, measured)
+            if interruption.signal:
+                break
+        with journal.throughput.paused():
+            store.wait()
+        return Outcome(
+            int(state["step"]), interruption.signal, totals, journal.throughput.overall(), journal.flops_per_step
+        )
+
+
+def _is_due(number: int, every: int, steps: int) -> bool:
+    return number == steps or bool(every and number % every == 0)
+
+
+# --- Before anything compiles ---------------------------------------------------------------------------------------
+
+
+def check(experiment: Experiment, placed: layout.Layout) -> None:
+    """Checks what needs the devices or the vocabulary to be known.
+
+    Raises:
+      ExperimentError: when the mesh does not divide the batch or the model, or the vocabulary does not fit the model.
+    """
+    data, model, tensor = experiment.data, experiment.model, placed.divisor("heads")
+    rows = data.batch_size // experiment.parallelism.microbatches
+    if rows % placed.divisor("batch"):
+        raise ExperimentError(
+            "data.batch_size",
+            f"{data.batch_size} rows in {experiment.parallelism.microbatches} microbatch(es) cannot be shared by the"
+            f" {placed.divisor('batch')} devices of parallelism.data × parallelism.fsdp; use a multiple of"
+            f" {placed.divisor('batch') * experiment.parallelism.microbatches}",
+        )
+    if data.lanes % jax.process_count():
+        raise ExperimentError(
+            "data.lanes", f"{data.lanes} lanes cannot be shared by {jax.process_count()} hosts; use a multiple of that"
+        )
+    for field in ("heads", "kv_heads", "mlp", "vocab_size"):
+        if getattr(model, field) % tensor:
+            raise ExperimentError(
+                "parallelism.tensor", f"{tensor} devices do not divide model.{field}={getattr(model, field)}"
+            )
+    if model.embed % placed.divisor("embed"):
+        raise ExperimentError(
+            "parallelism.fsdp", f"{placed.divisor('embed')} devices do not divide model.embed={model.embed}"
+        )
+    pieces = data.task.vocabulary().size
+    if pieces > model.vocab_size:
+        raise ExperimentError(
+            "model.vocab_size", f"{model.vocab_size} rows cannot hold the task's {pieces} pieces; use at least {pieces}"
+        )
+
+
+# --- What goes in -----------------------------------------------------------------------------------------------------
+
+
+def feed(experiment: Experiment, documents: Any, position: np.ndarray | None) -> Pipeline:
+    """This host's rows of every global batch from a position on; None is the start."""
+    data = experiment.data
+    return Pipeline(
+        documents,
+        experiment.objective.example,
+        sequence_length=data.sequence_length,
+        batch_size=data.batch_size,
+        lanes=data.lanes,
+        seed=experiment.seed,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+        state=position,
+        prefetch=data.prefetch,
+    )
+
+
+# --- The first state ------------------------------------------------------------------------------------------------
+
+
+class Beginning(NamedTuple):
+    """Where a process begins: the state, the position in the data (None for the start), what was done before."""
+
+    state: State
+    position: np.ndarray | None
+    totals: Totals
+
+
+def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerprint: str) -> Beginning:
+    """Resumes from the last commit; else takes another run's parameters; else starts from scratch."""
+    abstract = run.abstract_state()
+    if (latest := store.latest()) is not None:
+        restored = store.restore(latest, abstract)
+        if restored.meta["data"] != fingerprint:
+            raise ExperimentError(
+                "data.task",
+                f"the corpus, its vocabulary or its splits have changed since step {latest} of this workdir was"
+                " committed; put them back, or start in another --workdir",
+            )
+        totals = Totals(**restored.meta["totals"])
+        return Beginning(restored.state, restored.position, totals)
+    initialize = jax.jit(run.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
+    state = initialize()
+    if experiment.initialize.checkpoint:
+        state = run.start_from(state, initialize_from(experiment.initialize.checkpoint, abstract["parameters"]))
+    return Beginning(state, None, Totals())
+
+
+# --- What is written down beside the state --------------------------------------------------------------------------
+
+
+def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
+    """Writes what the run is into the workdir: the experiment and its assets, the environment, the parameters."""
+    files.prepare(workdir, experiment, experiment.data.task.assets())
+    files.write_json(workdir / files.ENVIRONMENT_FILE, environment())
+    files.write_json(workdir / files.PARAMETERS_FILE, parameter_table(run))
+
+
+def commit_meta(experiment: Experiment, fingerprint: str, totals: Totals) -> dict[str, Any]:
+    """What a commit holds besides arrays: the resolved experiment, the data's fingerprint, what was done."""
+    return {"experiment": experiment.to_dict(), "data": fingerprint, "totals": dataclasses.asdict(totals)}
+
+
+def parameter_table(run: Program) -> list[dict[str, Any]]:
+    """One row a trained parameter: path, shape, dtype, logical axes, kind, count."""
+    return [
+        {
+            "path": "/".join(path),
+            "shape": list(info.shape),
+            "dtype": str(info.dtype),
+            "axes": list(info.axes),
+            "kind": info.kind,
+            "count": int(np.prod(info.shape)),
+        }
+        for path, info in functional.flatten(run.parameter_infos()).items()
+    ]
