@@ -1,0 +1,197 @@
+"""Tasks: a corpus, its vocabulary, and how it is split. `TextTask` reads any corpus of JSON lines."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from t5x_like import registry
+from t5x_like.data import cache, sources
+from t5x_like.data import vocabulary as vocabularies
+from t5x_like.data.documents import Documents
+from t5x_like.data.vocabulary import Vocabulary
+from t5x_like.errors import ExperimentError
+
+VOCABULARY_FILE = "vocabulary.model"  # its name among the assets beside a checkpoint
+
+_WHERE = "data.task"
+_GROUP_BYTES = 1 << 23  # of text encoded in one call
+
+
+class Task(Protocol):
+    """What the program asks of `data.task`."""
+
+    def vocabulary(self) -> Any:
+        """Has `encode`, `decode`, `size`, `pad_id`, `eos_id`."""
+
+    def open(self, split: str) -> Documents:
+        """The documents of a split, as tokens."""
+
+    def assets(self) -> Mapping[str, bytes]:
+        """Files to keep beside a checkpoint, by name: what it takes to read and write text as the model does."""
+
+    def fingerprint(self, split: str) -> str:
+        """A digest of everything that decides what `open` gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which documents belong to a split, by their number i in the corpus.
+
+    Attributes:
+      every: the rule looks at the remainder i % every.
+      include: the remainders that belong; none given, all do.
+      exclude: the remainders that do not.
+    """
+
+    every: int = 1
+    include: tuple[int, ...] = ()
+    exclude: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ExperimentError("every", f"{self.every} is too small; it must be at least 1")
+        if self.include and self.exclude:
+            raise ExperimentError("exclude", "it is given together with include; give one of the two")
+        for name in ("include", "exclude"):
+            for remainder in getattr(self, name):
+                if not 0 <= remainder < self.every:
+                    raise ExperimentError(
+                        name,
+                        f"{remainder} is no remainder of every={self.every}; it must be from 0 to {self.every - 1}",
+                    )
+
+    def holds(self, number: int) -> bool:
+        """Whether document `number` belongs."""
+        remainder = number % self.every
+        return remainder in self.include if self.include else remainder not in self.exclude
+
+
+def _every_twentieth() -> dict[str, Split]:
+    return {"train": Split(every=20, exclude=(10,)), "validation": Split(every=20, include=(10,))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask:
+    """A corpus of JSON lines.
+
+    Attributes:
+      path: a file or a glob of files, `.jsonl`, `.jsonl.gz` or `.jsonl.zst`, on a disk or an object store.
+      field: the key of the text in each line.
+      tokenizer: the SentencePiece model to read it with.
+      splits: which documents are trained on and which are not; every 20th is held out by default.
+    """
+
+    name: str = "text"
+    path: str = ""
+    field: str = "text"
+    tokenizer: str = ""
+    splits: Mapping[str, Split] = dataclasses.field(default_factory=_every_twentieth)
+
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer, read from its file.
+
+        Raises:
+          ExperimentError: when it is missing or is no SentencePiece model.
+        """
+        return self._vocabulary
+
+    def open(self, split: str) -> Documents:
+        """The documents of a split, tokenised at the first time and read from the local cache after.
+
+        Raises:
+          UserError: for an unknown or empty split, a missing corpus, or a line that cannot be read.
+        """
+        return cache.cached(self.fingerprint(split), lambda: self._tokenized(split))
+
+    def texts(self, split: str) -> Iterator[str]:
+        """The documents of a split as they are in the corpus, in its order."""
+        rule = self._rule(split)
+        files = sources.find(self.path, f"{_WHERE}.path")
+        return (text for number, text in sources.read_texts(files, self.field, _WHERE) if rule.holds(number))
+
+    def assets(self) -> dict[str, bytes]:
+        """The tokenizer."""
+        return {VOCABULARY_FILE: self._vocabulary.model}
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256 of the corpus's files, the field, the tokenizer and the split's rule; paths do not count."""
+        rule = self._rule(split)
+        parts = [self._corpus_digest, self.field, self._vocabulary.digest, dataclasses.asdict(rule)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def as_seqio(self, name: str = "") -> Any:
+        """Registers the task in SeqIO's registry, which imports TensorFlow; see `seqio_bridge.as_seqio`."""
+        from t5x_like.data.seqio_bridge import as_seqio
+
+        return as_seqio(self, name or self.name)
+
+    def _tokenized(self, split: str) -> Documents:
+        documents = tokenize(self.texts(split), self._vocabulary)
+        if not len(documents):
+            raise ExperimentError(
+                f"{_WHERE}.splits.{split}",
+                f"no document of {self.path} belongs to it; give a larger corpus or another rule",
+            )
+        return documents
+
+    def _rule(self, split: str) -> Split:
+        if split not in self.splits:
+            known = registry.suggest(split, self.splits)
+            raise ExperimentError("data.split", f"data.task.splits has no {split!r}; {known}")
+        return self.splits[split]
+
+    @functools.cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return vocabularies.load(self.tokenizer)
+
+    @functools.cached_property
+    def _corpus_digest(self) -> str:
+        where = f"{_WHERE}.path"
+        return sources.digest(sources.find(self.path, where), where)
+
+
+SOTU = registry.Preset(
+    TextTask,
+    {
+        "path": "package:sotu/sotu.jsonl.zst",
+        "tokenizer": "package:sotu/vocabulary.model",
+        "splits": {
+            "train": {"every": 20, "exclude": [10]},
+            "validation": {"every": 20, "include": [10]},
+            # To choose settings by, without a look at the validation speeches.
+            "train_sweep": {"every": 20, "exclude": [5, 10]},
+            "sweep": {"every": 20, "include": [5]},
+        },
+    },
+)
+
+
+def tokenize(texts: Iterable[str], vocabulary: Vocabulary) -> Documents:
+    """Documents of the texts, each with its end, encoded on every core; the result does not depend on how many."""
+    return Documents.collect(_encoded(texts, vocabulary), vocabulary.dtype)
+
+
+def _encoded(texts: Iterable[str], vocabulary: Vocabulary) -> Iterator[tuple[np.ndarray, int]]:
+    for group in _groups(texts):
+        for ids, size in zip(vocabulary.encode_many([text for text, _ in group]), (s for _, s in group), strict=True):
+            yield np.array([*ids, vocabulary.eos_id], vocabulary.dtype), size
+
+
+def _groups(texts: Iterable[str]) -> Iterator[list[tuple[str, int]]]:
+    """Lists of (text, its UTF-8 bytes), each large enough to share among the cores."""
+    group: list[tuple[str, int]] = []
+    total = 0
+    for text in texts:
+        group.append((text, size := len(text.encode())))
+        total += size
+        if total >= _GROUP_BYTES:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group

@@ -1,0 +1,85 @@
+"""Training a SentencePiece vocabulary that gives every text back as it was."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+
+import sentencepiece
+
+from t5x_like.errors import UserError
+
+MODEL_TYPES = ("unigram", "bpe")
+
+# SentencePiece's trainer cuts off lines above `max_sentence_length` and looks for pieces line by line, so texts go in
+# sentence by sentence; the space before a sentence stays with it, where a word in the middle of one has it, too.
+_SENTENCE_START = re.compile(r"(?<=[.?!:;])(?=\s)")
+_LONGEST_LINE = 4096  # characters
+
+
+def train(
+    texts: Iterable[str], *, size: int = 4096, model_type: str = "unigram", character_coverage: float = 0.9995
+) -> bytes:
+    """Trains a vocabulary: 0 padding, 1 end of text, 2 unknown, then 256 bytes for what no piece covers.
+
+    The text is taken as it is: no normalisation, no space added in front, none removed, so that decoding what was
+    encoded gives the same text. (The one exception is U+2581, which SentencePiece writes spaces as.) The same texts
+    give the same vocabulary.
+
+    Args:
+      texts: what it is fitted to.
+      size: pieces in all.
+      model_type: `unigram` (Kudo 2018) or `bpe` (Sennrich et al. 2016).
+      character_coverage: the share of all characters whose kinds get a piece each; the rarest are left to the bytes.
+
+    Returns:
+      The content of a `.model` file.
+
+    Raises:
+      UserError: when the texts are too few for so many pieces, or the size leaves none.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_lines(texts),
+            model_writer=model,
+            vocab_size=size,
+            model_type=model_type,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            byte_fallback=True,
+            character_coverage=character_coverage,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=4 * _LONGEST_LINE + 1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _explained(error, size) from None
+    return model.getvalue()
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Sentences of the texts; what is longer than a line is cut."""
+    for text in texts:
+        for sentence in _SENTENCE_START.split(text):
+            for start in range(0, len(sentence), _LONGEST_LINE):
+                yield sentence[start : start + _LONGEST_LINE]
+
+
+def _explained(error: RuntimeError, size: int) -> UserError:
+    """SentencePiece's complaint in a sentence."""
+    complaint = str(error)
+    if "sentences_.empty()" in complaint:
+        return UserError("a vocabulary cannot be trained on no text; give documents that are not empty")
+    if found := re.search(r"too high .*value <= (\d+)", complaint):
+        return UserError(f"--vocab-size: the text has too few words for {size} pieces; it must be at most {found[1]}")
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", complaint):
+        return UserError(
+            f"--vocab-size: {size} pieces do not hold the text's characters; it must be at least {found[1]}, or"
+            " --character-coverage lower"
+        )
+    return UserError(f"a vocabulary of {size} pieces cannot be trained: {complaint}")
