@@ -1,0 +1,1 @@
+"""The one transformer stack, its parts, and the families that are tables of its fields."""

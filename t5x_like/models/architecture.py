@@ -1,0 +1,120 @@
+"""The fields of the one transformer stack; a model family is a table of them.
+
+`Transformer` is what `experiment.model` holds. It builds the model, counts its parameters and its floating-point
+operations, and knows nothing of data.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import require_one_of, require_positive
+
+NORMS = ("layernorm", "rmsnorm")
+POSITIONS = ("learned", "rope")
+ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer:
+    """A decoder-only transformer.
+
+    Attributes:
+      family: the table the other fields were taken from.
+      size: the row of that table; empty when all fields are given.
+      vocab_size: rows of the embedding table; at least the tokenizer's pieces.
+      layers: blocks.
+      embed: width of the residual stream.
+      heads: query heads.
+      kv_heads: key and value heads; a divisor of `heads`.
+      head_dim: width of a head.
+      mlp: width of the hidden layer of the feed-forward half.
+      max_length: rows of the table of learned positions; with rotary positions, the length the model is meant for.
+      norm: `layernorm` or `rmsnorm`.
+      norm_epsilon: added under the root.
+      positions: `learned` or `rope`.
+      rope_theta: base of the rotary wavelengths.
+      activation: `gelu` (tanh form), `gelu_exact`, `relu` or `silu`.
+      gated: whether the hidden layer is multiplied by a second projection (SwiGLU is a gated silu).
+      bias: whether linear layers and norms have biases.
+      tied_head: whether the embedding table is the output head too.
+      dropout: rate after the embeddings and on each residual branch.
+      init_std: standard deviation of the first weights; 0 is 1/√inputs for matrices, and 0.02 for tables.
+      dtype: of the computation; parameters and their gradients are float32.
+    """
+
+    family: str
+    size: str = ""
+    vocab_size: int
+    layers: int
+    embed: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    max_length: int
+    norm: str
+    norm_epsilon: float
+    positions: str
+    rope_theta: float = 10000.0
+    activation: str
+    gated: bool
+    bias: bool
+    tied_head: bool
+    dropout: float = 0.0
+    init_std: float = 0.02
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        require_positive(self, "vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "mlp", "max_length")
+        require_one_of(self, "norm", NORMS)
+        require_one_of(self, "positions", POSITIONS)
+        require_one_of(self, "activation", ACTIVATIONS)
+        require_one_of(self, "dtype", DTYPES)
+        if self.heads % self.kv_heads:
+            raise ExperimentError(
+                "kv_heads", f"{self.heads} heads cannot share {self.kv_heads} key-value heads; use a divisor of heads"
+            )
+        if self.positions == "rope" and self.head_dim % 2:
+            raise ExperimentError("head_dim", f"{self.head_dim} is odd; rotary positions turn pairs, so make it even")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ExperimentError("dropout", f"{self.dropout} is not a rate; it must be at least 0 and below 1")
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The model with its first parameters."""
+        from t5x_like.models.decoder import Decoder  # the parts read these options, so they cannot come first
+
+        return Decoder(self, rngs)
+
+    def residual_std(self, inputs: int) -> float:
+        """Standard deviation of the matrices that write to the residual stream (GPT-2, section 2.3: ÷ √(2 layers))."""
+        return (self.init_std or inputs**-0.5) * (2 * self.layers) ** -0.5
+
+    def check_length(self, length: int) -> None:
+        """Raises ExperimentError when rows are longer than the model's positions."""
+        if length > self.max_length:
+            raise ExperimentError(
+                "data.sequence_length", f"{length} tokens exceed model.max_length={self.max_length}; raise that or cut"
+            )
+
+    def matrix_parameters(self) -> int:
+        """Parameters that multiply every token: all matrices of the blocks, and the head."""
+        attention = 2 * self.embed * self.head_dim * (self.heads + self.kv_heads)
+        mlp = (3 if self.gated else 2) * self.embed * self.mlp
+        return self.layers * (attention + mlp) + self.vocab_size * self.embed
+
+    def flops(self, batch_shapes: dict[str, Any]) -> float:
+        """Floating-point operations of one training step: forward, and twice that backward, nothing recomputed.
+
+        Six for each matrix parameter and token, and the causal half of attention's two products (Narayanan et al.
+        2021, appendix; the input embedding is a lookup and costs nothing).
+
+        Args:
+          batch_shapes: shapes by feature; `targets` is [rows, length].
+        """
+        rows, length = batch_shapes["targets"]
+        attention = 6 * self.layers * self.heads * self.head_dim * length
+        return float(rows * length * (6 * self.matrix_parameters() + attention))

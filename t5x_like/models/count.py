@@ -1,0 +1,28 @@
+"""What an experiment's model amounts to, from shapes alone."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from t5x_like.experiment import Experiment
+from t5x_like.models import functional
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """Counts without training, allocating or reading data.
+
+    Returns:
+      `parameters` (every `nnx.Param` of what the objective builds) and `flops_per_step` (the model's own, forward and
+      backward, nothing recomputed).
+    """
+    objective, data = experiment.objective, experiment.data
+    structure, shapes = functional.abstract(lambda: objective.build(experiment.model, nnx.Rngs(0)))
+    sizes = jax.tree.map(
+        lambda leaf, counts: int(np.prod(leaf.shape)) if counts else 0, shapes, structure.is_parameter()
+    )
+    batch = {
+        name: (data.batch_size, *feature.shape) for name, feature in objective.features(data.sequence_length).items()
+    }
+    return {"parameters": sum(jax.tree.leaves(sizes)), "flops_per_step": experiment.model.flops(batch)}

@@ -1,0 +1,82 @@
+"""The linear layer: every matrix product of the stack against a parameter goes through here.
+
+Shapes: b batch, t length, n = b·t, i inputs, o outputs.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t5x_like.models.parameters import parameter
+from t5x_like.parallel import layout
+
+
+def linear(x_bti: jax.Array, kernel_io: jax.Array, bias_o: jax.Array | None = None) -> jax.Array:
+    """`x @ kernel + bias` in the dtype of `x`, accumulated in float32.
+
+    Args:
+      x_bti: [..., inputs] activations.
+      kernel_io: [inputs, outputs], cast to the activations' dtype.
+      bias_o: [outputs] or None.
+
+    Returns:
+      [..., outputs].
+    """
+    # With more than one leading dimension the kernel's gradient would contract over several, which XLA's CPU compiler
+    # answers with transposed copies of both operands.
+    y_no = product(x_bti.reshape(-1, x_bti.shape[-1]), kernel_io.astype(x_bti.dtype))
+    if bias_o is not None:
+        y_no = y_no + bias_o.astype(y_no.dtype)
+    return y_no.reshape(*x_bti.shape[:-1], kernel_io.shape[-1])
+
+
+@jax.custom_vjp
+def product(x_ni: jax.Array, kernel_io: jax.Array) -> jax.Array:
+    """X @ kernel, [n, inputs] × [inputs, outputs], whose kernel gradient is computed the quicker way round."""
+    return x_ni @ kernel_io
+
+
+def _forward(x_ni: jax.Array, kernel_io: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x_ni @ kernel_io, (x_ni, kernel_io)
+
+
+def _backward(kept: tuple[jax.Array, jax.Array], grad_no: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_ni, kernel_io = kept
+    grad_ni = grad_no @ kernel_io.T
+    if x_ni.shape[1] <= grad_no.shape[1]:
+        return grad_ni, x_ni.T @ grad_no
+    # The product with the narrower operand first; the barrier keeps XLA from turning it round again.
+    return grad_ni, jax.lax.optimization_barrier(grad_no.T @ x_ni).T
+
+
+product.defvjp(_forward, _backward)
+
+
+class Linear(nnx.Module):
+    """A kernel [inputs, outputs] and perhaps a bias [outputs]."""
+
+    def __init__(
+        self, inputs: int, outputs: int, axes: tuple[str, str], *, bias: bool, std: float, rngs: nnx.Rngs
+    ) -> None:
+        """Draws the kernel, with logical `axes`, from a normal of `std`; 0 stands for 1/√inputs."""
+        self.kernel = parameter(rngs, (inputs, outputs), axes, "matrix", std=std or inputs**-0.5)
+        self.bias = parameter(rngs, (outputs,), axes[1:], "bias") if bias else None
+
+    def __call__(self, x_bti: jax.Array) -> jax.Array:
+        """[..., inputs] → [..., outputs]."""
+        return linear(x_bti, self.kernel[...], None if self.bias is None else self.bias[...])
+
+
+class Embedding(nnx.Module):
+    """A table [rows, embed]: token embeddings, learned positions, or an output head."""
+
+    def __init__(self, rows: int, embed: int, axis: str, *, std: float, rngs: nnx.Rngs) -> None:
+        """Draws the table from a normal of `std`; `axis` is the logical name of its rows."""
+        self.axis = axis
+        self.table = parameter(rngs, (rows, embed), (axis, "embed"), "embedding", std=std)
+
+    def __call__(self, ids_bt: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Integer ids [batch, length] → [batch, length, embed] in `dtype`."""
+        # Whole rows are gathered: of a table split along its width too, every device would get every row of the batch.
+        table = layout.current().constrain(self.table[...].astype(dtype), (self.axis, None))
+        return table[ids_bt]

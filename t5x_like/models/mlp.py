@@ -1,0 +1,40 @@
+"""The feed-forward half of a block, gated or not."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+from flax import nnx
+
+from t5x_like.models.architecture import Transformer
+from t5x_like.models.linear import Linear
+from t5x_like.parallel import layout
+
+FUNCTIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=True),
+    "gelu_exact": partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+class MLP(nnx.Module):
+    """down(f(up(x))), or down(f(gate(x)) · up(x)) when gated (Shazeer 2020, eq. 6: SwiGLU is a gated silu)."""
+
+    def __init__(self, options: Transformer, rngs: nnx.Rngs) -> None:
+        """Builds the projections of one layer."""
+        o = options
+        self.activation = o.activation
+        self.up = Linear(o.embed, o.mlp, ("embed", "mlp"), bias=o.bias, std=o.init_std, rngs=rngs)
+        self.gate = (
+            Linear(o.embed, o.mlp, ("embed", "mlp"), bias=o.bias, std=o.init_std, rngs=rngs) if o.gated else None
+        )
+        self.down = Linear(o.mlp, o.embed, ("mlp", "embed"), bias=o.bias, std=o.residual_std(o.mlp), rngs=rngs)
+
+    def __call__(self, x_btd: jax.Array) -> jax.Array:
+        """[batch, length, embed] → [batch, length, embed]."""
+        function = FUNCTIONS[self.activation]
+        hidden_btf = self.up(x_btd)
+        hidden_btf = function(hidden_btf) if self.gate is None else function(self.gate(x_btd)) * hidden_btf
+        hidden_btf = layout.current().constrain(hidden_btf, ("batch", "length", "act_mlp"))
+        return self.down(hidden_btf)

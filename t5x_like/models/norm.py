@@ -1,0 +1,31 @@
+"""Normalisation over the width, in float32 whatever the activations' dtype.
+
+Shapes: b batch, t length, d width.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t5x_like.models.parameters import parameter
+
+
+class Norm(nnx.Module):
+    """LayerNorm (Ba et al. 2016, eq. 4) or RMSNorm (Zhang & Sennrich 2019, eq. 4) with a learned scale."""
+
+    def __init__(self, kind: str, width: int, *, epsilon: float, bias: bool, rngs: nnx.Rngs) -> None:
+        """Args: `kind`, one of `KINDS`; the width; `epsilon` under the root; whether there is a learned bias."""
+        self.kind, self.epsilon = kind, epsilon
+        self.scale = parameter(rngs, (width,), ("norm",), "norm", fill=1.0)
+        self.bias = parameter(rngs, (width,), ("norm",), "bias") if bias else None
+
+    def __call__(self, x_btd: jax.Array) -> jax.Array:
+        """[..., width] → the same shape and dtype."""
+        x = x_btd.astype(jnp.float32)
+        if self.kind == "layernorm":
+            x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        x = x * self.scale[...]
+        if self.bias is not None:
+            x = x + self.bias[...]
+        return x.astype(x_btd.dtype)

@@ -1,0 +1,64 @@
+"""What every optimizer shares: its common options, and what it has to say about its parameters."""
+
+import abc
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import jax
+import optax
+
+from t5x_like import registry
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import Choice, require_at_least, require_positive
+from t5x_like.parallel.parameters import KINDS, ParameterInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(abc.ABC):
+    """How gradients become updates.
+
+    A subclass gives the direction of an update; clipping, weight decay and the learning rate are the same for all
+    (`build.build`).
+
+    Attributes:
+      learning_rate: the schedule's peak.
+      schedule: the learning rate over the run.
+      weight_decay: the fraction of a parameter taken off each step, times the learning rate (decoupled: Loshchilov &
+        Hutter 2019).
+      weight_decay_kinds: the kinds of parameters that decay: `matrix`, `embedding`, `norm`, `bias`.
+      clip_norm: gradients of a larger global norm are scaled down to it; 0 for never.
+      nonfinite_limit: so many steps in a row with a loss or gradient that is not finite end the run.
+    """
+
+    name: str
+    learning_rate: float
+    schedule: Annotated[Any, Choice("schedule", default="cosine")]
+    weight_decay: float = 0.0
+    weight_decay_kinds: tuple[str, ...] = ("matrix", "embedding")
+    clip_norm: float = 1.0
+    nonfinite_limit: int = 10
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "learning_rate", "weight_decay", "clip_norm")
+        require_positive(self, "nonfinite_limit")
+        for kind in self.weight_decay_kinds:
+            if kind not in KINDS:
+                raise ExperimentError(
+                    "weight_decay_kinds", f"{kind!r} is no kind of parameter; {registry.suggest(kind, KINDS)}"
+                )
+
+    @abc.abstractmethod
+    def direction(self, infos: Any) -> optax.GradientTransformation:
+        """Gradients to ascent directions: what is scaled by minus the learning rate and added to the parameters.
+
+        Args:
+          infos: nested dict of `ParameterInfo`, structured like the parameters.
+        """
+
+    def peak(self, info: ParameterInfo) -> float:
+        """The peak learning rate of one parameter."""
+        return self.learning_rate
+
+    def matrix_state_axes(self, info: ParameterInfo, state: Any) -> Any:
+        """Logical axes for what `per_matrix` keeps of one parameter: here, scalars for each matrix of the stack."""
+        return jax.tree.map(lambda _: info.axes[: info.stack], state)

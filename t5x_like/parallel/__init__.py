@@ -1,0 +1,1 @@
+"""Meshes, logical axis rules, and what is known of each parameter."""

@@ -1,0 +1,145 @@
+"""How a computation is laid out: the mesh, the rules from logical names to mesh axes, and rematerialisation.
+
+Parameters and activations carry different logical names. One name for both would ask fully sharded data parallelism
+for the same mesh axis twice in one array.
+
+A layout is entered with `use()` while a function is traced; the model's parts ask `current()` for it. Without one (a
+laptop, a unit test) every constraint is the identity.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import Parallelism
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis → mesh axes. Parameters first, then activations.
+RULES: Mapping[str, tuple[str, ...]] = {
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "position": (),
+    "norm": (),
+    "layers": (),
+    "batch": ("data", "fsdp"),
+    "length": (),
+    "act_embed": (),
+    "act_heads": ("tensor",),
+    "act_kv": ("tensor",),
+    "act_mlp": ("tensor",),
+    "act_vocab": ("tensor",),
+}
+
+Axes = tuple[str | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mesh, its rules, and what the layer stack does on it.
+
+    Attributes:
+      mesh: devices by `MESH_AXES`; None for a single device without constraints.
+      rules: logical axis name → mesh axes.
+      remat: the named policy of what the backward pass recomputes.
+      scan_layers: whether the layer stack is a loop over one compiled layer.
+    """
+
+    mesh: Mesh | None = None
+    rules: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: RULES)
+    remat: str = "none"
+    scan_layers: bool = True
+
+    def spec(self, axes: Axes) -> PartitionSpec:
+        """The mesh axes of an array whose dimensions carry these logical names.
+
+        Raises:
+          ValueError: for a name without a rule, or when two dimensions ask for the same mesh axis.
+        """
+        parts: list[tuple[str, ...] | str | None] = []
+        taken: set[str] = set()
+        for name in axes:
+            if name is not None and name not in self.rules:
+                raise ValueError(f"no rule for the logical axis {name!r} in {axes}")
+            mesh_axes = self.rules[name] if name is not None else ()
+            if taken & set(mesh_axes):
+                raise ValueError(f"two dimensions of {axes} ask for the mesh axes {sorted(taken & set(mesh_axes))}")
+            taken |= set(mesh_axes)
+            parts.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
+        return PartitionSpec(*parts)
+
+    def sharding(self, axes: Axes) -> NamedSharding:
+        """Where an array with these logical axes lives."""
+        if self.mesh is None:
+            raise ValueError("a layout without a mesh places nothing")
+        return NamedSharding(self.mesh, self.spec(axes))
+
+    def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """`x` with its sharding fixed by its logical axes; the identity without a mesh or on one device."""
+        if self.mesh is None or self.mesh.size == 1:
+            return x
+        return jax.lax.with_sharding_constraint(x, self.sharding(axes))
+
+    def divisor(self, name: str) -> int:
+        """Into how many parts a dimension with this logical name is cut."""
+        if self.mesh is None:
+            return 1
+        return int(np.prod([self.mesh.shape[axis] for axis in self.rules[name]], dtype=int))
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator["Layout"]:
+        """Makes this the layout of everything traced inside."""
+        token = _CURRENT.set(self)
+        try:
+            yield self
+        finally:
+            _CURRENT.reset(token)
+
+
+_CURRENT: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
+
+
+def current() -> Layout:
+    """The layout in use while tracing, or one without a mesh."""
+    return _CURRENT.get() or Layout()
+
+
+def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layout:
+    """The layout an experiment asks for, over all devices.
+
+    Raises:
+      ExperimentError: when the axes do not multiply to the number of devices.
+    """
+    devices = list(devices if devices is not None else jax.devices())
+    rest = options.fsdp * options.tensor
+    data = len(devices) // rest if options.data == -1 else options.data
+    if data * rest != len(devices):
+        raise ExperimentError(
+            "parallelism",
+            f"data={options.data} × fsdp={options.fsdp} × tensor={options.tensor} is not the {len(devices)} device(s)"
+            " here; make the product match, with data=-1 for whatever the others leave",
+        )
+    mesh = jax.make_mesh(
+        (data, options.fsdp, options.tensor),
+        MESH_AXES,
+        devices=devices,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES),  # Explicit axes fail at the embedding gather
+    )
+    return Layout(mesh=mesh, remat=options.remat, scan_layers=options.scan_layers)
+
+
+def make_or_single(options: Parallelism) -> Layout:
+    """The layout an experiment asks for, or one device where it asks for other devices than are here."""
+    try:
+        return make(options)
+    except ExperimentError:
+        return make(Parallelism(), jax.devices()[:1])
