@@ -1,0 +1,103 @@
+"""The manifest: one JSON file in every commit that says what the commit holds.
+
+It has the step, the leaves with their shapes, dtypes and digests, the data position, the metrics, and whatever the
+program adds as `meta` (the resolved experiment, the seed). A SHA-256 of its own text keeps it honest in turn.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One saved array.
+
+    Attributes:
+      shape: its shape.
+      dtype: its dtype's name.
+      digest: 16 hexadecimal digits, see `digest`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a commit holds.
+
+    Attributes:
+      step: updates that were made before it.
+      leaves: the saved arrays by dotted path.
+      position: the place in the data, uint64, any shape.
+      metrics: measurements at this step; None where one was not finite.
+      meta: JSON values of the program's choosing.
+    """
+
+    step: int
+    leaves: Mapping[str, Leaf]
+    position: np.ndarray
+    metrics: Mapping[str, float | None]
+    meta: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; the SHA-256 of the rest is among them.
+
+        Raises:
+          TypeError: when `meta` holds something that JSON cannot.
+        """
+        content = {
+            "format": FORMAT,
+            "step": self.step,
+            "leaves": {
+                path: {"shape": list(leaf.shape), "dtype": leaf.dtype, "digest": leaf.digest}
+                for path, leaf in self.leaves.items()
+            },
+            "position": {"shape": list(self.position.shape), "values": self.position.ravel().tolist()},
+            "metrics": dict(self.metrics),
+            "meta": dict(self.meta),
+        }
+        content = json.loads(json.dumps(content))  # keys become strings here, as they will be when it is read back
+        return {**content, "sha256": _fingerprint(content)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Manifest":
+        """Reads what `to_json` gave.
+
+        Raises:
+          ValueError: when it is not a manifest, is of a later format, or was changed since it was written.
+        """
+        content = {key: value for key, value in values.items() if key != "sha256"}
+        if content.get("format") != FORMAT:
+            raise ValueError(f"its format is {content.get('format')!r}, and this program reads {FORMAT}")
+        if values.get("sha256") != _fingerprint(content):
+            raise ValueError("its text is not what was written")
+        position = content["position"]
+        return cls(
+            step=content["step"],
+            leaves={
+                path: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["digest"])
+                for path, leaf in content["leaves"].items()
+            },
+            position=np.array(position["values"], np.uint64).reshape(position["shape"]),
+            metrics=content["metrics"],
+            meta=content["meta"],
+        )
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """The metrics as Python floats; None for what is NaN or infinite, which JSON does not have."""
+    return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _fingerprint(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,124 @@
+"""A commit back into arrays, on any mesh, verified."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from t5x_like.checkpoint import arrays, leaves
+from t5x_like.checkpoint.digest import digests
+from t5x_like.checkpoint.layout import Commit, advice, find
+from t5x_like.checkpoint.manifest import Manifest
+from t5x_like.errors import ExperimentError, UserError
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a commit gave back.
+
+    Attributes:
+      state: arrays in the structure, and with the shardings, that were asked for.
+      position: the place in the data, uint64.
+      meta: what the program had put in.
+    """
+
+    state: Any
+    position: np.ndarray
+    meta: Mapping[str, Any]
+
+
+def restore(commit: Commit, abstract_state: Any) -> Restored:
+    """The whole state of a commit, equal to the bit to what was saved.
+
+    Args:
+      commit: from a `CheckpointStore`, or `layout.find`.
+      abstract_state: a tree of `jax.ShapeDtypeStruct`; their shardings say where the arrays go, those without one go
+        where the others are, whole on each device.
+
+    Raises:
+      UserError: when the state has other leaves, shapes or dtypes, or what is read is not what was written.
+    """
+    manifest = commit.manifest()
+    wanted = leaves.flatten(abstract_state)
+    _require_fit(commit, leaves.misfits(wanted, manifest.leaves))
+    values = _read_verified(commit, manifest, wanted)
+    return Restored(leaves.unflatten(abstract_state, values), manifest.position, manifest.meta)
+
+
+def restore_parts(commit: Commit, abstract_parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Some top-level sections of a state, such as `parameters` and `model_state`, without reading the others.
+
+    Raises:
+      UserError: as `restore` does.
+    """
+    manifest = commit.manifest()
+    wanted = leaves.flatten(dict(abstract_parts))
+    saved = {path: leaf for path, leaf in manifest.leaves.items() if path.split(".")[0] in abstract_parts}
+    _require_fit(commit, leaves.misfits(wanted, saved))
+    return leaves.unflatten(dict(abstract_parts), _read_verified(commit, manifest, wanted))
+
+
+def restore_parameters(commit: Commit, abstract_parameters: Any) -> Any:
+    """The `parameters` of a commit, without reading the rest.
+
+    Raises:
+      UserError: as `restore` does.
+    """
+    return restore_parts(commit, {"parameters": abstract_parameters})["parameters"]
+
+
+def initialize_from(path: epath.PathLike, abstract_parameters: Any) -> Any:
+    """The parameters of another run's checkpoint, as a start.
+
+    Args:
+      path: a workdir or one of its checkpoints, as for `layout.find`.
+      abstract_parameters: a tree of `jax.ShapeDtypeStruct`, as in `restore`.
+
+    Raises:
+      ExperimentError: `initialize.checkpoint`, when there is no checkpoint or its parameters are others; the message
+        lists the differences.
+    """
+    try:
+        return restore_parameters(find(path), abstract_parameters)
+    except UserError as error:
+        raise ExperimentError("initialize.checkpoint", str(error)) from error
+
+
+def _require_fit(commit: Commit, misfits: list[str]) -> None:
+    if misfits:
+        raise UserError(
+            f"the checkpoint {commit.path} is of another model or optimizer; use the experiment that it was made with,"
+            f" or one that agrees in these leaves:\n{leaves.summary(misfits)}"
+        )
+
+
+def _read_verified(commit: Commit, manifest: Manifest, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The wanted leaves, compared with the digests of the manifest."""
+    try:
+        values = arrays.read(commit.path, _placed(wanted))
+    except (OSError, ValueError, KeyError) as error:  # what damaged or missing files make Orbax and TensorStore raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the checkpoint {commit.path} cannot be read ({reason}); {advice(commit)}") from error
+    found = digests(values)
+    rotten = [path for path in wanted if found[path] != manifest.leaves[path].digest]
+    if rotten:
+        raise UserError(
+            f"the checkpoint of step {commit.step} is damaged: {', '.join(rotten[:3])}"
+            f"{f' and {len(rotten) - 3} more' if len(rotten) > 3 else ''} in {commit.path} "
+            f"{'is' if len(rotten) == 1 else 'are'} not what was written; {advice(commit)}"
+        )
+    return values
+
+
+def _placed(wanted: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The wanted leaves, every one with a sharding."""
+    meshes = [leaf.sharding.mesh for leaf in wanted.values() if isinstance(leaf.sharding, NamedSharding)]
+    default = NamedSharding(meshes[0], PartitionSpec()) if meshes else SingleDeviceSharding(jax.local_devices()[0])
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or default)
+        for path, leaf in wanted.items()
+    }

@@ -1,0 +1,124 @@
+"""Continuing a text, token by token, with a cache of keys and values.
+
+Shapes: b batch, t length, v vocabulary.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_like.errors import UserError
+from t5x_like.models.functional import Functional, Tree
+
+PROMPT_MULTIPLE = 16  # prompts are padded to this, so that few lengths are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the likeliest token.
+      top_k: keeps the k likeliest tokens (Fan et al. 2018); 0 keeps all.
+      top_p: keeps the likeliest tokens that together hold this probability (Holtzman et al. 2020); 1 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError(f"temperature is {self.temperature}; it must be at least 0")
+        if self.top_k < 0:
+            raise UserError(f"top-k is {self.top_k}; it must be at least 0, where 0 keeps every token")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top-p is {self.top_p}; it must be above 0 and at most 1")
+
+
+def choose(logits_v: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
+    """One token id, int32 scalar, drawn from float32 logits [vocab]."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_v).astype(jnp.int32)
+    logits_v = logits_v / sampling.temperature
+    if sampling.top_k and sampling.top_k < logits_v.shape[0]:
+        lowest = jax.lax.top_k(logits_v, sampling.top_k)[0][-1]
+        logits_v = jnp.where(logits_v < lowest, -jnp.inf, logits_v)
+    if sampling.top_p < 1:
+        sorted_v = jnp.sort(logits_v, descending=True)
+        probability_v = jax.nn.softmax(sorted_v)
+        inside_v = jnp.cumsum(probability_v) - probability_v < sampling.top_p  # the first token is always inside
+        lowest = jnp.min(jnp.where(inside_v, sorted_v, jnp.inf))
+        logits_v = jnp.where(logits_v < lowest, -jnp.inf, logits_v)
+    return jax.random.categorical(key, logits_v).astype(jnp.int32)
+
+
+class Generator:
+    """Continues prompts with one model.
+
+    The model must have `empty_cache` and `decode` like `models.decoder.Decoder`.
+    """
+
+    def __init__(self, structure: Functional, vocabulary: Any, max_length: int) -> None:
+        """Takes the model's structure, a vocabulary, and the longest sequence the model reads."""
+        self.structure, self.vocabulary, self.max_length = structure, vocabulary, max_length
+        self._compiled = jax.jit(self._continue, static_argnames=("sampling", "new_tokens"))
+
+    def __call__(self, parameters: Tree, prompt: str, *, tokens: int, sampling: Sampling, key: jax.Array) -> str:
+        """Up to `tokens` tokens after `prompt`, as text; fewer where the model ends the document.
+
+        Raises:
+          UserError: when prompt and continuation exceed the model's length.
+        """
+        # A document's first token is predicted from the padding id, so a text starts with it.
+        ids = np.array([self.vocabulary.pad_id, *self.vocabulary.encode(prompt)], np.int32)
+        padded = np.pad(ids, (0, -len(ids) % PROMPT_MULTIPLE), constant_values=self.vocabulary.pad_id)
+        if len(padded) + tokens > self.max_length:
+            raise UserError(
+                f"the prompt's {len(ids)} tokens (padded to {len(padded)}) and {tokens} new ones exceed the model's"
+                f" {self.max_length}; ask for at most {max(0, self.max_length - len(padded))}"
+            )
+        written = self._compiled(
+            parameters,
+            padded,
+            jnp.int32(len(ids)),
+            key,
+            sampling=sampling,
+            new_tokens=tokens,
+        )
+        out = np.asarray(written)
+        ends = np.flatnonzero(out == self.vocabulary.eos_id)
+        return self.vocabulary.decode(out[: ends[0]] if len(ends) else out)
+
+    def _continue(
+        self,
+        parameters: Tree,
+        prompt_t: jax.Array,
+        prompt_length: jax.Array,
+        key: jax.Array,
+        *,
+        sampling: Sampling,
+        new_tokens: int,
+    ) -> jax.Array:
+        """int32 [new_tokens]: the tokens after the prompt; from the end of the document on, its end token."""
+        model, end = self.structure.merge(parameters), self.vocabulary.eos_id
+        cache = model.empty_cache(1, prompt_t.shape[0] + new_tokens)
+        logits_btv, cache = model.decode(prompt_t[None], cache, jnp.int32(0))
+        # What the padding of the prompt left in the cache is overwritten, slot by slot, before it is looked at.
+        first = choose(logits_btv[0, prompt_length - 1], jax.random.fold_in(key, 0), sampling)
+
+        def unfinished(carry: Any) -> jax.Array:
+            index, token, _, _ = carry
+            return (index < new_tokens) & (token != end)
+
+        def step(carry: Any) -> Any:
+            index, token, cache, written = carry
+            written = written.at[index].set(token)
+            logits_btv, cache = model.decode(token[None, None], cache, prompt_length + index)
+            return index + 1, choose(logits_btv[0, 0], jax.random.fold_in(key, index + 1), sampling), cache, written
+
+        written = jnp.full(new_tokens, end, jnp.int32)
+        return jax.lax.while_loop(unfinished, step, (jnp.int32(0), first, cache, written))[3]

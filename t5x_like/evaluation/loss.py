@@ -1,0 +1,82 @@
+"""The objective's loss on a whole split, read once and in order; for text, in bits per byte.
+
+Bits per byte divides the total −log₂ p of all tokens, end-of-document tokens included, by the UTF-8 bytes of the
+documents. Each byte counts once whatever the tokenizer, so that models with different vocabularies compare.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_like.data.pipeline import evaluation_batches
+from t5x_like.errors import ExperimentError
+from t5x_like.evaluation.base import Context, Findings
+from t5x_like.objectives.base import Batch
+from t5x_like.parallel.placement import place
+from t5x_like.step import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossEvaluator:
+    """Options.
+
+    Attributes:
+      split: which of the task's splits.
+      every: steps between runs while training; 0 runs at the end alone.
+      batch_size: rows at a time; 0 takes that of training.
+    """
+
+    name: str = "loss"
+    split: str = "validation"
+    every: int = 0
+    batch_size: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("every", "batch_size"):
+            if getattr(self, field) < 0:
+                raise ExperimentError(field, f"{getattr(self, field)} is negative; it must be at least 0")
+
+    def start(self, context: Context) -> "RunningLoss":
+        """Opens the split."""
+        return RunningLoss(self, context)
+
+
+class RunningLoss:
+    """The evaluator at work."""
+
+    def __init__(self, options: LossEvaluator, context: Context) -> None:
+        """Opens the split and compiles nothing yet."""
+        self.options, self.context = options, context
+        self.documents = context.task.open(options.split)
+        self.sums = jax.jit(self._sums)
+
+    def run(self, state: State, step: int) -> Findings:
+        """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
+        experiment, totals = self.context.experiment, None
+        batches = evaluation_batches(
+            self.documents,
+            self.context.program.objective.example,
+            sequence_length=experiment.data.sequence_length,
+            batch_size=self.options.batch_size or experiment.data.batch_size,
+            seed=experiment.seed,
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+        )
+        for batch in batches:
+            part = self.sums(state["parameters"], state["model_state"], place(batch, self.context.program.layout))
+            totals = part if totals is None else jax.tree.map(jax.numpy.add, totals, part)
+        sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
+        metrics = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
+        total_bytes = int(np.sum(self.documents.byte_lengths))
+        if "loss" in sums and total_bytes:
+            metrics["bits_per_byte"] = sums["loss"][0] / math.log(2) / total_bytes
+        return Findings(metrics)
+
+    def _sums(self, parameters: Any, model_state: Any, batch: Batch) -> Any:
+        program = self.context.program
+        with program.layout.use():
+            model = program.structure.merge(parameters, model_state)
+            return program.objective.loss(model, batch, None).metrics

@@ -1,0 +1,68 @@
+"""A model taken from a checkpoint, to measure or to generate with: nothing but the checkpoint is needed."""
+
+from collections.abc import Sequence
+
+import jax
+
+from t5x_like.checkpoint.layout import find
+from t5x_like.checkpoint.reading import restore_parts
+from t5x_like.errors import UserError
+from t5x_like.evaluation.base import Context, Sample
+from t5x_like.evaluation.decoding import Generator, Sampling
+from t5x_like.experiment import Experiment
+from t5x_like.parallel import layout
+from t5x_like.step import State, program
+
+
+class Restored:
+    """The model of one commit, on the devices that are here.
+
+    Attributes:
+      path: the commit's directory.
+      step: updates the model has had.
+      experiment: the run's resolved experiment, laid out over whatever devices are here.
+    """
+
+    def __init__(self, checkpoint: str):
+        """Reads the parameters.
+
+        Raises:
+          UserError: when there is no commit at `checkpoint`, or it is damaged.
+        """
+        commit = find(checkpoint)
+        self.step, self.path = commit.step, commit.path
+        self.experiment = Experiment.from_dict(commit.manifest().meta["experiment"])
+        self.program = program(self.experiment, layout.make_or_single(self.experiment.parallelism))
+        abstract = self.program.abstract_state()
+        self.state: State = restore_parts(commit, {name: abstract[name] for name in ("parameters", "model_state")})
+
+    def evaluate(self) -> tuple[dict[str, float], list[tuple[str, Sample]]]:
+        """What every evaluator of the experiment finds: metrics by full name, and samples by evaluator."""
+        context = Context(self.experiment, self.program, self.experiment.data.task)
+        metrics: dict[str, float] = {}
+        samples: list[tuple[str, Sample]] = []
+        for key, options in self.experiment.evaluators.items():
+            found = options.start(context).run(self.state, self.step)
+            metrics |= {f"{key}/{name}": value for name, value in found.metrics.items()}
+            samples += [(key, sample) for sample in found.samples]
+        return metrics, samples
+
+    def generate(
+        self, prompts: Sequence[str], *, tokens: int, temperature: float, top_k: int, top_p: float, seed: int
+    ) -> list[str]:
+        """What the model writes after each prompt; see `decoding.Sampling` for the choices."""
+        if not hasattr(self.program.model(self.state), "decode"):
+            raise UserError(f"{self.path} holds a model that does not write text")
+        vocabulary = self.experiment.data.task.vocabulary()
+        generator = Generator(self.program.structure, vocabulary, self.experiment.model.max_length)
+        key = jax.random.key(seed)
+        return [
+            generator(
+                self.state["parameters"],
+                prompt,
+                tokens=tokens,
+                sampling=Sampling(temperature, top_k, top_p),
+                key=jax.random.fold_in(key, number),
+            )
+            for number, prompt in enumerate(prompts)
+        ]

@@ -1,0 +1,80 @@
+"""Texts the model writes while it trains, from fixed prompts with fixed randomness."""
+
+from dataclasses import dataclass
+
+import jax
+
+from t5x_like.errors import ExperimentError, UserError
+from t5x_like.evaluation.base import Context, Findings, Sample
+from t5x_like.evaluation.decoding import Generator, Sampling
+from t5x_like.experiment import require_positive
+from t5x_like.step import State, purpose_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesEvaluator:
+    """Options.
+
+    Attributes:
+      prompts: texts to continue.
+      every: steps between runs while training; 0 runs at the end alone.
+      tokens: how many tokens to add to each prompt.
+      temperature: divides the logits; 0 takes the likeliest token.
+      top_k: keeps the k likeliest tokens; 0 keeps all.
+      top_p: keeps the likeliest tokens that together hold this probability.
+    """
+
+    name: str = "samples"
+    prompts: tuple[str, ...] = ("",)
+    every: int = 0
+    tokens: int = 64
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+
+    def __post_init__(self) -> None:
+        require_positive(self, "tokens")
+        if self.every < 0:
+            raise ExperimentError("every", f"{self.every} is negative; it must be at least 0")
+        try:
+            self.sampling()
+        except UserError as error:
+            raise ExperimentError("", str(error)) from None
+
+    def sampling(self) -> Sampling:
+        """The sampler's part of the options."""
+        return Sampling(self.temperature, self.top_k, self.top_p)
+
+    def start(self, context: Context) -> "RunningSamples":
+        """Loads the vocabulary."""
+        return RunningSamples(self, context)
+
+
+class RunningSamples:
+    """The evaluator at work."""
+
+    def __init__(self, options: SamplesEvaluator, context: Context) -> None:
+        """Takes what it needs from the context."""
+        self.options = options
+        self.key = purpose_key(context.experiment.seed, "sample")
+        self.generate = Generator(
+            context.program.structure, context.task.vocabulary(), context.program.architecture.max_length
+        )
+
+    def run(self, state: State, step: int) -> Findings:
+        """One sample a prompt, drawn with the same keys every time, so that only the model differs."""
+        o = self.options
+        samples = [
+            Sample(
+                prompt,
+                self.generate(
+                    state["parameters"],
+                    prompt,
+                    tokens=o.tokens,
+                    sampling=o.sampling(),
+                    key=jax.random.fold_in(self.key, number),
+                ),
+            )
+            for number, prompt in enumerate(o.prompts)
+        ]
+        return Findings({}, tuple(samples))
