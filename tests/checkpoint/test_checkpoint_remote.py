@@ -1,0 +1,83 @@
+import os
+import tempfile
+
+import fsspec
+import pytest
+from etils import epath
+from etils.epath import backend, gpath
+from fsspec.implementations.memory import MemoryFileSystem
+
+from t5x_like.checkpoint import layout, remote
+from t5x_like.checkpoint.store import CheckpointStore, initialize_from, open_checkpoint
+from t5x_like.errors import UserError
+from t5x_like.experiment import Checkpoint
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path) -> epath.Path:
+    """An object store in memory behind `s3://`, and an empty place for staging."""
+
+    class Store(MemoryFileSystem):
+        store: dict = {}  # noqa: RUF012, fsspec keeps a store's objects on the class
+        pseudo_dirs = [""]  # noqa: RUF012
+        cachable = False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return "/" + os.fspath(path).removeprefix("s3://").strip("/")
+
+        def mv(self, *_, **__):
+            raise AssertionError("nothing may be renamed in an object store")
+
+    files: fsspec.AbstractFileSystem = Store()
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: files)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return epath.Path("s3://bucket/run")
+
+
+def test_commits_in_an_object_store(bucket, states, tmp_path):
+    with CheckpointStore(bucket / "checkpoints", Checkpoint(keep=2)) as store:
+        for step in (1, 2, 3):
+            store.save(step, states.make(step), {"step": step}, states.position, {})
+        store.wait()
+        assert store.steps() == [2, 3]
+        restored = store.restore(3, states.abstract(states.make()))
+        states.assert_equal(restored.state, states.make(3))
+        assert restored.meta == {"step": 3}
+    assert open_checkpoint("s3://bucket/run") == (bucket, 3)
+    parameters = states.make(2)["parameters"]
+    states.assert_equal(initialize_from("s3://bucket/run/checkpoints/2", states.abstract(parameters)), parameters)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_copy_is_no_commit(bucket, states, tmp_path, monkeypatch):
+    with CheckpointStore(bucket / "checkpoints", Checkpoint()) as store:
+        store.save(1, states.make(1), {}, states.position, {})
+        store.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.copyfileobj", _refuse)
+            store.save(2, states.make(2), {}, states.position, {})
+            with pytest.raises(UserError, match="step 2 could not be written to s3://bucket.*quota.*step 1 is safe"):
+                store.wait()
+        assert store.steps() == [1]
+        store.save(2, states.make(2), {}, states.position, {})
+        store.wait()
+        assert store.steps() == [1, 2]
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_file_that_makes_it_a_commit_is_copied_last(bucket, tmp_path, monkeypatch):
+    source = epath.Path(tmp_path) / "source"
+    (source / "state").mkdir(parents=True)
+    for name in ("z", layout.COMMITTED, "a", f"state/{layout.COMMITTED}"):
+        (source / name).write_text(name)
+    copied = []
+    monkeypatch.setattr("shutil.copyfileobj", lambda reader, *_: copied.append(reader.read().decode()))
+    remote.copy_commit(source, bucket)
+    assert sorted(copied) == sorted(["z", layout.COMMITTED, "a", f"state/{layout.COMMITTED}"])
+    assert copied[-1] == layout.COMMITTED
+
+
+def _refuse(*_):
+    raise OSError("the quota is used up")

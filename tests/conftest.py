@@ -1,0 +1,82 @@
+"""What every test stands on: eight host devices, a cache of its own, and no skip that goes unnoticed."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Read when JAX is imported or asked for its first device, so they are set before any test module is imported.
+_FOR_TESTS_ALONE = {
+    "JAX_PLATFORMS": "cpu",
+    # Tests are bound by compilation, so the compiler is told to hurry; programs that tests start compile as users' do.
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    # Most of the time goes into compiling what the last run compiled too. With a limit on its size JAX locks the
+    # cache, which the workers of pytest-xdist share.
+    "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "d" / "jax"),
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+}
+
+
+def _prepare_environment() -> str | None:
+    """Sets the variables above and a user's cache directory; returns the directory if this process made it.
+
+    The workers of pytest-xdist are children of the first process and share its directory.
+    """
+    os.environ.update(_FOR_TESTS_ALONE)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return None
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="t5x_like-tests-")
+    return os.environ["XDG_CACHE_HOME"]
+
+
+_CACHE = _prepare_environment()
+
+
+@pytest.fixture
+def program_environment() -> dict[str, str]:
+    """Environment variables for a program that a test starts: a user's, without what is set for the tests alone."""
+    return {name: value for name, value in os.environ.items() if name not in _FOR_TESTS_ALONE}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 5 MB, empty."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", tmp_path], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        sentence = f"not run here: mounting a small disk needs root ({mounted.stderr.strip()})"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(sentence, pytrace=False)
+        pytest.skip(sentence)
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Removes the cache, and fails a CI run that skipped anything."""
+    if _CACHE is not None:
+        shutil.rmtree(_CACHE, ignore_errors=True)
+    if _skipped_in_ci(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says why a CI run in which nothing went wrong fails."""
+    if skipped := _skipped_in_ci(config):
+        terminalreporter.section("not run here", red=True, bold=True)
+        terminalreporter.line(f"CI=true runs every test, but {skipped} did not run; `-rs` lists what they need.")
+
+
+def _skipped_in_ci(config: pytest.Config) -> int:
+    """How many tests (or whole test files) were skipped, where that is an error."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or os.environ.get("CI", "").lower() not in ("1", "true"):
+        return 0
+    return len(reporter.stats.get("skipped", ()))

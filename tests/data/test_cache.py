@@ -1,0 +1,97 @@
+"""The token cache: kept whole, made again when damaged, done without where it cannot be written."""
+
+import numpy as np
+import pytest
+
+from t5x_like.data import cache
+from t5x_like.data.documents import Documents
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+class Maker:
+    """Makes the same documents and counts how often."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return Documents.collect([(np.arange(5), 9), (np.arange(3), 4)], np.dtype(np.uint16))
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("tokens", "offsets", "byte_lengths"))
+
+
+def test_made_once_and_memory_mapped():
+    make = Maker()
+    first, second = cache.cached("key", make), cache.cached("key", make)
+    assert make.calls == 1
+    assert same(first, make())
+    assert same(second, make())
+    assert not second.tokens.flags.owndata
+    assert second.tokens.dtype == np.uint16
+    cache.cached("other key", make)
+    assert make.calls == 4
+
+
+def test_nothing_else_is_left_behind():
+    cache.cached("key", Maker())
+    assert [path.name for path in cache.directory().iterdir()] == ["1-key"]
+
+
+@pytest.mark.parametrize("file", ["tokens.npy", "offsets.npy", "byte_lengths.npy", "sha256"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "remove", "empty"])
+def test_damage_is_noticed_and_mended(file, damage):
+    make = Maker()
+    cache.cached("key", make)
+    path = cache.directory() / "1-key" / file
+    content = bytearray(path.read_bytes())
+    if damage == "remove":
+        path.unlink()
+    elif damage == "flip":
+        content[-1] ^= 1
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[:-1] if damage == "cut" else b"")
+    assert same(cache.cached("key", make), Maker()())
+    assert make.calls == 2
+    cache.cached("key", make)
+    assert make.calls == 2
+
+
+def test_directory_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a directory")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    make = Maker()
+    assert same(cache.cached("key", make), Maker()())
+    cache.cached("key", make)
+    assert make.calls == 2
+
+
+def test_full_disk_is_done_without(monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert same(cache.cached("key", Maker()), Maker()())
+    assert list(cache.directory().iterdir()) == []
+
+
+def test_another_process_may_be_first(monkeypatch):
+    def make_and_lose_the_race():
+        cache._save(cache.directory() / "1-key", Maker()())
+        return Maker()()
+
+    assert same(cache.cached("key", make_and_lose_the_race), Maker()())
+    assert [path.name for path in cache.directory().iterdir()] == ["1-key"]
+
+
+def test_a_failure_to_make_is_not_kept():
+    with pytest.raises(ZeroDivisionError):
+        cache.cached("key", lambda: 1 // 0)
+    assert not cache.directory().exists()

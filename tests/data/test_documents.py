@@ -1,0 +1,62 @@
+"""Windows lose no token, and know what came before each."""
+
+import numpy as np
+import pytest
+
+from t5x_like.data.documents import Documents, Windows
+
+
+def made_of(*lengths, dtype=np.uint16):
+    """Documents of the given lengths, whose tokens are all different."""
+    numbers = iter(range(5, 10_000))
+    pairs = [(np.array([next(numbers) for _ in range(n)]), 3 * n) for n in lengths]
+    return Documents.collect(pairs, np.dtype(dtype))
+
+
+@pytest.mark.parametrize("lengths", [(1,), (8,), (3, 1, 4, 1, 5, 9, 2, 6), (8, 8, 8), (1, 1, 1, 30)])
+@pytest.mark.parametrize("length", [1, 3, 8, 100])
+def test_windows_hold_every_token_once(lengths, length):
+    documents = made_of(*lengths)
+    windows = Windows(documents, length)
+    pieces = [piece for w in range(len(windows)) for piece in windows.pieces(w)]
+    assert np.array_equal(np.concatenate([piece.tokens for piece in pieces]), documents.tokens)
+    for piece in pieces:
+        document = documents.document(piece.document)
+        with_start = np.concatenate([[0], document])
+        stop = piece.start + len(piece.tokens)
+        assert np.array_equal(piece.tokens, document[piece.start : stop])
+        assert np.array_equal(piece.previous, with_start[piece.start : stop])
+        assert piece.tokens.dtype == piece.previous.dtype == np.int32
+
+
+def test_all_windows_but_the_last_are_full():
+    windows = Windows(made_of(3, 1, 4, 1, 5), 4)
+    assert [sum(len(p.tokens) for p in windows.pieces(w)) for w in range(len(windows))] == [4, 4, 4, 2]
+
+
+def test_tokens_above_16_bits():
+    documents = Documents.collect([(np.array([70_000, 262_143]), 1)], np.dtype(np.uint32))
+    (piece,) = Windows(documents, 8).pieces(0)
+    assert piece.tokens.tolist() == [70_000, 262_143]
+
+
+def test_arrays_that_do_not_belong_together_are_refused():
+    good = made_of(3, 4)
+    for tokens, offsets, byte_lengths in [
+        (good.tokens[:-1], good.offsets, good.byte_lengths),
+        (good.tokens, good.offsets, good.byte_lengths[:-1]),
+        (good.tokens, np.array([0, 0, 7]), good.byte_lengths),
+        (good.tokens, np.array([1, 3, 7]), good.byte_lengths),
+    ]:
+        with pytest.raises(ValueError, match="offsets must rise from 0"):
+            Documents(tokens, offsets, byte_lengths)
+
+
+def test_mixture_shares_windows_by_where_they_begin():
+    parts = [made_of(3, 4), made_of(2), made_of(10), Documents.collect([], np.dtype(np.uint16))]
+    mixed = Documents.mix(parts, [1.0, 2.0, 3.0, 4.0])
+    assert mixed.offsets.tolist() == [0, 3, 7, 9, 19]
+    assert len(mixed) == 4
+    # Windows begin at 0, 4 (first part), 8 (second), 12 and 16 (third); at length 10, the second has none.
+    assert Windows(mixed, 4).shares() == [(2, 1.0), (1, 2.0), (2, 3.0)]
+    assert Windows(mixed, 10).shares() == [(1, 1.0), (1, 3.0)]

@@ -1,0 +1,96 @@
+"""The order: a permutation an epoch, found in one step, keyed by the seed and the epoch."""
+
+import numpy as np
+import pytest
+
+from t5x_like.data.order import Mixed, Sequential, Shuffled
+
+
+def windows_of(order, start, stop):
+    return order.locate(np.arange(start, stop, dtype=np.uint64))[1].astype(np.int64)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 16, 17, 100, 255, 256, 257, 1000, 9089, 65536, 100_003])
+def test_every_epoch_is_a_permutation(count):
+    order = Shuffled(count, seed=3)
+    for epoch in (0, 1, 5):
+        epochs, windows = order.locate(np.arange(epoch * count, (epoch + 1) * count, dtype=np.uint64))
+        assert (epochs == epoch).all()
+        assert np.array_equal(np.sort(windows), np.arange(count))
+
+
+def test_lookups_are_independent_of_each_other():
+    order = Shuffled(1000, seed=1)
+    indices = np.array([2999, 0, 1500, 10**15, 0], np.uint64)
+    epochs, windows = order.locate(indices)
+    for index, epoch, window in zip(indices, epochs, windows, strict=True):
+        alone = order.locate(np.array([index]))
+        assert (alone[0][0], alone[1][0]) == (epoch, window)
+
+
+def test_seed_and_epoch_change_the_order():
+    orders = [windows_of(Shuffled(1000, seed), e * 1000, (e + 1) * 1000) for seed in (0, 1, -1, 2**63) for e in (0, 1)]
+    for i, a in enumerate(orders):
+        for b in orders[:i]:
+            assert (a == b).sum() < 12  # two random orders of 1000 agree in one place, on average
+
+
+def test_golden_values():
+    """The order is part of what a run is: a change of it would silently change every experiment."""
+    assert windows_of(Shuffled(1000, 0), 0, 8).tolist() == [842, 891, 541, 37, 919, 378, 521, 364]
+    assert windows_of(Shuffled(9089, 7), 9089, 9097).tolist() == [4180, 9019, 4935, 8509, 1549, 2693, 4709, 4373]
+
+
+@pytest.mark.parametrize("count", [6, 10, 100])
+def test_every_window_comes_to_every_place_equally_often(count):
+    trials = 4000
+    order = Shuffled(count, seed=11)
+    windows = windows_of(order, 0, trials * count).reshape(trials, count)
+    expected = trials / count
+    for place in (0, count // 2, count - 1):
+        chi_squared = ((np.bincount(windows[:, place], minlength=count) - expected) ** 2 / expected).sum()
+        # Mean count − 1, variance 2 (count − 1): five standard deviations.
+        assert chi_squared < count - 1 + 5 * np.sqrt(2 * (count - 1))
+
+
+def test_neighbours_are_not_kept_together():
+    windows = windows_of(Shuffled(10_000, seed=2), 0, 10_000)
+    assert (np.abs(np.diff(windows)) <= 1).sum() < 15  # 2 of 10,000 by chance
+    assert abs(np.corrcoef(windows[:-1], windows[1:])[0, 1]) < 0.05
+
+
+def test_all_orders_of_three_are_reached():
+    orders = windows_of(Shuffled(3, seed=5), 0, 3 * 600).reshape(-1, 3)
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert counts.min() > 60  # 100 by chance
+
+
+def test_sequential_is_the_index():
+    epochs, windows = Sequential(5).locate(np.arange(5, dtype=np.uint64))
+    assert not epochs.any()
+    assert windows.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_mixture_keeps_its_weights_and_reads_each_component_whole():
+    shares = [(100, 3.0), (1000, 1.0), (7, 4.0)]
+    epochs, windows = Mixed(shares, seed=1).locate(np.arange(8192, dtype=np.uint64))
+    bounds = [0, 100, 1100, 1107]
+    for number, (count, weight) in enumerate(shares):
+        inside = (windows >= bounds[number]) & (windows < bounds[number + 1])
+        assert abs(inside.sum() - 8192 * weight / 8) <= 4  # of each cycle, to the rounding
+        for epoch in range(int(inside.sum()) // count):
+            passed = windows[inside & (epochs == epoch)]
+            assert np.array_equal(np.sort(passed), np.arange(bounds[number], bounds[number + 1]))
+
+
+def test_mixture_is_mixed_from_the_start_and_by_the_seed():
+    first, again, other = (windows_of(Mixed([(1000, 1.0), (1000, 1.0)], seed), 0, 400) >= 1000 for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert 150 < first.sum() < 250
+
+
+def test_small_weight_is_not_lost():
+    windows = windows_of(Mixed([(10, 1e9), (10, 1.0)], 0), 0, 4096 * 3)
+    assert (windows >= 10).sum() == 3

@@ -1,0 +1,46 @@
+"""`t5x_like config show`: every field, and what the experiment amounts to."""
+
+import argparse
+import json
+
+import pytest
+
+from t5x_like.commands import config
+from t5x_like.experiment import Experiment, flatten
+from t5x_like.frontends import configdict
+
+
+def show(*arguments):
+    """Runs the command as the program does."""
+    parser = argparse.ArgumentParser()
+    config.add_parser(parser.add_subparsers())
+    options, rest = parser.parse_known_args(["config", "show", *arguments])
+    return config.run(options, rest)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("gpt2_124m", 124_439_808), ("llama_1b", 1_100_048_384), ("llama2_7b", 6_738_415_616)]
+)
+def test_parameters_tokens_and_flops_as_json(name, parameters, capsys):
+    assert show(f"--config=configs/{name}.py", "--config.steps=9000", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    experiment = configdict.load(f"configs/{name}.py", ["--config.steps=9000"])
+    assert Experiment.from_dict(shown["experiment"]) == experiment
+    assert shown["parameters"] == parameters
+    assert shown["train_tokens"] == 9000 * experiment.data.batch_size * experiment.data.sequence_length
+    # Six operations a parameter and token, and attention's share on top.
+    assert 1 < shown["train_flops"] / (6 * parameters * shown["train_tokens"]) < 1.3
+    assert shown["train_flops"] == pytest.approx(9000 * shown["flops_per_step"])
+
+
+def test_every_field_is_printed_as_it_would_be_typed(capsys):
+    assert show("--config=configs/quickstart.py", "--config.name=mine") == 0
+    lines = capsys.readouterr().out.splitlines()
+    experiment = configdict.load("configs/quickstart.py", ["--config.name=mine"])
+    printed = dict(
+        line.split(maxsplit=1) for line in lines if line and not line.startswith(" ") and ":" not in line.split()[0]
+    )
+    for path, value in flatten(experiment.to_dict()).items():
+        assert json.loads(printed[path]) == value
+    assert any(line.split()[:1] == ["parameters"] for line in lines)
+    assert any(f"{experiment.steps} steps × 8 rows × 256 tokens" in line for line in lines)

@@ -1,0 +1,96 @@
+"""T5X's entry: which command a run mode becomes, and what is refused."""
+
+import subprocess
+import sys
+
+import pytest
+
+from t5x_like import main
+from t5x_like.frontends import configdict
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stands in for the commands, and collects what they are called with."""
+    made = []
+    monkeypatch.setattr("t5x_like.startup.prepare", lambda: None)
+    for name, function in (("train", "experiment"), ("evaluate", "evaluate"), ("generate", "generate")):
+
+        def call(*arguments, _name=name, **options):
+            made.append((_name, arguments, options))
+            return 0
+
+        monkeypatch.setattr(f"t5x_like.commands.{name}.run_{function}", call)
+    return made
+
+
+def test_train(calls, monkeypatch):
+    arguments = ["--gin_file=gin/runs/pretrain.gin", "--gin.TRAIN_STEPS=90", '--gin.MODEL_DIR="a b"', "--json"]
+    monkeypatch.setattr("sys.argv", ["main.py", *arguments])
+    assert main.main(["--run_mode=train", *arguments]) == 0
+    experiment = configdict.load("configs/quickstart.py", ["--config.steps=90"])
+    command = (
+        "python -m t5x_like.main --gin_file=gin/runs/pretrain.gin --gin.TRAIN_STEPS=90 '--gin.MODEL_DIR=\"a b\"' --json"
+    )
+    assert calls == [("train", (experiment, "a b"), {"json_output": True, "command": command})]
+
+
+@pytest.mark.parametrize("macro", ["CHECKPOINT_PATH", "MODEL_DIR"])
+def test_eval(calls, macro):
+    assert main.main(["--run_mode=eval", f'--gin.{macro}="a"']) == 0
+    assert calls == [("evaluate", ("a",), {"json_output": False})]
+
+
+def test_infer(calls):
+    prompts = ["--gin_file=gin/runs/infer.gin", '--gin.PROMPTS=["x", "y"]']
+    assert main.main(["--run_mode=infer", *prompts, '--gin_bindings=CHECKPOINT_PATH = "a"']) == 0
+    assert calls == [("generate", ("a", ("x", "y")), {"json_output": False})]
+
+
+def test_search_paths_and_modules(calls, tmp_path, monkeypatch):
+    (tmp_path / "mine.gin").write_text("import user_of_gin\ninclude 'gin/runs/pretrain.gin'\nMODEL_DIR = 'a'\n")
+    (tmp_path / "user_of_gin.py").write_text("IMPORTED = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "user_of_gin", raising=False)
+    assert main.main([f"--gin_search_paths=/nowhere,{tmp_path}", "--gin_file=mine.gin"]) == 0
+    assert sys.modules["user_of_gin"].IMPORTED
+    assert calls[0][1][1] == "a"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--gin_file=gin/runs/pretrain.gin"], "MODEL_DIR must be given; set it with --gin.MODEL_DIR='\"runs/NAME\"'"),
+        (["--run_mode=eval"], "CHECKPOINT_PATH must be given; set it with --gin.CHECKPOINT_PATH='\"runs/NAME\"'"),
+        (
+            ["--run_mode=eval", '--gin.CHECKPOINT_PATH="a"', "--gin.BATCH_SIZE=8"],
+            "--gin.BATCH_SIZE: data.batch_size would have no effect, because a checkpoint is read with the experiment"
+            " stored beside it; leave it out",
+        ),
+        (["--gin.TRAIN_STEPS"], "'--gin.TRAIN_STEPS' is not understood; a gin name is set with --gin.NAME=VALUE"),
+        (["--config.steps=3"], "'--config.steps=3' is not understood; a gin name is set with --gin.NAME=VALUE"),
+        (
+            ["--gin_bindings=import nowhere_to_be_found", '--gin.MODEL_DIR="a"'],
+            "--module: there is no module 'nowhere_to_be_found'; give a Python file or a module's dotted name",
+        ),
+    ],
+)
+def test_what_is_refused_is_one_sentence(calls, capsys, arguments, sentence):
+    assert main.main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert calls == []
+
+
+def test_help_is_instant(program_environment):
+    """It answers without importing what takes long."""
+    program = (
+        "import sys\nfrom t5x_like import main\n"
+        "try: main.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'jax', 'numpy', 'gin', 'rich', 'tensorflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=program_environment, capture_output=True, text=True, check=True
+    )
+    assert "--gin_file" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

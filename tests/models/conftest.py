@@ -1,0 +1,9 @@
+import pytest
+
+from t5x_like.experiment import Choice, choose
+
+
+@pytest.fixture(scope="session")
+def build_architecture():
+    """Plain values of the section `model` → the architecture."""
+    return lambda values: choose(Choice("model", "llama", "family"), values)

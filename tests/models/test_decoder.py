@@ -1,0 +1,149 @@
+"""The transformer stack against an independent reference, and its ways of running against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from transformer_reference import forward
+
+from t5x_like.models import functional
+from t5x_like.models.dropout import Noise
+from t5x_like.parallel.layout import Layout
+
+TINY = {"vocab_size": 48, "layers": 3, "embed": 32, "heads": 4, "head_dim": 8, "mlp": 40, "max_length": 24}
+VARIANTS = {
+    "gpt2": {"family": "gpt2", "kv_heads": 4},
+    "llama": {"family": "llama", "kv_heads": 4},
+    "llama_grouped_tied": {"family": "llama", "kv_heads": 2, "tied_head": True},
+    "gpt2_untied_multiquery_relu": {"family": "gpt2", "kv_heads": 1, "tied_head": False, "activation": "relu"},
+    "llama_layernorm_gelu_exact": {"family": "llama", "kv_heads": 2, "norm": "layernorm", "activation": "gelu_exact"},
+    "llama_fan_in": {"family": "llama", "kv_heads": 4, "init_std": 0.0},
+}
+
+
+def options(build_architecture, name, **changes):
+    return build_architecture({**TINY, "dropout": 0.0, **VARIANTS[name], **changes})
+
+
+def packed(batch=2, length=16, seed=0):
+    """Rows of two segments and a padded end."""
+    rng = np.random.default_rng(seed)
+    segment_ids = np.repeat([[1] * 6 + [2] * 7 + [0] * (length - 13)], batch, 0)
+    positions = np.repeat([[*range(6), *range(7), *range(length - 13)]], batch, 0)
+    return {
+        "tokens_bt": rng.integers(0, 48, (batch, length)),
+        "positions_bt": positions,
+        "segment_ids_bt": segment_ids,
+    }
+
+
+def scrambled(tree, seed=1):
+    """Parameters that are far from their first values, so that every norm and bias counts."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return structure.unflatten(
+        [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    )
+
+
+@pytest.fixture(params=VARIANTS)
+def model(request, build_architecture):
+    structure, tree = functional.split(options(build_architecture, request.param).build(nnx.Rngs(0)))
+    return structure.merge(scrambled(tree))
+
+
+def test_equals_the_reference(model):
+    rows = packed()
+    got = model.logits(model(**rows))
+    expected = forward(functional.split(model)[1], model.options, **rows)
+    real = rows["segment_ids_bt"] > 0
+    np.testing.assert_allclose(np.asarray(got)[real], expected[real], rtol=2e-4, atol=2e-5)
+
+
+def test_decoding_equals_reading_at_once(model):
+    tokens = np.random.default_rng(0).integers(0, 48, (2, 12))
+    positions = np.repeat(np.arange(12)[None], 2, 0)
+    whole = model.logits(model(tokens, positions_bt=positions, segment_ids_bt=np.ones_like(tokens)))
+    cache, parts, slot = model.empty_cache(2, 14), [], 0
+    for width in (5, 1, 1, 3, 2):
+        logits, cache = model.decode(tokens[:, slot : slot + width], cache, jnp.int32(slot))
+        parts.append(logits)
+        slot += width
+    np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_every_way_of_running_is_the_same(build_architecture, name):
+    arch = options(build_architecture, name, dropout=0.1 if name == "gpt2" else 0.0)
+    structure, tree = functional.split(arch.build(nnx.Rngs(0)))
+    noise = Noise(jax.random.key(3), jnp.arange(2))
+
+    def loss(tree, setting):
+        with setting.use():
+            model = structure.merge(tree)
+            return jnp.square(model.logits(model(**packed(), noise=noise))).mean()
+
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    expected_loss, expected = run(tree, _Hashable())
+    for setting in (
+        _Hashable(scan_layers=False),
+        _Hashable(remat="full"),
+        _Hashable(remat="save_qkv_attention"),
+        _Hashable(remat="save_dots", scan_layers=False),
+    ):
+        got_loss, got = run(tree, setting)
+        np.testing.assert_allclose(got_loss, expected_loss, rtol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), got, expected)
+
+
+class _Hashable(Layout):
+    """A layout as a static argument."""
+
+    __hash__ = object.__hash__
+
+
+def test_a_segment_does_not_see_another(model):
+    rows = packed()
+    changed = {**rows, "tokens_bt": rows["tokens_bt"].copy()}
+    changed["tokens_bt"][:, 2] = (changed["tokens_bt"][:, 2] + 1) % 48
+    before, after = np.asarray(model(**rows)), np.asarray(model(**changed))
+    np.testing.assert_array_equal(before[:, 6:13], after[:, 6:13])  # the other segment: not a bit
+    np.testing.assert_array_equal(before[:, :2], after[:, :2])  # the tokens before it: not a bit
+    assert (before[:, 2:6] != after[:, 2:6]).any(-1).all()  # itself and what follows: all of it
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters(build_architecture):
+    arch = options(build_architecture, "llama", dtype="bfloat16")
+    structure, tree = functional.split(arch.build(nnx.Rngs(0)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
+    model = structure.merge(tree)
+    hidden = model(**packed())
+    assert hidden.dtype == jnp.bfloat16
+    expected = forward(tree, arch, **packed())
+    np.testing.assert_allclose(model.logits(hidden)[:, :13], expected[:, :13], rtol=0.1, atol=0.05)
+    grads = jax.grad(lambda tree: jnp.square(structure.merge(tree)(**packed()).astype(jnp.float32)).mean())(tree)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+
+
+def test_layers_start_different(build_architecture):
+    tree = functional.split(options(build_architecture, "llama").build(nnx.Rngs(0)))[1]
+    kernel = tree["blocks"]["layer"]["mlp"]["up"]["kernel"]
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kv_heads": 3}, "model.kv_heads: 4 heads cannot share 3 key-value heads"),
+        ({"norm": "rmsnrom"}, "model.norm: 'rmsnrom' is not known; did you mean 'rmsnorm'?"),
+        ({"head_dim": 7}, "model.head_dim: 7 is odd"),
+        ({"dropout": 1.0}, "model.dropout: 1.0 is not a rate"),
+        ({"size": "8b"}, "model.size: there is no size '8b'; it must be one of 1b"),
+        ({"family": "lama"}, "model.family: there is no model 'lama'; did you mean 'llama'?"),
+    ],
+)
+def test_wrong_options_say_what_is_wrong(build_architecture, changes, message):
+    with pytest.raises(Exception, match="model") as caught:
+        build_architecture({**TINY, "family": "llama", "kv_heads": 4, **changes})
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,306 @@
+"""What every objective has to keep, whatever it predicts. A new objective is one more line of `CASES`."""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from objectives.sketches import records
+from objectives.sketches.clip import CLIP
+from objectives.sketches.dino import DINO
+from objectives.sketches.dpo import DPO
+from objectives.sketches.electra import Electra
+from objectives.sketches.mae import MAE
+
+from t5x_like import registry
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import Choice, Parallelism, choose
+from t5x_like.models import functional
+from t5x_like.objectives.base import Ema, Frozen, Statistics, Trained
+from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.optim.schedules import Constant
+from t5x_like.optim.sgd import SGD
+from t5x_like.parallel import layout
+from t5x_like.step import program, purpose_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An objective, what it reads, a learning rate by which it learns, and the model's dropout."""
+
+    objective: Any
+    records: Callable[[], list[Any]]
+    learning_rate: float = 0.05
+    dropout: float = 0.0
+
+
+CASES = {
+    "causal_lm": Case(CausalLM(z_loss=0.01, label_smoothing=0.1), records.documents, dropout=0.1),
+    "electra": Case(Electra(), records.documents, learning_rate=0.001),
+    "dpo": Case(DPO(), records.preferences, dropout=0.1),
+    "mae": Case(MAE(), records.pictures, learning_rate=0.01),
+    "clip": Case(CLIP(temperature=0.5), records.pictures, learning_rate=0.01),
+    "dino": Case(DINO(), records.pictures),
+}
+
+HALF = tiny.ROWS // 2
+
+
+class Subject:
+    """A case, its programs and what they computed, each compiled once."""
+
+    def __init__(self, case: Case) -> None:
+        self.objective, self.records = case.objective, case.records()
+        optimizer = SGD(schedule=Constant(), learning_rate=case.learning_rate, clip_norm=0.0)
+        model = tiny.architecture(layers=1, dropout=case.dropout)
+        self.experiment = tiny.experiment(case.objective, model=model, optimizer=optimizer)
+        self.program = program(self.experiment)
+        # Two rows of the same microbatch are empty, so that no part of the batch has the denominators of another.
+        self.batch = tiny.emptied(tiny.batch_of(self.objective, self.records), [5, 7])
+        self.half = {name: value[:HALF] for name, value in self.batch.items()}
+
+    @functools.cached_property
+    def initial(self) -> Any:
+        return tiny.initial(self.program)
+
+    @functools.cached_property
+    def step(self) -> tiny.Steps:
+        return tiny.Steps(self.program, self.initial, self.batch)
+
+    @functools.cached_property
+    def first(self) -> Any:
+        """State and metrics after one step."""
+        return self.step(self.initial, self.batch)
+
+    @functools.cached_property
+    def trajectory(self) -> list[Any]:
+        """States of the first steps, and the losses between them."""
+        states, losses = [self.initial], []
+        for _ in range(12):
+            state, metrics = self.step(states[-1], self.batch)
+            states.append(state)
+            losses.append(metrics["loss"])
+        return [states, losses]
+
+    @functools.cached_property
+    def sums(self) -> Any:
+        """() → half a batch's denominators, and its losses in training, as in the first step, and in evaluation."""
+
+        def both(parameters: Any, model_state: Any, batch: Any, key: Any) -> Any:
+            model = self.program.structure.merge(parameters, model_state)
+            parts = self.objective.loss(model, batch, key), self.objective.loss(model, batch, None)
+            return self.objective.denominators(batch), *parts
+
+        key = jax.random.fold_in(purpose_key(self.experiment.seed, "loss"), 0)
+        arguments = self.initial["parameters"], self.initial["model_state"], self.half, key
+        function = tiny.compiled(jax.jit(both), *arguments)
+        return lambda: jax.device_get(function(*arguments))
+
+    def variables(self, state: Any) -> dict[Any, Any]:
+        """Every variable of the model by path."""
+        return functional.flatten(state["model_state"]) | functional.flatten(state["parameters"])
+
+    def paths(self, role: type) -> list[Any]:
+        return [path for path, assignment in self.program.roles.items() if isinstance(assignment.role, role)]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def subject(request):
+    return Subject(CASES[request.param])
+
+
+# --- What it reads --------------------------------------------------------------------------------------------------
+
+
+def test_options_are_plain_values_under_a_name(subject, monkeypatch):
+    objective = subject.objective
+    target = f"{type(objective).__module__}:{type(objective).__qualname__}"
+    monkeypatch.setitem(registry._TABLE["objective"], objective.name, target)
+    assert choose(Choice("objective", objective.name), dataclasses.asdict(objective)) == objective
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        objective.name = "other"
+
+
+def test_an_example_has_the_announced_features(subject):
+    features = subject.objective.features(tiny.LENGTH)
+    packed = "segment_ids" in features
+    made_by_packing = {"segment_ids", "positions"} if packed else set()
+    for number, record in enumerate(subject.records):
+        example = subject.objective.example(record, np.random.default_rng(number))
+        assert set(example) == set(features) - made_by_packing
+        for name, value in example.items():
+            assert value.dtype == features[name].dtype, name
+            assert np.ndim(value) == len(features[name].shape), name
+            assert all(size <= most for size, most in zip(value.shape, features[name].shape, strict=True)), name
+        if packed:
+            assert len({len(value) for value in example.values()}) == 1
+
+
+def test_an_example_is_a_function_of_its_record_and_its_rng(subject):
+    for record in subject.records:
+        untouched = copy.deepcopy(record)
+        np.random.seed(0)  # must not matter
+        once = subject.objective.example(record, np.random.default_rng(7))
+        np.random.seed(1)
+        tiny.assert_same_bits(once, subject.objective.example(record, np.random.default_rng(7)))
+        tiny.assert_same_bits(record, untouched)
+
+
+# --- Who moves what -------------------------------------------------------------------------------------------------
+
+
+def test_every_variable_has_one_role_and_one_place(subject):
+    parameters = set(functional.flatten(subject.initial["parameters"]))
+    others = set(functional.flatten(subject.initial["model_state"]))
+    everything = set(functional.flatten(subject.program.structure.infos()))
+    assert not parameters & others
+    assert parameters | others == everything == set(subject.program.roles)
+    assert parameters == set(subject.paths(Trained))
+
+
+def test_every_trained_parameter_has_a_gradient(subject):
+    for path, gradient in functional.flatten(tiny.gradients(subject.first[0])).items():
+        assert np.isfinite(gradient).all() and gradient.any(), path
+
+
+def test_what_is_frozen_stays_and_starts_as_its_source(subject):
+    states, _ = subject.trajectory
+    first, later = subject.variables(states[0]), subject.variables(states[3])
+    for path in subject.paths(Frozen):
+        tiny.assert_same_bits(first[path], later[path])
+        source = subject.program.roles[path].source
+        tiny.assert_same_bits(first[path], first[source or path])
+        assert source is None or (later[source] != first[source]).any()
+
+
+def test_averages_start_as_their_source_and_follow_the_formula(subject):
+    states, _ = subject.trajectory
+    for path in subject.paths(Ema):
+        role, source = subject.program.roles[path]
+        tiny.assert_same_bits(subject.variables(states[0])[path], subject.variables(states[0])[source])
+        for step in range(3):
+            old, new = subject.variables(states[step]), subject.variables(states[step + 1])
+            decay = np.float64(role.decay(step))
+            expected = decay * old[path] + (1 - decay) * new[source]
+            np.testing.assert_allclose(new[path], expected, rtol=1e-6, atol=1e-7)
+            assert (new[path] != old[path]).any()
+
+
+def test_statistics_move_through_update_alone(subject):
+    state, _ = subject.step(subject.initial, tiny.emptied(subject.batch, slice(HALF, None)))
+    before, after = subject.variables(subject.initial), subject.variables(state)
+    statistics = subject.paths(Statistics)
+    values = {path: jnp.asarray(before[path] if path in statistics else after[path]) for path in before}
+    model = subject.program.structure.merge(functional.unflatten(values))
+    subject.objective.update(model, subject.sums()[1].statistics, jnp.int32(0))
+    written = functional.flatten(jax.device_get(functional.values(model)))
+    for path in written:
+        if path in statistics:
+            np.testing.assert_allclose(written[path], after[path], rtol=1e-5, atol=1e-7)
+            assert (written[path] != before[path]).any(), path
+        else:
+            tiny.assert_same_bits(written[path], after[path])
+
+
+# --- The loss -------------------------------------------------------------------------------------------------------
+
+
+def test_terms_and_denominators_have_the_same_names(subject):
+    denominators, training, evaluation = subject.sums()
+    assert set(denominators) == set(training.terms) == set(evaluation.terms)
+    for value in (*denominators.values(), *training.terms.values()):
+        assert value.shape == () and value.dtype == np.float32 and np.isfinite(value)
+    assert all(value > 0 for value in denominators.values())
+
+
+def test_denominators_are_of_the_data_whatever_its_order(subject):
+    order = np.random.default_rng(0).permutation(tiny.ROWS)
+    shuffled = {name: value[order] for name, value in subject.batch.items()}
+    denominators = subject.objective.denominators(subject.batch)
+    for name, value in subject.objective.denominators(shuffled).items():
+        np.testing.assert_allclose(value, denominators[name], rtol=1e-6)
+
+
+def test_the_first_step_is_finite(subject):
+    assert all(np.isfinite(value) for value in subject.first[1].values())
+    assert subject.first[1]["gradient_norm"] > 0 and subject.first[1]["skipped_steps"] == 0
+
+
+def test_the_loss_falls(subject):
+    losses = subject.trajectory[1]
+    assert np.mean(losses[-3:]) < 0.97 * np.mean(losses[:2])
+
+
+def test_evaluation_is_deterministic_and_has_metrics(subject):
+    evaluation = subject.sums()[2]
+    tiny.assert_same_bits(evaluation, subject.sums()[2])
+    assert evaluation.metrics
+    assert all(weight > 0 and np.isfinite(total) for total, weight in evaluation.metrics.values())
+
+
+def test_empty_rows_add_nothing(subject):
+    denominators, training, _ = subject.sums()
+    _, metrics = subject.step(subject.initial, tiny.emptied(subject.batch, slice(HALF, None)))
+    expected = sum(training.terms[name] / denominators[name] for name in denominators)
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
+    for name, (total, weight) in training.metrics.items():
+        np.testing.assert_allclose(metrics[name], total / weight, rtol=1e-6, atol=1e-7)
+    assert np.isfinite(metrics["gradient_norm"])
+
+
+def test_an_empty_batch_has_a_loss_of_zero_and_moves_nothing(subject):
+    state, metrics = subject.step(subject.initial, tiny.emptied(subject.batch, slice(None)))
+    assert metrics["loss"] == 0 and metrics["gradient_norm"] == 0
+    tiny.assert_same_bits(state["parameters"], subject.initial["parameters"])
+
+
+# --- The same in parts and on other layouts -------------------------------------------------------------------------
+
+
+def test_sharded_and_in_parts_is_the_whole_batch_on_one_device(subject):
+    parts = 1 if subject.objective.couples_batch else 2
+    options = Parallelism(data=2, fsdp=2, tensor=2, microbatches=parts)
+    sharded = program(dataclasses.replace(subject.experiment, parallelism=options), layout.make(options))
+    ours = tiny.Steps(sharded, subject.initial, subject.batch)(subject.initial, subject.batch)
+    for name, value in subject.first[1].items():
+        np.testing.assert_allclose(ours[1][name], value, rtol=2e-6, err_msg=name)
+    assert tiny.relative_error(tiny.gradients(ours[0]), tiny.gradients(subject.first[0])) < 1e-6
+    for part in ("parameters", "model_state"):
+        assert tiny.relative_error(ours[0][part], subject.first[0][part]) < 1e-6
+
+
+def test_microbatches_are_refused_where_rows_are_coupled(subject):
+    parts = Parallelism(microbatches=2)
+    if subject.objective.couples_batch:
+        with pytest.raises(ExperimentError, match=r"parallelism\.microbatches: objective .* couples the examples"):
+            dataclasses.replace(subject.experiment, parallelism=parts)
+    else:
+        assert dataclasses.replace(subject.experiment, parallelism=parts).parallelism.microbatches == 2
+
+
+# --- The step's promises --------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_counts(subject):
+    state, batch = copy.deepcopy(subject.first[0]), copy.deepcopy(subject.batch)
+    values = [value for value in batch.values() if value.dtype == np.float32]
+    for value in values or jax.tree.leaves(state["parameters"]):
+        value.reshape(-1)[0] = np.nan
+    after, metrics = subject.step(state, batch)
+    for part in ("parameters", "model_state", "optimizer"):
+        tiny.assert_same_bits(after[part], state[part])
+    assert after["step"] == state["step"] + 1
+    assert metrics["skipped_steps"] == metrics["skipped_in_a_row"] == after["skipped"]["total"] == 1
+
+
+def test_the_old_state_is_donated(subject):
+    state, batch = subject.step.placed(subject.initial, subject.batch)
+    subject.step.on_devices(state, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(batch))

@@ -1,0 +1,106 @@
+"""The program as a user meets it, in an empty directory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from runs import TINY, lines
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished tiny run, and what it printed."""
+    import os
+
+    from runs import Program
+
+    directory = tmp_path_factory.mktemp("trained")
+    clean = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")}
+    program = Program(directory, clean)
+    out, err = program.train(directory / "run", "--config.telemetry.tensorboard=true")
+    return program, directory / "run", out, err
+
+
+def test_the_summary_names_everything(trained):
+    _, workdir, out, _ = trained
+    summary = json.loads((workdir / "summary.json").read_text())
+    for name in ("validation/bits_per_byte", "train_tokens", "train_seconds", "tokens_per_second"):
+        assert summary[name] > 0
+    for name in ("checkpoint", "report", "samples"):
+        assert summary[name] in out
+    assert summary["train_tokens"] == 20 * 4 * 32
+    assert (workdir / "checkpoints" / "20").is_dir()
+    assert "t5x_like generate --checkpoint=" in out
+
+
+def test_the_workdir_holds_the_whole_run(trained):
+    _, workdir, _, _ = trained
+    metrics = lines(workdir)
+    assert [line["step"] for line in metrics if "train/loss" in line] == list(range(1, 21))
+    assert [line["step"] for line in metrics if "validation/loss" in line] == [10, 20]
+    for name in ("train/learning_rate", "train/gradient_norm", "train/tokens_per_second", "train/data_wait_share"):
+        assert metrics[-2].get(name) is not None
+    assert list((workdir / "tensorboard").iterdir())
+    assert (workdir / "report.html").stat().st_size > 10_000
+    assert json.loads((workdir / "experiment.json").read_text())["data"]["task"]["name"] == "sotu"
+    assert (workdir / "assets" / "vocabulary.model").exists()
+
+
+def test_evaluate_prints_the_same_metrics_again(trained):
+    program, workdir, _, _ = trained
+    out, _ = program.run("evaluate", f"--checkpoint={workdir}", "--json")
+    again, summary = json.loads(out), json.loads((workdir / "summary.json").read_text())
+    for name in ("validation/loss", "validation/bits_per_byte", "validation/accuracy"):
+        assert again[name] == summary[name]
+
+
+def test_generate_is_seeded_and_greedy_is_greedy(trained):
+    program, workdir, _, _ = trained
+    command = ("generate", f"--checkpoint={workdir}", "--prompt=Fellow citizens", "--tokens=8", "--json")
+    first, again, other = (json.loads(program.run(*command, f"--seed={seed}")[0]) for seed in (1, 1, 2))
+    assert first == again != other
+    assert first["samples"][0]["prompt"] == "Fellow citizens"
+    out, _ = program.run("generate", f"--checkpoint={workdir}/checkpoints/10", "--prompt=The", "--temperature=0")
+    assert out.startswith("The")
+
+
+def test_gin_spelling_trains(trained, tmp_path):
+    program, _, _, _ = trained
+    bindings = [
+        f"--gin.{flag.removeprefix('--config.')}"
+        for flag in TINY[1:]
+        if "splits" not in flag and "tensorboard" not in flag
+    ]
+    bindings = [b.replace("=false", "=False") for b in bindings]
+    out, _ = program.run(
+        "--run_mode=train",
+        "--gin_file=gin/runs/pretrain.gin",
+        *bindings,
+        "--gin.TRAIN_STEPS=3",
+        f"--gin.MODEL_DIR='{tmp_path}/gin'",
+        "--json",
+        module="t5x_like.main",
+    )
+    assert json.loads(out)["step"] == 3
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["data", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom t5x_like.__main__ import main\n"
+        f"try: main({arguments})\nexcept SystemExit: pass\n"
+        "heavy = {'jax', 'flax', 'numpy', 'tensorflow', 'orbax', 'rich', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_training_imports_no_tensorflow(program, tmp_path):
+    overrides = [*TINY, f"--workdir={tmp_path}/run", "--config.steps=3", "--json"]
+    code = (
+        "import sys\nfrom t5x_like.__main__ import main\n"
+        f"assert main({['train', *overrides]!r}) == 0\n"
+        "assert 'tensorflow' not in sys.modules and 'seqio' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=dict(program.environment))

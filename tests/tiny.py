@@ -1,0 +1,156 @@
+"""Programs small enough to compile in a second or two, and what feeds them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_like.experiment import Checkpoint, Choice, Data, Experiment, Initialize, Parallelism, Telemetry, choose
+from t5x_like.optim.schedules import Constant
+from t5x_like.optim.sgd import SGD
+from t5x_like.parallel.placement import place
+
+# The tests are compile-bound, and want no fast code.
+COMPILER = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+ROWS, LENGTH, VOCABULARY = 8, 8, 32
+
+
+def architecture(**changes: Any) -> Any:
+    """A transformer that divides over any mesh of up to eight devices with `tensor` up to four."""
+    return choose(
+        Choice("model", "llama", "family"),
+        {
+            "vocab_size": VOCABULARY,
+            "layers": 2,
+            "embed": 16,
+            "heads": 4,
+            "kv_heads": 4,
+            "head_dim": 4,
+            "mlp": 32,
+            "max_length": 16,
+            "gated": False,
+            "activation": "relu",
+            **changes,
+        },
+    )
+
+
+def experiment(objective: Any, **changes: Any) -> Experiment:
+    """An experiment around an objective; no corpus, a tiny model, and an optimizer that keeps the bare gradients.
+
+    After the first step of SGD with momentum its state is the gradient of the loss.
+    """
+    values: dict[str, Any] = {
+        "objective": objective,
+        "model": architecture(),
+        "data": Data(task=None, sequence_length=LENGTH, batch_size=ROWS),
+        "initialize": Initialize(),
+        "optimizer": SGD(schedule=Constant(), learning_rate=0.1, clip_norm=0.0),
+        "parallelism": Parallelism(),
+        "checkpoint": Checkpoint(),
+        "evaluators": {},
+        "telemetry": Telemetry(),
+    }
+    return Experiment(**{**values, **changes})
+
+
+def compiled(function: Any, *arguments: Any) -> Any:
+    """A jitted function compiled for these arguments, quickly."""
+    return function.lower(*arguments).compile(compiler_options=COMPILER)
+
+
+def initial(program: Any) -> Any:
+    """The state of step 0 in a host's memory."""
+    return jax.device_get(compiled(jax.jit(program.init))())
+
+
+class Steps:
+    """A program's compiled step, fed from a host's memory: no call consumes what it is given."""
+
+    def __init__(self, program: Any, state: Any, batch: Any) -> None:
+        """Compiles for states and batches like these."""
+        self.program, self._abstract = program, program.abstract_state()
+        self._compiled = compiled(program.compiled_step(), *self.placed(state, batch))
+
+    def placed(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        """Copies of both on the program's devices."""
+        state = jax.tree.map(lambda leaf, shape: jax.device_put(np.array(leaf), shape.sharding), state, self._abstract)
+        return state, place(batch, self.program.layout)
+
+    def on_devices(self, state: Any, batch: Any) -> Any:
+        """One step, as the training loop calls it: the state is donated."""
+        return self._compiled(state, batch)
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        """One step: the next state and the metrics, both in a host's memory."""
+        return jax.device_get(self._compiled(*self.placed(state, batch)))
+
+
+def gradients(state: Any) -> Any:
+    """The gradients of the first step, out of the state after it."""
+    return state["optimizer"].direction.trace
+
+
+def batch_of(objective: Any, records: list[Any], rows: int = ROWS, length: int = LENGTH, seed: int = 0) -> Any:
+    """A batch by the rule of `Objective.features`: packed where there are `segment_ids`, else an example a row."""
+    features = objective.features(length)
+    batch = {name: np.zeros((rows, *f.shape), f.dtype) for name, f in features.items()}
+    numbers = range(len(records))
+    examples = [objective.example(records[i], np.random.default_rng((seed, i))) for i in numbers]
+    if "segment_ids" in features:
+        _pack(batch, examples, length)
+    else:
+        for row, example in enumerate(examples[:rows]):
+            for name, value in example.items():
+                batch[name][(row, *(slice(size) for size in np.shape(value)))] = value
+    return {**batch, "row": np.arange(rows, dtype=np.int32)}
+
+
+def _pack(batch: Any, examples: list[Any], length: int) -> None:
+    row = used = segment = 0
+    for example in examples:
+        size = len(next(iter(example.values())))
+        if used + size > length:
+            row, used, segment = row + 1, 0, 0
+        if row == len(batch["segment_ids"]):
+            return
+        segment += 1
+        for name, value in {**example, "segment_ids": segment, "positions": np.arange(size)}.items():
+            batch[name][row, used : used + size] = value
+        used += size
+
+
+def emptied(batch: Any, rows: slice | list[int]) -> Any:
+    """The batch with these rows made empty, as the last rows of a split's last batch are."""
+    batch = {name: np.array(value) for name, value in batch.items()}
+    for name, value in batch.items():
+        if name != "row":
+            value[rows] = 0
+    return batch
+
+
+def relative_error(ours: Any, theirs: Any) -> float:
+    """The largest, over the arrays of two trees, of ‖difference‖ / ‖theirs‖; tiny arrays weigh less.
+
+    An array that is zero but for rounding (the bias of attention's keys has no gradient) has a relative error of any
+    size, so a norm counts for at least a thousandth of the whole tree's.
+    """
+    pairs = [
+        (np.asarray(a, np.float64), np.asarray(b, np.float64))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    ]
+    whole = np.sqrt(sum(np.square(b).sum() for _, b in pairs))
+    errors = [np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-3 * whole, 1e-30) for a, b in pairs]
+    return max(errors, default=0.0)
+
+
+def assert_same_bits(ours: Any, theirs: Any) -> None:
+    """Every array of two trees alike to the bit, NaN included."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for path, a in jax.tree.leaves_with_path(ours):
+        assert np.asarray(a).tobytes() == np.asarray(_at(theirs, path)).tobytes(), jax.tree_util.keystr(path)
+
+
+def _at(tree: Any, path: Any) -> Any:
+    return dict(jax.tree.leaves_with_path(tree))[path]
