@@ -121,6 +121,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         require_positive(self, "every", "keep")
+        require_at_least(self, 0, "keep_every")
         require_one_of(self, "best_mode", ("min", "max"))
 
 
@@ -140,7 +141,7 @@ class Telemetry:
     """What is written down while training.
 
     Attributes:
-      every: steps between lines of `metrics.jsonl`; each line averages the steps since the last.
+      every: steps between lines of `metrics.jsonl`; a line holds its own step's loss, and speeds since the last line.
       tensorboard: also write TensorBoard events.
     """
 

@@ -16,7 +16,7 @@ from t5x_like.data.pipeline import Counts
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Findings
 from t5x_like.experiment import Experiment
-from t5x_like.step import Program
+from t5x_like.models.count import flops_per_step
 from t5x_like.telemetry.devices import memory_metrics, mfu
 from t5x_like.telemetry.progress import Progress
 from t5x_like.telemetry.throughput import Throughput
@@ -30,19 +30,13 @@ class Journal:
 
     Args:
       experiment: the run's.
-      program: the run's, for its FLOPs.
       workdir: where `metrics.jsonl` and `samples.jsonl` are.
       start: updates done before this process began; 0 at the start of a run.
       show: whether to show progress on stderr.
     """
 
-    def __init__(self, experiment: Experiment, program: Program, workdir: epath.Path, start: int, show: bool):
-        data = experiment.data
-        shapes = {
-            name: (data.batch_size, *feature.shape)
-            for name, feature in program.objective.features(data.sequence_length).items()
-        }
-        self.flops_per_step = experiment.model.flops(shapes)
+    def __init__(self, experiment: Experiment, workdir: epath.Path, start: int, show: bool):
+        self.flops_per_step = flops_per_step(experiment)
         self.experiment = experiment
         self.throughput = Throughput()
         self._dtype = experiment.model.dtype

@@ -82,6 +82,10 @@ class Steps:
         """One step, as the training loop calls it: the state is donated."""
         return self._compiled(state, batch)
 
+    def flops(self) -> float:
+        """Floating-point operations of the compiled step, as XLA counts them."""
+        return self._compiled.cost_analysis()["flops"]
+
     def __call__(self, state: Any, batch: Any) -> Any:
         """One step: the next state and the metrics, both in a host's memory."""
         return jax.device_get(self._compiled(*self.placed(state, batch)))

@@ -43,7 +43,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(contextlib.closing(feed(experiment, documents, None)))
         workdir = epath.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        journal = stack.enter_context(contextlib.closing(Journal(experiment, run, workdir, 0, False)))
+        journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, 0, False)))
         fixed = place(next(batches).batch, placed)
         times: dict[str, list[float]] = {"bare": [], "program": []}
         number = 0

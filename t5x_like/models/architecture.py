@@ -5,7 +5,6 @@ operations, and knows nothing of data.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from flax import nnx
 
@@ -100,21 +99,20 @@ class Transformer:
                 "data.sequence_length", f"{length} tokens exceed model.max_length={self.max_length}; raise that or cut"
             )
 
-    def matrix_parameters(self) -> int:
-        """Parameters that multiply every token: all matrices of the blocks, and the head."""
-        attention = 2 * self.embed * self.head_dim * (self.heads + self.kv_heads)
-        mlp = (3 if self.gated else 2) * self.embed * self.mlp
-        return self.layers * (attention + mlp) + self.vocab_size * self.embed
-
-    def flops(self, batch_shapes: dict[str, Any]) -> float:
+    def flops(self, rows: int, length: int, *, causal: bool = True, head: bool = True) -> float:
         """Floating-point operations of one training step: forward, and twice that backward, nothing recomputed.
 
-        Six for each matrix parameter and token, and the causal half of attention's two products (Narayanan et al.
-        2021, appendix; the input embedding is a lookup and costs nothing).
+        Six for each matrix parameter and token, and attention's two products (Narayanan et al. 2021, appendix; the
+        input embedding is a lookup and costs nothing).
 
         Args:
-          batch_shapes: shapes by feature; `targets` is [rows, length].
+          rows: sequences.
+          length: tokens of each.
+          causal: whether a token attends to those before it alone, which is half of the products.
+          head: whether every token's logits over the vocabulary are computed.
         """
-        rows, length = batch_shapes["targets"]
-        attention = 6 * self.layers * self.heads * self.head_dim * length
-        return float(rows * length * (6 * self.matrix_parameters() + attention))
+        projections = 2 * self.embed * self.head_dim * (self.heads + self.kv_heads)
+        mlp = (3 if self.gated else 2) * self.embed * self.mlp
+        matrices = self.layers * (projections + mlp) + (self.vocab_size * self.embed if head else 0)
+        attention = (6 if causal else 12) * self.layers * self.heads * self.head_dim * length
+        return float(rows * length * (6 * matrices + attention))

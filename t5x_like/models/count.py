@@ -17,12 +17,17 @@ def describe(experiment: Experiment) -> dict[str, Any]:
       `parameters` (every `nnx.Param` of what the objective builds) and `flops_per_step` (the model's own, forward and
       backward, nothing recomputed).
     """
-    objective, data = experiment.objective, experiment.data
+    objective = experiment.objective
     structure, shapes = functional.abstract(lambda: objective.build(experiment.model, nnx.Rngs(0)))
     sizes = jax.tree.map(
         lambda leaf, counts: int(np.prod(leaf.shape)) if counts else 0, shapes, structure.is_parameter()
     )
-    batch = {
-        name: (data.batch_size, *feature.shape) for name, feature in objective.features(data.sequence_length).items()
-    }
-    return {"parameters": sum(jax.tree.leaves(sizes)), "flops_per_step": experiment.model.flops(batch)}
+    return {"parameters": sum(jax.tree.leaves(sizes)), "flops_per_step": flops_per_step(experiment)}
+
+
+def flops_per_step(experiment: Experiment) -> float:
+    """The model's own floating-point operations of one step; see `Objective.flops`."""
+    objective, data = experiment.objective, experiment.data
+    features = objective.features(data.sequence_length)
+    shapes = {name: (data.batch_size, *feature.shape) for name, feature in features.items()}
+    return objective.flops(experiment.model, shapes)

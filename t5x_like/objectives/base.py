@@ -105,6 +105,14 @@ class Objective(Protocol):
     def example(self, record: Record, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """A record's features. `rng` is keyed by (seed, epoch, index): what is in one place is always the same."""
 
+    def flops(self, architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """The model's own floating-point operations of one step: forward and backward, nothing recomputed.
+
+        Args:
+          architecture: what `build` gets.
+          shapes: of each feature of the global batch, rows first.
+        """
+
     def build(self, architecture: Any, rngs: nnx.Rngs) -> nnx.Module:
         """Everything with variables: backbone, heads, generator or teacher."""
 

@@ -31,7 +31,7 @@ class CausalLM:
       label_smoothing: probability mass spread over the vocabulary.
       normalization: what the loss is divided by: `real_target_tokens`, `total_target_tokens` (padding counts),
         `per_sequence` (every packed sequence weighs the same), or a constant.
-      chunk: pieces of the vocabulary whose logits exist at once; 0 chooses by size, and is everything when small.
+      chunk: rows of the output table whose logits exist at once; 0 chooses by size, and is all of them when few.
     """
 
     name: str = "causal_lm"
@@ -70,6 +70,10 @@ class CausalLM:
     def example(self, record: Record, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The tokens to predict, and before each the one it follows."""
         return {"inputs": record["previous"], "targets": record["tokens"]}
+
+    def flops(self, architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """The architecture's, for every token."""
+        return architecture.flops(*shapes["targets"])
 
     def build(self, architecture: Any, rngs: nnx.Rngs) -> nnx.Module:
         """The architecture alone."""

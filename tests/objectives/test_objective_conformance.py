@@ -142,6 +142,16 @@ def test_an_example_has_the_announced_features(subject):
             assert len({len(value) for value in example.values()}) == 1
 
 
+def test_flops_grow_with_the_rows(subject):
+    shapes = {name: (tiny.ROWS, *feature.shape) for name, feature in subject.objective.features(tiny.LENGTH).items()}
+    twice = {name: (2 * rows, *shape) for name, (rows, *shape) in shapes.items()}
+    once = subject.objective.flops(subject.experiment.model, shapes)
+    assert subject.objective.flops(subject.experiment.model, twice) == pytest.approx(2 * once)
+    # XLA counts everything that is computed, recomputed and elementwise work of this tiny model included.
+    counted = subject.step.flops()
+    assert 0.3 < once / counted < 1.5, (once, counted)
+
+
 def test_an_example_is_a_function_of_its_record_and_its_rng(subject):
     for record in subject.records:
         untouched = copy.deepcopy(record)

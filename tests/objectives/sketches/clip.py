@@ -55,6 +55,11 @@ class CLIP:
         image = record["image"][:, ::-1] if flip else record["image"]
         return {"image": image, "caption": record["caption"], "weight": np.float32(1)}
 
+    def flops(self, architecture, shapes):
+        rows, length = shapes["caption"]
+        lengths = (self.image_size // self.patch_size) ** 2, length
+        return sum(architecture.flops(rows, length, causal=False, head=False) for length in lengths)
+
     def build(self, architecture, rngs):
         o, values = architecture, self.patch_size**2
         patch = Linear(values, o.embed, (None, "embed"), bias=True, std=0.0, rngs=rngs)

@@ -65,6 +65,13 @@ class DINO:
 
         return {"global": crops(self.global_size), "local": crops(self.local_size), "weight": np.float32(1)}
 
+    def flops(self, architecture, shapes):
+        def network(crops):
+            rows, views, size = shapes[crops][:3]
+            return architecture.flops(rows * views, (size // self.patch_size) ** 2, causal=False, head=False)
+
+        return 4 / 3 * network("global") + network("local")  # the teacher goes forward alone, and sees the large crops
+
     def build(self, architecture, rngs):
         student, teacher = (Network(architecture, self.patch_size, self.prototypes, rngs) for _ in range(2))
         return nnx.Dict(

@@ -52,6 +52,10 @@ class DPO:
         inputs = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
         return {"inputs": inputs, "targets": targets, "answer": answered}
 
+    def flops(self, architecture, shapes):
+        rows, sides, length = shapes["inputs"]
+        return 4 / 3 * architecture.flops(rows * sides, length)  # the frozen reference goes forward alone
+
     def build(self, architecture, rngs):
         return nnx.Dict(policy=architecture.build(rngs), reference=architecture.build(rngs))
 

@@ -63,6 +63,13 @@ class Electra:
         inputs = np.where(masked, np.int32(self.mask_token), tokens)
         return {"inputs": inputs, "targets": tokens, "masked": masked.astype(np.int32)}
 
+    def flops(self, architecture, shapes):
+        rows, length = shapes["inputs"]
+        narrow = replace(architecture, embed=self.generator_embed, mlp=2 * self.generator_embed)
+        generator = narrow.flops(rows, length, causal=False, head=False)
+        head = 6 * rows * length * architecture.vocab_size * architecture.embed
+        return generator + head + architecture.flops(rows, length, causal=False, head=False)
+
     def build(self, architecture, rngs):
         tokens = Embedding(architecture.vocab_size, architecture.embed, "vocab", std=0.02, rngs=rngs)
         generator = Generator(architecture, tokens, self.generator_embed, rngs)

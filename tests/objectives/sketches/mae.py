@@ -65,6 +65,11 @@ class MAE:
         flip = rng.random() < 0.5
         return {"image": record["image"][:, ::-1] if flip else record["image"], "weight": np.float32(1)}
 
+    def flops(self, architecture, shapes):
+        rows, decoder = shapes["image"][0], replace(architecture, layers=1)
+        seen = architecture.flops(rows, self._patches - self._masked, causal=False, head=False)
+        return seen + decoder.flops(rows, self._patches, causal=False, head=False)
+
     def build(self, architecture, rngs):
         return Autoencoder(architecture, self.patch_size**2, rngs)
 
