@@ -193,7 +193,8 @@ class Lane:
     ) -> None:
         if not self._maker.packs:
             for name, feature in features.items():
-                batch[name][(row, *map(slice, np.shape(feature)))] = feature
+                corner: tuple[Any, ...] = tuple(map(slice, np.shape(feature)))
+                batch[name][(row, *corner)] = feature
             return
         for name, feature in features.items():
             batch[name][row, begin:end] = feature
