@@ -65,7 +65,7 @@ def web(size: int, rng: random.Random) -> Iterator[str]:
     while size > 0:
         lines = []
         words, length = 0, int(min(rng.lognormvariate(6.5, 0.8) + 300, 6000))
-        clutter = rng.choice((0.0, 0.02, 0.1, 0.4))
+        clutter = rng.choice((0.0, 0.02, 0.1, 0.4, 0.8))
         while words < length:
             if rng.random() < clutter:
                 lines.append(rng.choice(CLUTTER))

@@ -34,6 +34,9 @@ class Stage(Protocol):
     def clean(self, text: str) -> Outcome:
         """What becomes of the document; the same for the same text, in any process."""
 
+    def version(self) -> str:
+        """Whatever beside the options decides what becomes of a document: a digest of a file, a package's version."""
+
 
 class Record(NamedTuple):
     """One file of keys, which is what the first pass of a corpus stage leaves of some documents.
@@ -67,7 +70,7 @@ class CorpusStage(Protocol):
         """What becomes of document `number`."""
 
     def version(self) -> str:
-        """Whatever beside the options decides what the keys are; records of another version are not read."""
+        """Whatever beside the options decides what the keys are, and what becomes of a document."""
 
 
 AnyStage = Any  # a Stage or a CorpusStage: a field of a dataclass cannot be a union of protocols

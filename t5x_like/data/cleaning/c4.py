@@ -77,6 +77,10 @@ class C4:
             return Outcome(None, "few_sentences", edits)
         return Outcome(kept, "", edits)
 
+    def version(self) -> str:
+        """Of the rules and of the list of bad words."""
+        return "1-" + (sources.digest(sources.find(self.bad_words, self._where), self._where) if self.bad_words else "")
+
     def _kept_lines(self, text: str, suspect: bool, edits: dict[str, int]) -> str:
         """The lines that stay; what goes is counted in `edits`."""
         kept = []
@@ -101,8 +105,12 @@ class C4:
 
     @functools.cached_property
     def _bad_words(self) -> "BadWords":
-        content = sources.read_bytes(self.bad_words, f"{self.name}.bad_words").decode("utf-8", "replace")
+        content = sources.read_bytes(self.bad_words, self._where).decode("utf-8", "replace")
         return BadWords(content.splitlines())
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name}.bad_words"
 
 
 class BadWords:

@@ -77,5 +77,5 @@ class Cleaner:
 
     def identity(self) -> str:
         """JSON of everything about the stages that decides what they do."""
-        versions = [stage.version() if isinstance(stage, CorpusStage) else "" for stage in self.stages]
+        versions = [stage.version() for stage in self.stages]
         return json.dumps([[dataclasses.asdict(stage) for stage in self.stages], versions])

@@ -7,6 +7,7 @@ its own anew, which costs their time and spares the disk a copy of the corpus a 
 """
 
 import collections
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -34,6 +35,7 @@ _IDENTITY = "identity.json"
 _DRAFTS = ".draft-*"
 
 Group = list[tuple[int, str]]
+Pool = tuple[ProcessPoolExecutor, int] | None  # the processes, and how many they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,29 +107,57 @@ def clean_corpus(corpus: Corpus, cleaner: Cleaner, output: Path, processes: int 
     """
     state = output / "state"
     _claim(output, state, json.dumps([_FORMAT, corpus.digest(), cleaner.identity()]))
-    pickled = pickle.dumps(cleaner)
-    verdicts: dict[int, Path] = {}
-    for place in cleaner.corpus_stages():
-        verdict, keys = state / f"verdict-{place}.npz", state / f"keys-{place}"
-        if not verdict.exists():
-            jobs = (
-                Job(pickled, tuple(verdicts.items()), place, group, keys / f"{index:06d}.npz")
-                for index, group in enumerate(corpus.groups())
-            )
-            files = list(_run(jobs, _write_keys, processes))
-            records = functools.partial(_records, files)
-            keys_of.save(verdict, dict(cleaner.stages[place].decide(records)))
-        shutil.rmtree(keys, ignore_errors=True)
-        verdicts[place] = verdict
-    jobs = (
-        Job(pickled, tuple(verdicts.items()), -1, group, output / f"part-{index:06d}.jsonl.zst")
-        for index, group in enumerate(corpus.groups())
-    )
-    total = cleaner.counts()
-    for part in _run(jobs, _write_part, processes):
-        total.add(Counts.from_dict(json.loads(_counts_of(part).read_text())))
+    # Files of the same names may hold something else than at the last call in this process.
+    _cleaner.cache_clear()
+    _verdicts.cache_clear()
+    with _pool(processes) as pool:
+        verdicts: tuple[tuple[int, Path], ...] = ()
+        for place in cleaner.corpus_stages():
+            verdicts += ((place, _decide(corpus, cleaner, place, verdicts, state, pool)),)
+        parts = _jobs(corpus, cleaner, verdicts, -1, lambda index: output / f"part-{index:06d}.jsonl.zst")
+        total = cleaner.counts()
+        for part in _run(parts, _write_part, pool):
+            total.add(Counts.from_dict(json.loads(_counts_of(part).read_text())))
     keys_of.write_whole(output / "counts.json", (json.dumps(total.to_dict(), indent=2) + "\n").encode())
     return total
+
+
+def _decide(
+    corpus: Corpus, cleaner: Cleaner, place: int, verdicts: tuple[tuple[int, Path], ...], state: Path, pool: Pool
+) -> Path:
+    """The file with the verdict of the corpus stage at `place`, given those of the ones before it."""
+    verdict, keys = state / f"verdict-{place}.npz", state / f"keys-{place}"
+    if not verdict.exists():
+        jobs = _jobs(corpus, cleaner, verdicts, place, lambda index: keys / f"{index:06d}.npz")
+        files = list(_run(jobs, _write_keys, pool))
+        keys_of.save(verdict, dict(cleaner.stages[place].decide(functools.partial(_records, files))))
+    shutil.rmtree(keys, ignore_errors=True)
+    return verdict
+
+
+def _jobs(
+    corpus: Corpus, cleaner: Cleaner, verdicts: tuple[tuple[int, Path], ...], place: int, output: Callable[[int], Path]
+) -> Iterator[Job]:
+    """One pass: a job for every group."""
+    pickled = pickle.dumps(cleaner)
+    for index, group in enumerate(corpus.groups()):
+        yield Job(pickled, verdicts, place, group, output(index))
+
+
+@contextlib.contextmanager
+def _pool(processes: int) -> Iterator[Pool]:
+    """So many processes and how many, or None where the work is done in this one."""
+    if processes == 1:
+        yield None
+        return
+    # A fork of a process with threads may hang, and whoever calls this may have some.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as executor:
+        try:
+            yield executor, processes
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
 
 
 def _claim(output: Path, state: Path, identity: str) -> None:
@@ -146,24 +176,22 @@ def _claim(output: Path, state: Path, identity: str) -> None:
         keys_of.write_whole(file, identity.encode())
 
 
-def _run(jobs: Iterable[Job], work: Callable[[Job], None], processes: int) -> Iterator[Path]:
+def _run(jobs: Iterable[Job], work: Callable[[Job], None], pool: Pool) -> Iterator[Path]:
     """Does the jobs whose file is not there yet; gives every job's file, in order."""
-    if processes == 1:
+    if pool is None:
         for job in jobs:
             if not job.output.exists():
                 work(job)
             yield job.output
         return
-    # A fork of a process with threads may hang, and whoever calls this may have some.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        waiting: collections.deque[tuple[Path, Future[None] | None]] = collections.deque()
-        for job in jobs:
-            waiting.append((job.output, None if job.output.exists() else pool.submit(work, job)))
-            if len(waiting) > 2 * processes:  # no more documents in memory than the processes need
-                yield _finished(*waiting.popleft())
-        while waiting:
+    executor, processes = pool
+    waiting: collections.deque[tuple[Path, Future[None] | None]] = collections.deque()
+    for job in jobs:
+        waiting.append((job.output, None if job.output.exists() else executor.submit(work, job)))
+        if len(waiting) > 2 * processes:  # no more documents in memory than the processes need
             yield _finished(*waiting.popleft())
+    while waiting:
+        yield _finished(*waiting.popleft())
 
 
 def _finished(file: Path, future: Future[None] | None) -> Path:

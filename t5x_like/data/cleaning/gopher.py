@@ -67,6 +67,10 @@ class GopherQuality:
         rule = self._rule(text)
         return Outcome(None, rule) if rule else Outcome(text)
 
+    def version(self) -> str:
+        """Of the rules."""
+        return "1"
+
     def _rule(self, text: str) -> str:
         words = text.split()
         count = len(words)

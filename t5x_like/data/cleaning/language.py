@@ -1,11 +1,14 @@
 """Documents in other languages (Raffel et al. 2020, section 2.2, and nearly every corpus since)."""
 
+import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
 from t5x_like.data.cleaning.base import Outcome
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import require_at_least, require_positive
+
+_MISSING = "the stage `language` needs the package pycld2; pip install 't5x_like[language]'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,13 @@ class Language:
             return Outcome(None, "low_confidence")
         return Outcome(text)
 
+    def version(self) -> str:
+        """Of the package with the tables."""
+        try:
+            return importlib.metadata.version("pycld2")
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(_MISSING) from None
+
 
 def identify(text: str) -> tuple[str, float]:
     """(the language with the largest share of the text, that share from 0 to 1); `un` where it is not known.
@@ -66,5 +76,5 @@ def _cld2() -> Any:
     try:
         import pycld2
     except ModuleNotFoundError:
-        raise UserError("the stage `language` needs the package pycld2; pip install t5x_like[language]") from None
+        raise UserError(_MISSING) from None
     return pycld2

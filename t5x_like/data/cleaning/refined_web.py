@@ -87,6 +87,10 @@ class RefinedWebLines:
         left = "\n".join(kept)
         return Outcome(left, "", edits) if left.strip() else Outcome(None, "empty", edits)
 
+    def version(self) -> str:
+        """Of the rules and the lists of phrases."""
+        return "1"
+
     def _judge(self, line: str) -> tuple[str, str]:
         """(the rule against the line, what is left of it); no rule and the whole line where nothing speaks against."""
         words = len(line.split(None, self.short_words))

@@ -64,6 +64,10 @@ class GopherRepetition:
         rule = self._rule_of_lines(text) or self._rule_of_n_grams(text.split())
         return Outcome(None, rule) if rule else Outcome(text)
 
+    def version(self) -> str:
+        """Of the rules."""
+        return "1"
+
     def _rule_of_lines(self, text: str) -> str:
         if "\n" not in text:
             return ""
@@ -115,7 +119,8 @@ class NGrams:
         counts = np.diff(begins, append=len(ordered))
         if not len(counts) or (most := int(counts.max())) == 1:
             return 0.0
-        top = np.flatnonzero(_among(hashes, ordered[begins[counts == most]]))
+        tops = ordered[begins[counts == most]]
+        top = np.flatnonzero(hashes == tops[0] if len(tops) == 1 else _among(hashes, tops))
         longest = int((self._ends[top + n] - self._ends[top]).max())
         return most * longest / int(self._ends[-1])
 

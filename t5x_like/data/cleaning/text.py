@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import re
+import string
 import sys
 import unicodedata
 
@@ -10,6 +11,7 @@ import numpy as np
 
 # Terminal marks with the quotes and brackets that close after them, up to white space or the end.
 _SENTENCE_END = re.compile(r"[.?!][\"'”’)\]]*(?:\s+|\Z)")
+_ASCII_PUNCTUATION = string.punctuation.encode()
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFTS = (np.uint64(32), np.uint64(29))
 
@@ -37,7 +39,12 @@ def count_sentences(text: str) -> int:
 
 def normalized_words(text: str) -> list[str]:
     """Lower-case words between white space, without punctuation (Brown et al. 2020, appendix C)."""
-    return text.lower().translate(_without_punctuation()).split()
+    # Deleting bytes by a table is many times quicker than str.translate; a byte below 128 is always a character.
+    plain = text.lower().encode().translate(None, _ASCII_PUNCTUATION).decode()
+    if not plain.isascii():
+        for mark in _other_punctuation().intersection(plain):
+            plain = plain.replace(mark, "")
+    return plain.split()
 
 
 def hash_text(text: str) -> int:
@@ -62,7 +69,6 @@ def hash_windows(values: np.ndarray, n: int) -> np.ndarray:
 
 
 @functools.cache
-def _without_punctuation() -> dict[int, None]:
-    """Every character that Unicode calls punctuation, and ASCII's symbols, mapped to nothing."""
-    marks = dict.fromkeys(c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)).startswith("P"))
-    return marks | dict.fromkeys(map(ord, "$+<=>^`|~"))
+def _other_punctuation() -> frozenset[str]:
+    """Every character beyond ASCII that Unicode calls punctuation."""
+    return frozenset(c for c in map(chr, range(128, sys.maxunicode + 1)) if unicodedata.category(c).startswith("P"))
