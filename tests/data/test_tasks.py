@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from t5x_like.data import sources, tokenizer
 from t5x_like.data.tasks import VOCABULARY_FILE, Split
@@ -50,7 +51,8 @@ def own(corpus):
 
 
 def test_sotu_is_split_as_promised(sotu):
-    everything = [json.loads(line)["text"] for line in sources._lines(sources.resolve(sotu.path), "") if line]
+    with zstandard.open(sources.resolve(sotu.path), "rt", encoding="utf-8") as stream:
+        everything = [json.loads(line)["text"] for line in stream]
     assert len(everything) == 233
     for split, belongs in {
         "train": lambda i: i % 20 != 10,

@@ -1,4 +1,4 @@
-"""Reading JSON lines: formats, order, and one sentence for everything that can be wrong with a file."""
+"""JSON lines and where files are: order, and one sentence for everything that can be wrong with a file."""
 
 import gzip
 import json
@@ -9,9 +9,10 @@ from etils.epath import backend, gpath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from t5x_like.data import sources
+from t5x_like.data.sources import streams
 from t5x_like.errors import UserError
 
-TEXTS = ["first", "", "zwei — zwölf", "line\nbreak", "last"]
+TEXTS = ["first", "zwei — zwölf", "line\nbreak", "last"]
 
 
 def lines(texts, field="text"):
@@ -37,7 +38,7 @@ def two_frames(content):
     ],
 )
 def test_every_format_gives_the_texts(tmp_path, name, compress, monkeypatch):
-    monkeypatch.setattr(sources, "READ_SIZE", 7)  # so that lines and frames cross the blocks they are read in
+    monkeypatch.setattr(streams, "READ_SIZE", 7)  # so that lines and frames cross the blocks they are read in
     (tmp_path / name).write_bytes(compress(lines(TEXTS)))
     assert read(tmp_path / name) == TEXTS
 
@@ -98,14 +99,14 @@ def test_bad_line_is_named(tmp_path, line, problem):
 
 def test_missing_files_are_named(tmp_path):
     for path, problem in [
-        (tmp_path / "no.jsonl", "there is no file {}; give a file or a glob of JSON lines"),
-        (tmp_path / "no*.jsonl", "no file matches {}; give a file or a glob of JSON lines"),
+        (tmp_path / "no.jsonl", "there is no file {}; give a file or a glob of files"),
+        (tmp_path / "no*.jsonl", "no file matches {}; give a file or a glob of files"),
         (tmp_path, "{0} is a directory; give a file or a glob such as {0}/*.jsonl.zst"),
     ]:
         with pytest.raises(UserError) as error:
             read(path)
         assert str(error.value) == "data.task.path: " + problem.format(path)
-    with pytest.raises(UserError, match=r"^data.task.path: it is empty; give a file or a glob of JSON lines$"):
+    with pytest.raises(UserError, match=r"^data.task.path: it is empty; give a file or a glob of files$"):
         read("")
 
 
@@ -121,12 +122,8 @@ def test_empty_corpus_is_named(tmp_path):
     [
         ("a.jsonl.zst", zstandard.compress(lines(["a" * 999]))[:-9], "it ends inside a compressed frame"),
         ("a.jsonl.zst", b"not compressed", "zstd decompressor error: Unknown frame descriptor"),
-        ("a.jsonl.gz", b"not compressed", "Not a gzipped file (b'no')"),
-        (
-            "a.jsonl.gz",
-            gzip.compress(lines(["a"]))[:-9],
-            "Compressed file ended before the end-of-stream marker was reached",
-        ),
+        ("a.jsonl.gz", b"not compressed", "Error -3 while decompressing data: incorrect header check"),
+        ("a.jsonl.gz", gzip.compress(lines(["a"]))[:-9], "it ends inside a compressed member"),
     ],
     ids=["zst cut short", "not zst", "not gz", "gz cut short"],  # ids of their own: gzip stamps the time into its bytes
 )
