@@ -57,7 +57,7 @@ class PlainText(Shard):
         for number, line in enumerate(lines(content, limit), 1):
             if line is not None and (not line or line.isspace()):
                 if first:
-                    yield f"line {first}", begun and b"\n".join(begun)
+                    yield f"line {first}", None if begun is None else b"\n".join(begun)
                 begun, first, size = [], 0, 0
                 continue
             first = first or number
@@ -67,4 +67,4 @@ class PlainText(Shard):
             else:
                 begun.append(line.removesuffix(b"\r"))
         if first:
-            yield f"line {first}", begun and b"\n".join(begun)
+            yield f"line {first}", None if begun is None else b"\n".join(begun)
