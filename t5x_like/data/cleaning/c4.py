@@ -23,7 +23,8 @@ class C4:
     All rules are of Raffel et al. 2020, section 2.2. In the order in which they are tried, a page is dropped
 
     - `lorem_ipsum`: where it has this phrase;
-    - `curly_bracket`: where it has a `{`, which is a sign of program code;
+    - `curly_bracket`: where it has a `{`, which is a sign of program code; the published code looks for this and for
+      `lorem ipsum` only in lines that the other rules keep;
     - `bad_word`: where it has a word of the list;
     - `few_sentences`: where fewer than `min_sentences` sentences are left after the edits:
 
