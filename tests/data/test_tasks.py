@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -198,7 +200,42 @@ def test_split_rules(rule, held):
     assert [i for i in range(7) if rule.holds(i)] == held
 
 
+def test_other_formats_give_the_same_tokens(own, corpus, tmp_path):
+    pq.write_table(pa.table({"body": corpus[1]}), tmp_path / "a.parquet")
+    parquet = dataclasses.replace(own, path=str(tmp_path / "a.parquet"), field="body")
+    for split in own.splits:
+        assert list(parquet.texts(split)) == list(own.texts(split))
+    assert np.array_equal(parquet.open("validation").tokens, own.open("validation").tokens)
+    assert parquet.fingerprint("train") != own.fingerprint("train")
+
+
+def test_what_is_skipped_is_said_and_moves_no_document(own, corpus, tmp_path, caplog):
+    lines = (corpus[0] / "a.jsonl").read_text().splitlines()
+    lines[3], lines[20] = '{"text": 5}', "no JSON"
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    task = dataclasses.replace(own, path=str(tmp_path / "a.jsonl"), on_error="skip")
+    assert list(task.texts("validation")) == list(own.texts("validation"))
+    assert len(task.open("train")) == 36
+    (record,) = caplog.records
+    assert record.getMessage() == f"{tmp_path}/a.jsonl: left out 1 not_json, 1 wrong_type"
+
+
 # ---- What can be wrong ----
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"format": "parqet"}, "data.task.format: 'parqet' is not known; did you mean 'parquet'?"),
+        ({"on_error": "ignore"}, "data.task.on_error: 'ignore' is not known; it must be one of stop, skip"),
+        ({"unit": "lines"}, "data.task.unit: 'lines' is not known; did you mean 'line'?"),
+        ({"max_line_bytes": 0}, "data.task.max_line_bytes: 0 is too small; it must be at least 1"),
+    ],
+)
+def test_bad_ways_to_read(fields, problem):
+    with pytest.raises(ExperimentError) as error:
+        task_of(name="text", **fields)
+    assert str(error.value) == problem
 
 
 @pytest.mark.parametrize(

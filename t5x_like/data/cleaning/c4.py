@@ -23,7 +23,8 @@ class C4:
     All rules are of Raffel et al. 2020, section 2.2. In the order in which they are tried, a page is dropped
 
     - `lorem_ipsum`: where it has this phrase;
-    - `curly_bracket`: where it has a `{`, which is a sign of program code;
+    - `curly_bracket`: where it has a `{`, which is a sign of program code; the published code looks for this and for
+      `lorem ipsum` only in lines that the other rules keep;
     - `bad_word`: where it has a word of the list;
     - `few_sentences`: where fewer than `min_sentences` sentences are left after the edits:
 
@@ -38,9 +39,10 @@ class C4:
     - `policy`: lines that mention terms of use, a privacy policy or cookies.
 
     Attributes:
-      min_words: words a line must have. 5 is the published code's and the later paper's value, 3 the first version's.
-      min_sentences: sentences that must be left of a page. 3 is the published code's and the later paper's value, 5
-        the first version's. A sentence is an end mark before white space, not what a trained splitter says.
+      min_words: words a line must have. 5 is the value of the published code and of one text of the paper; another
+        text has 3.
+      min_sentences: sentences that must be left of a page. 3 is the value of the published code and of one text of the
+        paper; another text has 5. A sentence is an end mark before white space, not what a trained splitter says.
       max_word_length: characters a word may have; it is in the code, not in the paper.
       bad_words: a file with a word or a phrase a line, in any place that a corpus may be in; none ships with the
         program. Empty for no list. A word is a run of letters, so the list is of use only for languages that part

@@ -46,7 +46,7 @@ class UnreadableError(Exception):
         self.problem = problem
 
 
-def damaged(error: Exception) -> UnreadableError:
+def damaged(error: BaseException) -> UnreadableError:
     """What a decoder said about a file, in one line."""
     text = str(error).strip() or type(error).__name__
     return UnreadableError(DAMAGED_FILE, text.splitlines()[0])

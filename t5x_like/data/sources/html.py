@@ -24,11 +24,13 @@ def page_text(page: bytes, charset: str | None = None) -> str:
 
     Args:
       page: the HTML as it was sent.
-      charset: what the server said the encoding is; otherwise the page says, or its bytes suggest it. What does not
+      charset: what the server said the encoding is; otherwise it is UTF-8 if the page decodes so, or
+        what the page says or its bytes suggest. What does not
         decode becomes U+FFFD, as in a browser.
     """
     encoding = map_encoding_to_html5(charset, fallback_utf8=False) if charset else None
-    encoding = encoding or detect_encoding(page, from_html_meta=True) or "utf-8"
+    if encoding is None:
+        encoding = "utf-8" if _is_utf8(page) else detect_encoding(page, from_html_meta=True) or "utf-8"
     html = bytes_to_str(page, encoding, errors="replace", fallback_encodings=())
     return extract_plain_text(
         html,
@@ -42,6 +44,15 @@ def page_text(page: bytes, charset: str | None = None) -> str:
         comments=False,
         hidden_elements=False,
     )
+
+
+def _is_utf8(page: bytes) -> bool:
+    """Whether it decodes; few other texts do, and the detector takes a short one for another encoding."""
+    try:
+        page.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _depth(html: str) -> int:

@@ -51,22 +51,20 @@ class PlainText(Shard):
                 yield f"line {number}", line and line.removesuffix(b"\r")
 
     def _blocks(self, content: Iterator[bytes]) -> Iterator[tuple[str, bytes | None]]:
-        begun: list[bytes] = []
+        limit = self.options.max_line_bytes
+        begun: list[bytes] | None = []  # None once the block is too long
         first = size = 0
-        for number, line in enumerate(lines(content, self.options.max_line_bytes), 1):
+        for number, line in enumerate(lines(content, limit), 1):
             if line is not None and (not line or line.isspace()):
                 if first:
-                    yield f"line {first}", self._joined(begun, size)
+                    yield f"line {first}", None if begun is None else b"\n".join(begun)
                 begun, first, size = [], 0, 0
                 continue
             first = first or number
-            size += self.options.max_line_bytes + 1 if line is None else len(line) + 1
-            if line is not None and size - 1 <= self.options.max_line_bytes:
-                begun.append(line.removesuffix(b"\r"))
+            size += len(line or b"") + 1
+            if line is None or begun is None or size - 1 > limit:
+                begun = None
             else:
-                begun = []
+                begun.append(line.removesuffix(b"\r"))
         if first:
-            yield f"line {first}", self._joined(begun, size)
-
-    def _joined(self, begun: list[bytes], size: int) -> bytes | None:
-        return b"\n".join(begun) if size - 1 <= self.options.max_line_bytes else None
+            yield f"line {first}", None if begun is None else b"\n".join(begun)

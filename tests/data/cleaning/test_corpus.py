@@ -183,6 +183,17 @@ def test_it_goes_on_where_it_was_stopped(corpus, tmp_path, monkeypatch, calls):
     assert made == {path: path.stat().st_mtime_ns for path in made}
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_there_is_not_made_again(corpus, tmp_path, processes):
+    cleaner, out = Cleaner.of(STAGES), tmp_path / "out"
+    counts = clean_corpus(corpus, cleaner, out)
+    (out / "part-000001.jsonl.zst").unlink()
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("part-*.zst")}
+    assert clean_corpus(corpus, cleaner, out, processes) == counts
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+    assert (out / "part-000001.jsonl.zst").exists()
+
+
 def test_leftovers_of_a_crash_are_removed(corpus, tmp_path):
     clean_corpus(corpus, Cleaner.of(["c4"]), tmp_path / "out")
     (tmp_path / "out/.draft-1").write_text("half")

@@ -213,6 +213,12 @@ def test_refined_web_keeps_lines(line):
     assert outcome.text == f"{LONG}\n{line}\n{LONG}"
 
 
+@pytest.mark.parametrize(("words", "edited"), [(10, True), (11, False)])
+def test_refined_web_searches_short_lines_for_phrases(words, edited):
+    line = " ".join(["Sign in", *["here"] * (words - 2)])
+    assert clean("refined_web_lines", f"{LONG}\n{line}\n{LONG}").edits == ({"beginning": 1} if edited else {})
+
+
 def test_refined_web_drops_what_is_edited_too_much():
     words = len(LONG.split())
     few = "\n".join(["Home"] * (words // 20))

@@ -5,8 +5,6 @@ import json
 
 import pytest
 import zstandard
-from etils.epath import backend, gpath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from t5x_like.data import sources
 from t5x_like.data.sources import streams
@@ -157,49 +155,3 @@ def test_missing_single_file_is_named(tmp_path):
         sources.read_bytes("", "data.task.tokenizer")
     with pytest.raises(UserError, match=r"^data.task.tokenizer: .* cannot be read: Is a directory$"):
         sources.read_bytes(str(tmp_path), "data.task.tokenizer")
-
-
-# ---- Object stores ----
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """An object store in memory behind `s3://bucket`, given as {path: content}."""
-    files = MemoryFileSystem()
-    monkeypatch.setattr(files, "_strip_protocol", lambda path: "/" + str(path).removeprefix("s3://").strip("/"))
-    monkeypatch.setattr(MemoryFileSystem, "store", {})
-    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: files)
-
-    def fill(contents):
-        for path, content in contents.items():
-            files.pipe_file(f"/bucket/{path}", content)
-        return files
-
-    return fill
-
-
-def test_corpus_in_an_object_store(bucket):
-    bucket({"c/b.jsonl": lines(["2"]), "c/a.jsonl.zst": zstandard.compress(lines(["1"])), "c/x.txt": b"", "v": b"v"})
-    assert read("s3://bucket/c/*.jsonl*") == ["1", "2"]
-    assert read("s3://bucket/*/b.jsonl") == ["2"]
-    assert read("s3://bucket/c/a.jsonl.zst") == ["1"]
-    assert sources.read_bytes("s3://bucket/v", "data.task.tokenizer") == b"v"
-    with pytest.raises(UserError, match=r"^data\.task\.path: there is no file s3://bucket/no\.jsonl; give"):
-        read("s3://bucket/no.jsonl")
-
-
-def test_refusal_of_an_object_store_is_one_sentence(bucket, monkeypatch):
-    files = bucket({"a.jsonl": lines(["1"])})
-
-    class NoCredentialsError(Exception):
-        """As botocore's: no OSError."""
-
-    def refuse(*_, **__):
-        raise NoCredentialsError("Unable to locate credentials\nand a second line")
-
-    monkeypatch.setattr(files, "open", refuse)
-    with pytest.raises(UserError) as error:
-        read("s3://bucket/a.jsonl")
-    assert str(error.value) == "data.task.path: s3://bucket/a.jsonl cannot be read: Unable to locate credentials"
