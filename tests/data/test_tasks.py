@@ -205,7 +205,7 @@ def test_other_formats_give_the_same_tokens(own, corpus, tmp_path):
     parquet = dataclasses.replace(own, path=str(tmp_path / "a.parquet"), field="body")
     for split in own.splits:
         assert list(parquet.texts(split)) == list(own.texts(split))
-    assert np.array_equal(parquet.open("validation").tokens, own.open("validation").tokens)
+    assert np.array_equal(opened(parquet.open("validation")).tokens, opened(own.open("validation")).tokens)
     assert parquet.fingerprint("train") != own.fingerprint("train")
 
 
@@ -215,7 +215,7 @@ def test_what_is_skipped_is_said_and_moves_no_document(own, corpus, tmp_path, ca
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     task = dataclasses.replace(own, path=str(tmp_path / "a.jsonl"), on_error="skip")
     assert list(task.texts("validation")) == list(own.texts("validation"))
-    assert len(task.open("train")) == 36
+    assert len(opened(task.open("train"))) == 36
     (record,) = caplog.records
     assert record.getMessage() == f"{tmp_path}/a.jsonl: left out 1 not_json, 1 wrong_type"
 

@@ -154,7 +154,7 @@ def test_a_file_that_is_no_such_file_is_skipped_for_the_next(tmp_path, name, con
     (tmp_path / name).write_bytes(content)
     (tmp_path / "b.jsonl").write_bytes(json_lines(["read"]))
     kind = faults.DAMAGED_FILE if content or name in ("a.parquet", "a.array_record") else faults.EMPTY_FILE
-    assert read(tmp_path / "*", on_error="skip") == ([(0, "read")], {kind: 1})
+    assert read(tmp_path / "*", on_error="skip") == ([(1, "read")], {kind: 1})
     problem = complaint(tmp_path / "*")
     if kind == faults.EMPTY_FILE:
         assert problem == f"data.task.path: there is no document in {tmp_path / name}"
