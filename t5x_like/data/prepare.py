@@ -52,8 +52,8 @@ class Done(NamedTuple):
       name: of the pass.
       read: stored bytes of the corpus up to here.
       total: stored bytes of the corpus.
-      documents: written by this process so far.
-      tokens: written by this process so far.
+      documents: read by this run of the program so far.
+      tokens: written by this run of the program so far.
     """
 
     name: str
@@ -166,7 +166,7 @@ class _Run:
                     groups.append(self._note(writer.close()))
                     writer = self._writer(len(groups))
                 writer.append(encoded)
-                documents += sum(len(part.lengths) for part in encoded.parts.values())
+                documents += encoded.documents
                 tokens += sum(encoded.tokens().values())
                 self._tell("prepare", block, documents, tokens)
             if not groups or Position(*groups[-1].following).file < len(self._plan.shards()):

@@ -9,6 +9,7 @@ from typing import Any
 
 from t5x_like.commands import common
 from t5x_like.commands.data import corpus
+from t5x_like.interruption import Interruption
 
 _MEGABYTE = 1_000_000
 
@@ -53,12 +54,13 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     plan = _plan(options, rest)
     setup = functools.partial(common.import_modules, options.module) if options.module else None
     processes = options.processes if options.processes else usable_cores()
-    with _Bar() as bar:
+    with Interruption() as interruption, _Bar(interruption) as bar:
         try:
             manifest = prepare(plan, output, processes=processes, setup=setup, progress=bar.show)
-        except KeyboardInterrupt:
-            print("stopped; start the same command again to go on from here", file=sys.stderr)
-            return 130
+        except _StoppedError:
+            assert interruption.signal is not None
+            print(f"{interruption.signal.name}: start the same command again to go on from here", file=sys.stderr)
+            return 128 + interruption.signal
     if options.json:
         common.print_json(_summary(manifest, str(output)))
     else:
@@ -78,15 +80,22 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> Any:
     return Plan(task=task, splits=splits, cleaner=corpus.cleaner(options.stages), shard_tokens=options.shard_tokens)
 
 
+class _StoppedError(Exception):
+    """The user, or a scheduler, has asked to stop."""
+
+
 class _Bar:
     """A bar for each pass over the corpus, in megabytes of its files, with speeds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, interruption: Interruption, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interruption = interruption
         self._clock, self._name, self._began = clock, "", clock()
         self._progress: Any = None
 
     def show(self, done: Any) -> None:
-        """Moves the bar to where a pass is."""
+        """Moves the bar to where a pass is; a good place to stop, too."""
+        if self._interruption.signal is not None:
+            raise _StoppedError
         from t5x_like.telemetry.progress import Progress
 
         if done.name != self._name:

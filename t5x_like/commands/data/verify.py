@@ -30,7 +30,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     files = total = 0
     progress = None
-    for files, (done, total) in enumerate(verify(options.input), 1):
+    for done, total in verify(options.input):
+        files += 1
         progress = progress or Progress(total, unit="verify: bytes")
         progress.update(done)
     if progress is not None:
