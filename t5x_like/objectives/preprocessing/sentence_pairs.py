@@ -140,12 +140,12 @@ class SentenceOrder(SentencePairs):
         """The first pair of a document.
 
         Returns:
-          As `NextSentence`, with label 1 for a swapped pair. Nothing where the pair would have one segment alone.
+          As `NextSentence`, with label 1 for a swapped pair. Nothing of fewer than two segments.
         """
         return self._first(_filled(segments), rng)[0]
 
     def examples(self, segments: Segments, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
-        """All pairs of a document; a segment that makes a length alone is left out."""
+        """All pairs of a document; a segment is in one pair, and a last one that has no partner is left out."""
         segments = _filled(segments)
         while segments:
             features, used = self._first(segments, rng)
@@ -155,9 +155,9 @@ class SentenceOrder(SentencePairs):
 
     def _first(self, segments: list[np.ndarray], rng: np.random.Generator) -> tuple[dict[str, np.ndarray], int]:
         """The features, and how many segments are in them."""
-        count = _reaching(segments, self._target(rng))
-        if count < 2:
-            return {}, count
+        if len(segments) < 2:
+            return {}, len(segments)
+        count = max(_reaching(segments, self._target(rng)), 2)
         split = int(rng.integers(1, count))
         texts = segments[:split], segments[split:count]
         swapped = bool(rng.random() < self.swap_rate)

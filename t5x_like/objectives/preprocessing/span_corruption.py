@@ -106,11 +106,13 @@ class SpanCorruption:
         """How many of `length` tokens are noise, and in how many spans.
 
         T5's rule: both are rounded half to even and at least 1, a token stays text, and there is text before each
-        span. A record of one token counts as two, of which the second, the noise, is not there.
+        span. A record of one token counts as two, of which the second, the noise, is not there. T5 computes in
+        float32, which tells on the halves: of 190 tokens 15 % are 29 there, and 28 in double precision.
         """
         length = max(length, 2)
-        noise = min(max(round(length * self.noise_density), 1), length - 1)
-        spans = max(round(noise / self.mean_span_length), 1)
+        share = np.float32(length) * np.float32(self.noise_density)
+        noise = min(max(round(float(share)), 1), length - 1)
+        spans = max(round(float(np.float32(noise) / np.float32(self.mean_span_length))), 1)
         return noise, min(spans, noise, length - noise)
 
     def lengths(self, tokens: int) -> Lengths:

@@ -34,11 +34,12 @@ def words_of(tokens):
 
 
 def test_golden():
-    features = BERT(np.array([CLS, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, SEP]), np.random.default_rng(0))
-    assert {name: value.tolist() for name, value in features.items()} == GOLDEN
-
-
-GOLDEN = {}
+    features = BERT(np.array([CLS, *range(10, 20), SEP]), np.random.default_rng(0))
+    assert {name: value.tolist() for name, value in features.items()} == {
+        "inputs": [CLS, 10, 11, 12, 13, 14, 15, MASK, MASK, 18, 19, SEP],
+        "targets": [CLS, *range(10, 20), SEP],
+        "weights": [0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0],
+    }
 
 
 def test_an_exact_share_is_chosen_and_nothing_else_is_touched():

@@ -12,12 +12,18 @@ from t5x_like.objectives.preprocessing.span_masked_lm import SpanMaskedLM
 
 SEP, MASK, VOCABULARY = 2, 3, 1000
 SPAN_BERT = SpanMaskedLM(mask_id=MASK, vocab_size=VOCABULARY, special_ids=(0, 1, SEP))
-GOLDEN = {}
 
 
 def test_golden():
     features = SPAN_BERT(np.array([1, *range(10, 30), SEP]), np.random.default_rng(1))
-    assert {name: value.tolist() for name, value in features.items()} == GOLDEN
+    assert {name: value.tolist() for name, value in features.items()} == {
+        "inputs": [1, *range(10, 24), MASK, MASK, MASK, 27, 28, 29, SEP],
+        "targets": [1, *range(10, 30), SEP],
+        "weights": [0] * 15 + [1, 1, 1] + [0] * 4,
+        "left": [0] * 15 + [14, 14, 14] + [0] * 4,
+        "right": [0] * 15 + [18, 18, 18] + [0] * 4,
+        "offset": [0] * 15 + [1, 2, 3] + [0] * 4,
+    }
 
 
 def test_span_lengths_are_geometric_up_to_ten():

@@ -20,12 +20,12 @@ def test_golden():
     assert noised.tolist() == [MASK, 11, MASK, MASK, 14, MASK, MASK]
 
 
-GOLDEN = {}
-
-
 def test_golden_drawn():
     features = BART(np.array([*range(10, 20), END]), np.random.default_rng(0))
-    assert {name: value.tolist() for name, value in features.items()} == GOLDEN
+    assert {name: value.tolist() for name, value in features.items()} == {
+        "inputs": [MASK, 10, 11, 12, 13, MASK, 15, 16, MASK, 19, END],
+        "targets": [*range(10, 20), END],
+    }
 
 
 def test_span_lengths_are_poissons():
@@ -115,8 +115,7 @@ def test_sentences_at_the_edges(tokens, count):
 
 
 def test_sentences_are_noised_in_their_new_order_and_predicted_in_the_old():
-    sentences = [[10, 11, STOP], [12, 13, STOP], [14, 15, STOP]]
-    tokens = np.array([*sum(sentences, []), END])
+    tokens = np.array([10, 11, STOP, 12, 13, STOP, 14, 15, STOP, END])
     options = TextInfilling(mask_id=MASK, eos_id=END, rate=0.01, mean_span_length=100.0)
     moved = 0
     for seed in range(40):
