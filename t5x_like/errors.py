@@ -18,6 +18,10 @@ class ExperimentError(UserError):
         self.where = where
         self.problem = problem
 
+    def __reduce__(self) -> tuple[type["ExperimentError"], tuple[str, str]]:
+        # Pickle would call the class with the one sentence, and an error of another process would not arrive.
+        return type(self), (self.where, self.problem)
+
     def under(self, section: str) -> "ExperimentError":
         """The same error seen from the section that holds the field."""
         return ExperimentError(f"{section}.{self.where}" if self.where else section, self.problem)

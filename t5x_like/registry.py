@@ -46,6 +46,17 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "loss": "t5x_like.evaluation.loss:LossEvaluator",
         "samples": "t5x_like.evaluation.samples:SamplesEvaluator",
     },
+    "cleaning": {
+        "c4": "t5x_like.data.cleaning.c4:C4",
+        "gopher_quality": "t5x_like.data.cleaning.gopher:GopherQuality",
+        "gopher_repetition": "t5x_like.data.cleaning.repetition:GopherRepetition",
+        "refined_web_lines": "t5x_like.data.cleaning.refined_web:RefinedWebLines",
+        "language": "t5x_like.data.cleaning.language:Language",
+        "exact_duplicates": "t5x_like.data.cleaning.duplicates:ExactDuplicates",
+        "duplicate_spans": "t5x_like.data.cleaning.duplicates:DuplicateSpans",
+        "near_duplicates": "t5x_like.data.cleaning.near_duplicates:NearDuplicates",
+        "decontaminate": "t5x_like.data.cleaning.decontamination:Decontaminate",
+    },
 }
 
 

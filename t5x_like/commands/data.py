@@ -14,6 +14,7 @@ def add_parser(subparsers: Any) -> None:
     )
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
     _add_train_tokenizer(actions)
+    _add_clean(actions)
 
 
 def _add_train_tokenizer(actions: Any) -> None:
@@ -49,9 +50,87 @@ def _add_train_tokenizer(actions: Any) -> None:
     common.add_json(parser)
 
 
+def _add_clean(actions: Any) -> None:
+    parser = actions.add_parser(
+        "clean",
+        help="drop and edit documents by rules, and count what each rule did",
+        description="Clean a corpus by stages, one after the other, and count what each rule dropped and edited."
+        " Stopped, it goes on where it was when it is started again. The result does not depend on --processes.",
+        epilog="example: t5x_like data clean --input='corpus/*.jsonl.zst' --stages=c4,exact_duplicates --output=clean",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--input", required=True, metavar="PATH", help="a file or a glob of JSON lines")
+    parser.add_argument("--field", default="text", help="the key of the text (default text)")
+    parser.add_argument(
+        "--stages",
+        required=True,
+        metavar="NAMES|FILE",
+        help="names of stages with commas between them, or a .json file with a list of names and of objects with a"
+        " name and options",
+    )
+    parser.add_argument("--output", required=True, metavar="DIRECTORY", help="where the documents and the counts go")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that work at the same time (default 1)")
+    common.add_modules(parser)
+    common.add_json(parser)
+
+
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the command."""
     common.import_modules(options.module)
+    return _clean(options, rest) if options.action == "clean" else _train_tokenizer(options, rest)
+
+
+def _clean(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    common.refuse(rest, "data clean")
+    from pathlib import Path
+
+    from t5x_like.data.cleaning.corpus import Corpus, clean_corpus
+    from t5x_like.errors import UserError
+
+    if options.processes < 1:
+        raise UserError(f"--processes is {options.processes}; it must be at least 1")
+    corpus = Corpus(path=options.input, field=options.field)
+    counts = clean_corpus(corpus, _cleaner(options.stages), Path(options.output).expanduser(), options.processes)
+    if options.json:
+        common.print_json(counts.to_dict())
+        return 0
+    for stage in counts.stages:
+        print(
+            f"{stage.stage}: {stage.given.documents:,} of {stage.taken.documents:,} documents and"
+            f" {stage.given.bytes:,} of {stage.taken.bytes:,} bytes are left"
+        )
+        for rule, amount in sorted(stage.dropped.items()):
+            print(f"  dropped by {rule}: {amount.documents:,} ({amount.bytes:,} bytes)")
+        for rule, edits in sorted(stage.edited.items()):
+            print(f"  taken out by {rule}: {edits.pieces:,} (documents: {edits.documents:,})")
+    print(f"{options.output}: the documents that are left, and counts.json")
+    return 0
+
+
+def _cleaner(stages: str) -> Any:
+    """The stages that a flag gives by names or in a file.
+
+    Raises:
+      UserError: when there is no such file or stage, or an option cannot be.
+    """
+    import json
+
+    from t5x_like.data import sources
+    from t5x_like.data.cleaning.cleaner import Cleaner
+    from t5x_like.errors import UserError
+
+    if not stages.endswith(".json"):
+        return Cleaner.of([name.strip() for name in stages.split(",")], "")
+    try:
+        values = json.loads(sources.read_bytes(stages, "--stages"))
+    except ValueError as error:
+        raise UserError(f"--stages: {stages} is not JSON: {error}") from None
+    if not isinstance(values, list):
+        raise UserError(f"--stages: {stages} holds {type(values).__name__}; it must be a list of stages")
+    return Cleaner.of(values, "")
+
+
+def _train_tokenizer(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from etils import epath
 
     from t5x_like.data import tokenizer

@@ -1,0 +1,81 @@
+"""Stages one after the other."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from t5x_like.data.cleaning.base import AnyStage, CorpusStage, Outcome, Verdict
+from t5x_like.data.cleaning.counts import Counts
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import Choice, section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaner:
+    """A list of stages, by name or as sections with a name: a part of an experiment.
+
+    Each stage sees what the one before it let through. Put cheap stages before dear ones, and exact duplicates before
+    near ones.
+
+    Attributes:
+      stages: in order.
+    """
+
+    stages: tuple[Annotated[AnyStage, Choice("cleaning", default="c4")], ...] = ()
+
+    @classmethod
+    def of(cls, stages: Sequence[str | Mapping[str, Any]], where: str = "cleaning") -> "Cleaner":
+        """A cleaner from names and sections, such as `["c4", {"name": "language", "keep": ["en"]}]`.
+
+        Raises:
+          ExperimentError: for the first field that cannot be, by its path below `where`.
+        """
+        return section(cls, {"stages": list(stages)}, where)
+
+    def counts(self) -> Counts:
+        """Counts for these stages, all zero."""
+        return Counts.of(stage.name for stage in self.stages)
+
+    def corpus_stages(self) -> list[int]:
+        """The places of the stages that must first have seen the whole corpus."""
+        return [place for place, stage in enumerate(self.stages) if isinstance(stage, CorpusStage)]
+
+    def clean(
+        self, text: str, counts: Counts, number: int = 0, verdicts: Mapping[int, Verdict] | None = None, stop: int = -1
+    ) -> Outcome:
+        """What becomes of one document.
+
+        Args:
+          text: the document.
+          counts: what `counts` gave; what happens is added.
+          number: the document's number in the corpus.
+          verdicts: of the corpus stages, by their places.
+          stop: only the stages before this place; −1 for all.
+
+        Returns:
+          The outcome of the stage that dropped the document, or the text that is left; its `edits` are in `counts`.
+
+        Raises:
+          ExperimentError: for a corpus stage without a verdict.
+        """
+        for place, stage in enumerate(self.stages[: stop if stop >= 0 else None]):
+            if not isinstance(stage, CorpusStage):
+                outcome = stage.clean(text)
+            elif verdicts is not None and place in verdicts:
+                outcome = stage.apply(number, text, verdicts[place])
+            else:
+                raise ExperimentError(
+                    f"stages[{place}]", f"{stage.name} must see the whole corpus first; use clean_corpus"
+                )
+            counts.stages[place].count(text, outcome)
+            if outcome.text is None:
+                return Outcome(None, outcome.rule)
+            text = outcome.text
+        return Outcome(text)
+
+    def identity(self) -> str:
+        """JSON of everything about the stages that decides what they do."""
+        versions = [stage.version() for stage in self.stages]
+        return json.dumps([[dataclasses.asdict(stage) for stage in self.stages], versions])
