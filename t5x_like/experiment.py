@@ -53,6 +53,11 @@ class Data:
       batch_size: rows a step, over all hosts.
       lanes: independent streams the batch is made of; every host count that divides it reads the same batches.
       prefetch: batches prepared ahead of the step.
+      streaming: read files from their beginning, through a shuffle window, and not by index: for corpora too large to
+        be tokenised first.
+      shuffle_window: documents that are permuted together when streaming.
+      skip: ranges [a, b) of the order's examples to leave out, as `data/examples` of `metrics.jsonl` counts them; a run
+        may go on from a checkpoint with another list, to go around what made it diverge.
     """
 
     task: Annotated[Any, Choice("task", default="sotu")]
@@ -61,9 +66,15 @@ class Data:
     batch_size: int = 8
     lanes: int = 8
     prefetch: int = 4
+    streaming: bool = False
+    shuffle_window: int = 1024
+    skip: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        require_positive(self, "sequence_length", "batch_size", "lanes", "prefetch")
+        require_positive(self, "sequence_length", "batch_size", "lanes", "prefetch", "shuffle_window")
+        for number, part in enumerate(self.skip):
+            if len(part) != 2 or not 0 <= part[0] < part[1]:
+                raise ExperimentError(f"skip[{number}]", f"{list(part)} is no range; give two numbers that rise")
         if self.batch_size % self.lanes:
             raise ExperimentError(
                 "batch_size",

@@ -113,6 +113,7 @@ class Journal:
             "data/fill_fraction": counts.fill_fraction,
             "data/dropped_fraction": counts.dropped_fraction,
             "data/epoch": counts.epoch,
+            "data/examples": counts.examples,
         }
         if rates.steps:
             speed = self.flops_per_step * rates.steps_per_second

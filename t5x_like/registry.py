@@ -27,6 +27,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "sotu": "t5x_like.data.tasks:SOTU",
         "text": "t5x_like.data.tasks:TextTask",
         "seqio": "t5x_like.data.seqio_bridge:SeqioTask",
+        "mixture": "t5x_like.data.mixture:MixtureTask",
     },
     "optimizer": {
         "adamw": "t5x_like.optim.adamw:AdamW",

@@ -78,8 +78,7 @@ def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> 
         # --- Set up -------------------------------------------------------------------------------------------------
         placed = layout.make(experiment.parallelism)
         check(experiment, placed)
-        documents = experiment.data.task.open(experiment.data.split)
-        fingerprint = experiment.data.task.fingerprint(experiment.data.split)
+        corpus, fingerprint = open_corpus(experiment)
         run = program(experiment, placed)
         context = Context(experiment, run, experiment.data.task)
         evaluators = {key: options.start(context) for key, options in experiment.evaluators.items()}
@@ -88,7 +87,7 @@ def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> 
         state, position, before = begin(experiment, run, store, fingerprint)
         start = int(state["step"])
         journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, start, show)))
-        batches = stack.enter_context(contextlib.closing(feed(experiment, documents, position)))
+        batches = stack.enter_context(contextlib.closing(feed(experiment, corpus, position)))
         interruption = stack.enter_context(Interruption())
         take_step, totals = run.compiled_step(), before
         if start:
@@ -111,7 +110,8 @@ def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> 
                     measured = journal.found(number, {key: evaluators[key].run(state, number) for key in due})
                     if commit:
                         journal.flush()
-                        store.save(number, state, commit_meta(experiment, fingerprint, totals), position, measured)
+                        meta = commit_meta(experiment, fingerprint, totals)
+                        store.save(number, state, meta, over_hosts(position), measured)
             if interruption.signal:
                 break
         with journal.throughput.paused():
@@ -166,16 +166,25 @@ def check(experiment: Experiment, placed: layout.Layout) -> None:
 # --- What goes in -----------------------------------------------------------------------------------------------------
 
 
-def feed(experiment: Experiment, documents: Any, position: np.ndarray | None) -> Pipeline:
+def open_corpus(experiment: Experiment) -> tuple[Any, dict[str, str]]:
+    """What is trained on, by index or as a stream, and by field what decides what it holds."""
+    data = experiment.data
+    fingerprint = data.task.fingerprint(data.split, streamed=data.streaming)
+    return data.task.stream(data.split) if data.streaming else data.task.open(data.split), fingerprint
+
+
+def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None) -> Pipeline:
     """This host's rows of every global batch from a position on; None is the start."""
     data = experiment.data
     return Pipeline(
-        documents,
-        experiment.objective.example,
+        corpus,
+        experiment.objective,
         sequence_length=data.sequence_length,
         batch_size=data.batch_size,
         lanes=data.lanes,
         seed=experiment.seed,
+        shuffle_window=data.shuffle_window,
+        skip=[(begin, end) for begin, end in data.skip],
         host_index=jax.process_index(),
         host_count=jax.process_count(),
         state=position,
@@ -194,17 +203,19 @@ class Beginning(NamedTuple):
     totals: Totals
 
 
-def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerprint: str) -> Beginning:
+def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerprint: dict[str, str]) -> Beginning:
     """Resumes from the last commit; else takes another run's parameters; else starts from scratch."""
     abstract = run.abstract_state()
     if (latest := store.latest()) is not None:
         restored = store.restore(latest, abstract)
-        if restored.meta["data"] != fingerprint:
-            raise ExperimentError(
-                "data.task",
-                f"the corpus, its vocabulary or its splits have changed since step {latest} of this workdir was"
-                " committed; put them back, or start in another --workdir",
-            )
+        before = restored.meta["data"]
+        for field in (*before, *fingerprint):
+            if before.get(field) != fingerprint.get(field):
+                raise ExperimentError(
+                    field,
+                    f"what it holds has changed since step {latest} of this workdir was committed; put it back, or"
+                    " start in another --workdir",
+                )
         totals = Totals(**restored.meta["totals"])
         return Beginning(restored.state, restored.position, totals)
     initialize = jax.jit(run.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
@@ -212,6 +223,16 @@ def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerpr
     if experiment.initialize.checkpoint:
         state = run.start_from(state, initialize_from(experiment.initialize.checkpoint, abstract["parameters"]))
     return Beginning(state, None, Totals())
+
+
+def over_hosts(position: np.ndarray) -> np.ndarray:
+    """The place in the data of all lanes, of which each host knows its own."""
+    if jax.process_count() == 1:
+        return position
+    from jax.experimental import multihost_utils
+
+    words = np.asarray(multihost_utils.process_allgather(position.view(np.uint32)))  # JAX has no uint64
+    return np.ascontiguousarray(words).view(np.uint64).sum(0, dtype=np.uint64)
 
 
 # --- What is written down beside the state --------------------------------------------------------------------------
@@ -224,7 +245,7 @@ def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
     files.write_json(workdir / files.PARAMETERS_FILE, parameter_table(run))
 
 
-def commit_meta(experiment: Experiment, fingerprint: str, totals: Totals) -> dict[str, Any]:
+def commit_meta(experiment: Experiment, fingerprint: dict[str, str], totals: Totals) -> dict[str, Any]:
     """What a commit holds besides arrays: the resolved experiment, the data's fingerprint, what was done."""
     return {"experiment": experiment.to_dict(), "data": fingerprint, "totals": dataclasses.asdict(totals)}
 

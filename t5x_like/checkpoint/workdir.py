@@ -17,7 +17,7 @@ ASSETS = "assets"
 CHECKPOINTS = "checkpoints"
 
 # What may change when a run goes on: its length, how it is watched and kept, and what it runs on.
-CHANGEABLE = ("name", "steps", "checkpoint.", "evaluators", "telemetry.", "parallelism.", "data.prefetch")
+CHANGEABLE = ("name", "steps", "checkpoint.", "evaluators", "telemetry.", "parallelism.", "data.prefetch", "data.skip")
 
 
 def prepare(workdir: epath.Path, experiment: Experiment, assets: Mapping[str, bytes]) -> None:

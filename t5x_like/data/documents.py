@@ -1,24 +1,12 @@
-"""The documents of one split as tokens, and the windows they are read in."""
+"""What a split holds as tokens, and the windows it is read in."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from t5x_like.data.vocabulary import PAD_ID
-
-
-class Component(NamedTuple):
-    """A part of a mixture.
-
-    Attributes:
-      documents: how many documents it has; components follow each other.
-      weight: its share of the tokens that training reads, relative to the others'.
-    """
-
-    documents: int
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -29,13 +17,11 @@ class Documents:
       tokens: uint16 or uint32 [tokens].
       offsets: int64 [documents + 1]: document d is tokens[offsets[d]:offsets[d + 1]].
       byte_lengths: int64 [documents]: the UTF-8 bytes of each document's text.
-      components: the parts of a mixture; empty where everything is read equally often.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     byte_lengths: np.ndarray
-    components: tuple[Component, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.is_consistent():
@@ -61,17 +47,6 @@ class Documents:
         offsets = np.cumsum([len(part) for part in parts], dtype=np.int64)
         return cls(np.concatenate(parts), offsets, np.array(byte_lengths, np.int64))
 
-    @classmethod
-    def mix(cls, parts: Sequence["Documents"], weights: Sequence[float]) -> "Documents":
-        """One after the other, with a weight each."""
-        lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.offsets) for part in parts)])
-        return cls(
-            np.concatenate([part.tokens for part in parts]),
-            np.cumsum(lengths),
-            np.concatenate([part.byte_lengths for part in parts]),
-            tuple(Component(len(part), weight) for part, weight in zip(parts, weights, strict=True)),
-        )
-
     def __len__(self) -> int:
         return len(self.byte_lengths)
 
@@ -80,13 +55,75 @@ class Documents:
         return self.tokens[self.offsets[number] : self.offsets[number + 1]]
 
 
+class Component(NamedTuple):
+    """A part of what is read.
+
+    Attributes:
+      name: what a mixture calls it; empty where there is one part alone.
+      shards: its documents, in files that are cut into windows each by itself.
+    """
+
+    name: str
+    shards: tuple[Documents, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all shards."""
+        return sum(len(shard.tokens) for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        """Documents of all shards."""
+        return sum(map(len, self.shards))
+
+
+class Stage(NamedTuple):
+    """A stretch of a run with one mixture.
+
+    Attributes:
+      step: the step it begins at; the first stage's is 0.
+      weights: each component's share of the tokens, relative to the others'; 0 leaves it out.
+    """
+
+    step: int
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a task opens: a split as tokens.
+
+    Attributes:
+      components: its parts.
+      stages: how often each part is read, and from when; empty reads every window of every part once an epoch.
+    """
+
+    components: tuple[Component, ...]
+    stages: tuple[Stage, ...] = ()
+
+    @classmethod
+    def of(cls, *shards: Documents) -> "Corpus":
+        """Documents that are no mixture."""
+        return cls((Component("", shards),))
+
+    @property
+    def shards(self) -> tuple[Documents, ...]:
+        """The shards of all components, in the order in which their windows are numbered."""
+        return tuple(shard for component in self.components for shard in component.shards)
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the texts."""
+        return sum(int(np.sum(shard.byte_lengths)) for shard in self.shards)
+
+
 class Piece(NamedTuple):
     """What one window holds of one document, which is what an objective calls a record.
 
     Attributes:
       tokens: int32 [n].
       previous: int32 [n]: the token before each in its document, seen across the window's edge; 0 before the first.
-      document: the document's number in the split.
+      document: the document's number in its shard.
       start: where in the document the piece begins, in tokens.
     """
 
@@ -97,46 +134,51 @@ class Piece(NamedTuple):
 
 
 class Windows:
-    """The split cut every `length` tokens, across documents; the last window may be shorter.
+    """A corpus cut every `length` tokens, across documents; the last window of a shard may be shorter.
 
-    Cutting the whole split, and not document by document, makes all windows full: a row holds exactly one, whatever
-    the documents' lengths, so that nothing is padded and nothing is lost.
+    Cutting whole shards, and not document by document, makes windows full: a row holds exactly one, whatever the
+    documents' lengths, so that nothing is padded and nothing is lost.
     """
 
-    def __init__(self, documents: Documents, length: int) -> None:
-        """Cuts `documents` into windows of `length` tokens."""
-        self.documents, self.length = documents, length
-        self._tokens, self._offsets = documents.tokens, documents.offsets
+    def __init__(self, corpus: Corpus, length: int) -> None:
+        """Cuts `corpus` into windows of `length` tokens, numbered through all its shards."""
+        self.corpus, self.length = corpus, length
+        self._shards = [(shard.tokens, shard.offsets) for shard in corpus.shards]
+        counts = [-(-len(tokens) // length) for tokens, _ in self._shards]
+        self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+        ends = np.cumsum([len(component.shards) for component in corpus.components])
+        self._component_first = self._first[np.concatenate([[0], ends])]
 
     def __len__(self) -> int:
-        return -(-len(self._tokens) // self.length)
+        return int(self._first[-1])
 
-    def shares(self) -> list[tuple[int, float]]:
-        """(windows, weight) of each component of a mixture that has a window, in order.
-
-        A window with tokens of two components belongs to the first.
-        """
-        ends = np.cumsum([component.documents for component in self.documents.components], dtype=np.int64)
-        stops = -(-self._offsets[ends] // self.length)
-        counts = np.diff(stops, prepend=0).tolist()
-        return [(n, part.weight) for n, part in zip(counts, self.documents.components, strict=True) if n]
+    def counts(self) -> list[int]:
+        """The windows of each component."""
+        return np.diff(self._component_first).tolist()
 
     def pieces(self, window: int) -> Iterator[Piece]:
         """The pieces of one window, in order."""
-        begin = window * self.length
-        stop = min(begin + self.length, len(self._tokens))
-        document = int(self._offsets.searchsorted(begin, side="right")) - 1
-        while begin < stop:
-            start, end = int(self._offsets[document]), int(self._offsets[document + 1])
-            end = min(end, stop)
-            yield self._piece(begin, end, document, begin - start)
-            begin, document = end, document + 1
+        shard = int(self._first.searchsorted(window, side="right")) - 1
+        tokens, offsets = self._shards[shard]
+        begin = (window - int(self._first[shard])) * self.length
+        return cut(tokens, offsets, begin, begin + self.length)
 
-    def _piece(self, begin: int, end: int, document: int, start: int) -> Piece:
-        if start:
-            with_previous = self._tokens[begin - 1 : end].astype(np.int32)
-            return Piece(with_previous[1:], with_previous[:-1], document, start)
+
+def cut(tokens: np.ndarray, offsets: np.ndarray, begin: int, stop: int) -> Iterator[Piece]:
+    """The pieces of tokens[begin:stop] of one shard, whose documents begin at `offsets`."""
+    stop = min(stop, len(tokens))
+    document = int(offsets.searchsorted(begin, side="right")) - 1
+    while begin < stop:
+        start, end = int(offsets[document]), min(int(offsets[document + 1]), stop)
+        yield _piece(tokens, begin, end, document, begin - start)
+        begin, document = end, document + 1
+
+
+def _piece(tokens: np.ndarray, begin: int, end: int, document: int, start: int) -> Piece:
+    if start:
+        with_previous = tokens[begin - 1 : end].astype(np.int32)
+    else:
         with_previous = np.empty(end - begin + 1, np.int32)
         with_previous[0] = PAD_ID
-        with_previous[1:] = self._tokens[begin:end]
-        return Piece(with_previous[1:], with_previous[:-1], document, start)
+        with_previous[1:] = tokens[begin:end]
+    return Piece(with_previous[1:], with_previous[:-1], document, start)

@@ -6,13 +6,17 @@ finite domains", section 5): what lies outside [0, n) is permuted again until it
 was read before, so any place in the run is found at once.
 """
 
+import functools
+import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 _ROUNDS = 8
 _CYCLE = 4096  # examples in which the components of a mixture have their shares
+_PLACES_KEPT = 1 << 20
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -51,44 +55,113 @@ class Shuffled:
         return left * self._radix + right
 
 
+class Blend(NamedTuple):
+    """A stretch of the order in which components have one set of weights.
+
+    Attributes:
+      begin: the example it begins with; the first one's is 0.
+      weights: of each component; 0 leaves it out.
+    """
+
+    begin: int
+    weights: tuple[float, ...]
+
+
 class Mixed:
     """The windows of several components, each by its weight and shuffled by itself, for ever.
 
-    Of every 4,096 examples each component has its share, rounded, at places that are shuffled anew; its own examples
-    are numbered on from cycle to cycle.
+    Examples come in cycles of 4,096 (more with many components), in which each component has its share, at places that
+    are shuffled anew. What a component has had after c cycles is ⌊4096 · c · share⌋, and the heaviest gets what is
+    left, so that shares are exact in the long run however small they are. A component's own examples are numbered
+    through, from cycle to cycle and from blend to blend: whatever the weights do, it is read whole before it is read
+    again.
     """
 
-    def __init__(self, shares: Sequence[tuple[int, float]], seed: int) -> None:
-        """Mixes components, given as (windows, weight) in the order in which their windows are numbered."""
-        counts = np.array([count for count, _ in shares], np.uint64)
-        self.count = int(counts.sum())
-        self._first = np.cumsum(counts) - counts
-        self._slots = Shuffled(_CYCLE, seed)
-        self._slot_counts = _apportion([weight for _, weight in shares])
-        self._slot_ends = np.cumsum(self._slot_counts)
-        seeds = _mix(self._slots._seed + np.arange(1, len(shares) + 1, dtype=np.uint64))
-        self._inside = [Shuffled(int(n), int(own)) for n, own in zip(counts, seeds, strict=True)]
+    def __init__(self, counts: Sequence[int], blends: Sequence[Blend], seed: int) -> None:
+        """Mixes components of `counts` windows, which are numbered one component after the other."""
+        windows = np.array(counts, np.uint64)
+        self.count = int(windows.sum())
+        self._first = np.cumsum(windows) - windows
+        self._seed = seed & _MASK
+        self._blends = [_Blend(blend, i, self._seed, len(counts)) for i, blend in enumerate(blends)]
+        self._begins = np.array([blend.begin for blend in blends], np.uint64)
+        self._before = [np.zeros(len(counts), np.uint64)]
+        for blend, after in itertools.pairwise(self._blends):
+            self._before.append(self._before[-1] + blend.read(after.begin - blend.begin))
+        seeds = _mix(np.array([self._seed], np.uint64) + np.arange(1, len(counts) + 1, dtype=np.uint64))
+        self._inside = [Shuffled(int(n), int(own)) if n else None for n, own in zip(windows, seeds, strict=True)]
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pass through its component, and the window, of each example; as `Shuffled.locate`."""
-        cycles, slots = self._slots.locate(indices)
-        components = np.searchsorted(self._slot_ends, slots, side="right")
-        slot_counts = self._slot_counts[components]
-        own = cycles * slot_counts + slots - (self._slot_ends[components] - slot_counts)
+        components, own = self.own(indices)
         epochs, windows = np.empty_like(own), np.empty_like(own)
         for number, order in enumerate(self._inside):
             here = np.flatnonzero(components == number)
-            epochs[here], windows[here] = order.locate(own[here])
+            if order is not None and here.size:
+                epochs[here], windows[here] = order.locate(own[here])
         return epochs, windows + self._first[components]
 
+    def own(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each example its component, int64 [k], and how many of that came before it, uint64 [k]."""
+        indices = indices.astype(np.uint64)
+        components, own = np.empty(indices.shape, np.int64), np.empty_like(indices)
+        stretches = np.searchsorted(self._begins, indices, side="right") - 1
+        for stretch in np.unique(stretches).tolist():
+            here = np.flatnonzero(stretches == stretch)
+            components[here], ranks = self._blends[stretch].locate(indices[here] - self._begins[stretch])
+            own[here] = self._before[stretch][components[here]] + ranks
+        return components, own
 
-def _apportion(weights: Sequence[float]) -> np.ndarray:
-    """uint64 [components]: the slots of a cycle, by largest remainder; each component has one at least."""
-    shares = np.array(weights) / sum(weights) * (_CYCLE - len(weights))
-    counts = np.floor(shares).astype(np.int64)
-    largest = np.argsort(counts - shares, kind="stable")[: _CYCLE - len(weights) - int(counts.sum())]
-    counts[largest] += 1
-    return (counts + 1).astype(np.uint64)
+
+class _Blend:
+    """One blend, cycle by cycle; the cycles that were looked at last are kept."""
+
+    def __init__(self, blend: Blend, number: int, seed: int, components: int) -> None:
+        self.begin = blend.begin
+        total = sum(blend.weights)
+        # In units of 2⁻³², as integers: the same on every machine, however far the run goes.
+        self._weights = [round(weight / total * (1 << 32)) for weight in blend.weights]
+        self._heaviest = max(range(components), key=self._weights.__getitem__)
+        # Others' shares of a cycle are off by less than one each, and the heaviest must be able to give all of that.
+        least = components * total / max(blend.weights)
+        self._length = max(_CYCLE, 1 << math.ceil(math.log2(least)))
+        self._slots = Shuffled(self._length, int(_mix(np.array([seed + number & _MASK], np.uint64))[0]))
+        self._cycle = functools.lru_cache(max(1, _PLACES_KEPT // self._length))(self._make_cycle)
+
+    def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Component and rank in it, of examples numbered from the blend's beginning."""
+        cycles, places = np.divmod(indices, np.uint64(self._length))
+        components, ranks = np.empty(indices.shape, np.int64), np.empty_like(indices)
+        for cycle in np.unique(cycles).tolist():
+            here = np.flatnonzero(cycles == cycle)
+            of_places, ranks_of_places = self._cycle(cycle)
+            components[here] = of_places[places[here]]
+            ranks[here] = ranks_of_places[places[here]]
+        return components, ranks
+
+    def read(self, count: int) -> np.ndarray:
+        """uint64 [components]: what the blend's first `count` examples take of each."""
+        cycles, rest = divmod(count, self._length)
+        of_places, _ = self._cycle(cycles)
+        return self._after(cycles) + np.bincount(of_places[:rest], minlength=len(self._weights)).astype(np.uint64)
+
+    def _after(self, cycles: int) -> np.ndarray:
+        """uint64 [components]: what that many whole cycles take of each."""
+        taken = [cycles * self._length * weight >> 32 for weight in self._weights]
+        taken[self._heaviest] += cycles * self._length - sum(taken)
+        return np.array(taken, np.uint64)
+
+    def _make_cycle(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each place of a cycle its component, int64 [length], and how many of that came before, uint64 [length]."""
+        before = self._after(cycle)
+        counts = (self._after(cycle + 1) - before).astype(np.int64)
+        _, slots = self._slots.locate(np.arange(self._length, dtype=np.uint64) + np.uint64(cycle * self._length))
+        of_places = np.searchsorted(np.cumsum(counts), slots.astype(np.int64), side="right")
+        ranks = np.empty(self._length, np.uint64)
+        ranks[np.argsort(of_places, kind="stable")] = np.concatenate(
+            [first + np.arange(n, dtype=np.uint64) for first, n in zip(before, counts, strict=True)]
+        )
+        return of_places, ranks
 
 
 class Sequential:
@@ -101,6 +174,11 @@ class Sequential:
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Epoch 0, and the index itself."""
         return np.zeros_like(indices), indices
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """The seed of the `number`-th of several orders under one seed."""
+    return int(_mix(np.array([seed & _MASK], np.uint64) + np.uint64(number + 1))[0])
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

@@ -2,19 +2,21 @@
 
 Global row r of a batch comes from lane ⌊r · lanes / batch_size⌋, so that a host's contiguous rows are whole lanes, and
 each host reads its own lanes alone. Which rows a batch has is a function of the split, the objective, the shape, the
-lanes and the seed: not of hosts, restarts or prefetching.
+lanes and the seed: not of hosts, restarts or prefetching. All the state of the stream is where its lanes stand.
 """
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from t5x_like.data.documents import Documents, Windows
-from t5x_like.data.order import Mixed, Sequential, Shuffled
-from t5x_like.data.packing import Batch, Example, ExampleMaker, Lane
+from t5x_like.data.documents import Corpus, Windows
+from t5x_like.data.indexed import IndexedReader
+from t5x_like.data.order import Sequential
+from t5x_like.data.packing import Batch, ExampleMaker, Lane
+from t5x_like.data.stream import StreamedCorpus, StreamReader
 from t5x_like.errors import ExperimentError, UserError
 
 _POLL = 0.1  # seconds between two looks at whether anybody still wants batches
@@ -27,13 +29,15 @@ class Counts(NamedTuple):
       tokens: real tokens.
       places: rows × length, padding included.
       dropped: tokens of records that the objective made no example of.
-      epoch: windows read since the start of the run over windows in the split, after this batch.
+      epoch: how often the split has been read since the start of the run, after this batch.
+      examples: windows of the order up to the farthest lane's, which is how `data.skip` counts.
     """
 
     tokens: int
     places: int
     dropped: int
     epoch: float
+    examples: int
 
     @property
     def fill_fraction(self) -> float:
@@ -50,10 +54,11 @@ class Prepared(NamedTuple):
     """A batch and where the stream stands after it.
 
     Attributes:
-      batch: the objective's features, `segment_ids`, `positions`, all [rows, length], and `row`, int32 [rows]: each
-        row's number in the global batch.
-      state: uint64 [lanes, 2]: the next window's place in the order, and the next piece of it, of each lane. A host
-        knows its own lanes; the others are 0, so that the sum over hosts is the whole.
+      batch: the objective's features, with a leading axis of rows, and `row`, int32 [rows]: each row's number in the
+        global batch.
+      state: uint64 [lanes, words]: where each lane stands. Of what is indexed that is the next window's place in the
+        order, and the next piece of it. A host knows its own lanes; the others are 0, so that the sum over hosts is the
+        whole.
       counts: what is in the batch.
     """
 
@@ -67,13 +72,15 @@ class Pipeline:
 
     def __init__(
         self,
-        documents: Documents,
-        example: Example,
+        corpus: Corpus | StreamedCorpus,
+        objective: Any,
         *,
         sequence_length: int,
         batch_size: int,
         lanes: int,
         seed: int,
+        shuffle_window: int = 1024,
+        skip: Sequence[tuple[int, int]] = (),
         host_index: int = 0,
         host_count: int = 1,
         state: np.ndarray | None = None,
@@ -82,39 +89,37 @@ class Pipeline:
         """Starts preparing batches.
 
         Args:
-          documents: the split.
-          example: the objective's; see `packing.ExampleMaker`.
+          corpus: the split.
+          objective: makes the examples.
           sequence_length: tokens a row.
           batch_size: rows of the global batch.
           lanes: independent streams; they divide the batch, and hosts divide them.
           seed: of the order and of the objective's randomness.
+          shuffle_window: documents that are permuted together where the corpus is streamed.
+          skip: ranges [a, b) of the order's examples that are left out.
           host_index: which host this is.
           host_count: hosts that share the batch.
           state: where to go on, as the whole `Prepared.state` after the last batch; None begins.
           prefetch: batches prepared ahead.
 
         Raises:
-          ExperimentError: when batch, lanes and hosts do not divide, or the objective's examples do not fit.
+          ExperimentError: when batch, lanes and hosts do not divide.
         """
         _check_division(batch_size, lanes, host_count)
-        windows = Windows(documents, sequence_length)
-        self._maker = ExampleMaker(windows, example, seed)
-        shares = windows.shares()
-        order = Mixed(shares, seed) if len(shares) > 1 else Shuffled(len(windows), seed)
+        self._maker = ExampleMaker(objective.example, objective.features(sequence_length), sequence_length, seed)
         own = lanes // host_count
         self._first, self._rows_per_lane = host_index * own, batch_size // lanes
-        self._state = _starting_state(lanes) if state is None else _checked_state(state, lanes)
-        self._lanes = [
-            Lane(
-                self._maker,
-                order,
-                index=int(self._state[lane, 0]),
-                piece=int(self._state[lane, 1]),
-                stride=lanes,
-            )
-            for lane in range(self._first, self._first + own)
-        ]
-        self._empty = self._maker.empty_batch(own * self._rows_per_lane)
+        words = 2 if isinstance(corpus, Corpus) else StreamReader.words(corpus) + 1
+        self._state = np.zeros((lanes, words), np.uint64) if state is None else _checked_state(state, lanes, words)
+        open_reader = (
+            IndexedReader.factory(corpus, sequence_length, batch_size, lanes, seed, skip)
+            if isinstance(corpus, Corpus)
+            else StreamReader.factory(corpus, sequence_length, batch_size, lanes, seed, skip, shuffle_window)
+        )
+        self._lanes = []
+        for lane in range(self._first, self._first + own):
+            *place, piece = self._state[lane].tolist()
+            self._lanes.append(Lane(self._maker, open_reader(lane, place), piece))
         rows = np.arange(own * self._rows_per_lane, dtype=np.int32)
         self._row_numbers = rows + np.int32(self._first * self._rows_per_lane)
         self._stop = threading.Event()
@@ -161,7 +166,7 @@ class Pipeline:
                 return
 
     def _prepare(self) -> Prepared:
-        batch = {name: np.zeros_like(values) for name, values in self._empty.items()}
+        batch = self._maker.empty_batch(len(self._row_numbers))
         tokens = dropped = 0
         for number, lane in enumerate(self._lanes):
             for row in range(number * self._rows_per_lane, (number + 1) * self._rows_per_lane):
@@ -170,19 +175,16 @@ class Pipeline:
         batch["row"] = self._row_numbers
         state = np.zeros_like(self._state)
         for number, lane in enumerate(self._lanes, self._first):
-            state[number] = lane.index, lane.piece
-        counts = Counts(tokens, batch["segment_ids"].size, dropped, self._epoch())
-        return Prepared(batch, state, counts)
-
-    def _epoch(self) -> float:
-        """Windows that this host's lanes have gone through, over their share of the split."""
-        gone = sum(lane.index - first for first, lane in enumerate(self._lanes, self._first))
-        return gone / len(self._lanes) / len(self._maker.windows)
+            state[number] = lane.state()
+        epoch = sum(lane.reader.epoch() for lane in self._lanes) / len(self._lanes)
+        places = len(self._row_numbers) * self._maker.length
+        examples = int(state[:, 0].max()) * len(state)
+        return Prepared(batch, state, Counts(tokens, places, dropped, epoch, examples))
 
 
 def evaluation_batches(
-    documents: Documents,
-    example: Example,
+    corpus: Corpus,
+    objective: Any,
     *,
     sequence_length: int,
     batch_size: int,
@@ -192,11 +194,11 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """The split once, in order: every token in one row of one batch.
 
-    All batches have the same shape: the last is filled up with empty rows, whose `segment_ids` are 0.
+    All batches have the same shape: the last is filled up with empty rows, which are zeros.
 
     Args:
-      documents: the split.
-      example: the objective's.
+      corpus: the split.
+      objective: makes the examples.
       sequence_length: tokens a row.
       batch_size: rows of the global batch.
       seed: of the objective's randomness, which is the same each time.
@@ -205,21 +207,27 @@ def evaluation_batches(
 
     Yields:
       Features as in `Prepared.batch`.
+
+    Raises:
+      ExperimentError: when the objective makes no example of the whole split.
     """
     if batch_size % host_count:
         raise ExperimentError("data.batch_size", f"{batch_size} rows cannot be shared by {host_count} hosts")
-    maker = ExampleMaker(Windows(documents, sequence_length), example, seed)
-    count = len(maker.windows)
-    lane = Lane(maker, Sequential(count), index=0, stop=count)
-    empty = maker.empty_batch(batch_size)
+    maker = ExampleMaker(objective.example, objective.features(sequence_length), sequence_length, seed)
+    windows = Windows(corpus, sequence_length)
+    lane = Lane(maker, IndexedReader(windows, Sequential(len(windows)), stop=len(windows)))
     rows = batch_size // host_count
     own = slice(host_index * rows, (host_index + 1) * rows)
-    while lane.index < count:
-        batch = {name: np.zeros_like(values) for name, values in empty.items()}
-        for row in range(batch_size):
-            lane.fill(batch, row)
+    laid = 0
+    while not lane.ended():
+        batch = maker.empty_batch(batch_size)
+        laid += sum(lane.fill(batch, row)[0] for row in range(batch_size))
         batch["row"] = np.arange(batch_size, dtype=np.int32)
         yield {name: values[own] for name, values in batch.items()}
+    if not laid:
+        raise ExperimentError(
+            "objective", "it makes no example of any document; it needs longer ones, or another split"
+        )
 
 
 def _check_division(batch_size: int, lanes: int, host_count: int) -> None:
@@ -234,16 +242,16 @@ def _check_division(batch_size: int, lanes: int, host_count: int) -> None:
         )
 
 
-def _starting_state(lanes: int) -> np.ndarray:
-    """Lane l begins with the l-th window of the order."""
-    return np.stack([np.arange(lanes, dtype=np.uint64), np.zeros(lanes, np.uint64)], axis=1)
-
-
-def _checked_state(state: Any, lanes: int) -> np.ndarray:
+def _checked_state(state: Any, lanes: int, words: int) -> np.ndarray:
     state = np.asarray(state)
-    if state.shape != (lanes, 2):
+    if len(state) != lanes:
         raise UserError(
             f"data.lanes: the checkpoint stands in {len(state)} lanes and the experiment has {lanes}; a run keeps its"
             " number of lanes"
+        )
+    if state.shape[1] != words:
+        raise UserError(
+            "data.streaming: the checkpoint's place in the data is not one of this kind of reading; a run keeps"
+            " data.streaming and the components of its mixture"
         )
     return state.astype(np.uint64)

@@ -7,7 +7,7 @@ else in the program.
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 
 from t5x_like import registry
 from t5x_like.data import sources
-from t5x_like.data.documents import Documents
+from t5x_like.data.documents import Component, Corpus, Documents, Stage
+from t5x_like.data.stream import Stream, StreamedCorpus
 from t5x_like.data.tasks import VOCABULARY_FILE, TextTask
 from t5x_like.data.vocabulary import PAD_ID, Vocabulary
 from t5x_like.errors import ExperimentError, UserError
@@ -25,7 +26,7 @@ _WHERE = "data.task.mixture"
 
 @dataclass(frozen=True, kw_only=True)
 class SeqioTask:
-    """A task or mixture of SeqIO's registries, read once into memory and from there on like any other.
+    """A task or mixture of SeqIO's registries, read once into memory and from there on like any other, or streamed.
 
     A mixture keeps its rates. As SeqIO does, it leaves out tasks that lack the split.
 
@@ -50,7 +51,11 @@ class SeqioTask:
         """The feature's vocabulary: a `Vocabulary` where SeqIO's is SentencePiece, and otherwise one like it."""
         return self._vocabulary
 
-    def open(self, split: str) -> Documents:
+    def has_split(self, split: str) -> bool:
+        """Whether SeqIO's task, or a task of its mixture, has it."""
+        return split in self._provider.splits
+
+    def open(self, split: str) -> Corpus:
         """The examples of a split as documents, each ended once, task after task in SeqIO's unshuffled order.
 
         Raises:
@@ -65,16 +70,42 @@ class SeqioTask:
         vocabulary = self._vocabulary
         return {VOCABULARY_FILE: vocabulary.model} if isinstance(vocabulary, Vocabulary) else {}
 
-    def fingerprint(self, split: str) -> str:
-        """SHA-256 of the split's tokens and their documents: SeqIO has no digest of a source."""
-        documents = self.open(split)
-        total = hashlib.sha256(json.dumps([documents.tokens.dtype.name, documents.components]).encode())
-        for values in (documents.tokens, documents.offsets):
-            total.update(np.ascontiguousarray(values).data)
-        return total.hexdigest()
+    def stream(self, split: str) -> StreamedCorpus:
+        """The same, as SeqIO's shards of each task: for what does not fit into memory, such as C4.
+
+        A mixture's rates are read as shares of the tokens: how long a task's examples are is not known.
+        """
+        vocabulary = self._vocabulary
+
+        def encode(examples: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return [ids.astype(vocabulary.dtype) for ids in map(self._end_once, examples)]
+
+        rates = self._rates(split)
+        parts = tuple(
+            Stream(task.name, self._shards(task, split), lambda shard, record: True, encode, vocabulary.dtype)
+            for task, _ in rates
+        )
+        return StreamedCorpus(parts, (Stage(0, tuple(rate for _, rate in rates)),) if len(parts) > 1 else ())
+
+    def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """SHA-256 of the split's tokens and their documents: SeqIO has no digest of a source.
+
+        Of what is streamed, the names of tasks and their files.
+        """
+        if streamed:
+            rates = self._rates(split)
+            names = [[task.name, list(task.source.list_shards(split))] for task, _ in rates]
+            return {_WHERE: json.dumps(names), f"{_WHERE} rates": json.dumps([rate for _, rate in rates])}
+        corpus = self.open(split)
+        total = hashlib.sha256(json.dumps([part.name for part in corpus.components]).encode())
+        for documents in corpus.shards:
+            total.update(documents.tokens.dtype.name.encode())
+            for values in (documents.tokens, documents.offsets):
+                total.update(np.ascontiguousarray(values).data)
+        return {_WHERE: total.hexdigest(), f"{_WHERE} rates": json.dumps(corpus.stages)}
 
     @functools.cached_property
-    def _opened(self) -> dict[str, Documents]:
+    def _opened(self) -> dict[str, Corpus]:
         return {}
 
     @functools.cached_property
@@ -111,47 +142,85 @@ class SeqioTask:
             return Vocabulary(vocabulary.sp_model, _WHERE, self.mixture)
         return _Wrapped(vocabulary)
 
-    def _read(self, split: str) -> Documents:
-        provider, vocabulary = self._provider, self._vocabulary
+    def _rates(self, split: str) -> list[tuple[Any, float]]:
+        """(task, rate) of what the mixture reads of a split."""
+        provider = self._provider
         if split not in provider.splits:
             known = registry.suggest(split, sorted(provider.splits))
             raise ExperimentError("data.split", f"{self.mixture} has no split {split!r}; {known}")
         mixed = getattr(provider, "tasks", None)
         rates = [(task, provider.get_rate(task)) for task in mixed] if mixed else [(provider, 1.0)]
-        rates = [(task, rate) for task, rate in rates if rate > 0 and split in task.splits]
+        return [(task, rate) for task, rate in rates if rate > 0 and split in task.splits]
+
+    def _read(self, split: str) -> Corpus:
+        rates, vocabulary = self._rates(split), self._vocabulary
         parts = [self._read_task(task, split, vocabulary) for task, _ in rates]
         if not sum(map(len, parts)):
             raise ExperimentError("data.split", f"split {split!r} of {self.mixture} is empty")
         if len(parts) == 1:
-            return parts[0]
+            return Corpus.of(parts[0])
         # SeqIO's rates are shares of the examples, and a component's weight is its share of the tokens.
         weights = [rate * len(part.tokens) / max(len(part), 1) for (_, rate), part in zip(rates, parts, strict=True)]
-        return Documents.mix(parts, weights)
+        components = tuple(Component(task.name, (part,)) for (task, _), part in zip(rates, parts, strict=True))
+        return Corpus(components, (Stage(0, tuple(weights)),))
 
     def _read_task(self, task: Any, split: str, vocabulary: Any) -> Documents:
+        examples = (example for _, example in self._examples(task, split))
+        return Documents.collect(self._ended(examples, vocabulary), vocabulary.dtype)
+
+    def _examples(self, task: Any, split: str, shard: Any = None, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, the feature) of the examples of a task or a shard of it, from number `start` on."""
         try:
             dataset = task.get_dataset(
-                sequence_length=None, split=split, use_cached=self.use_cached, shuffle=False, seed=0, num_epochs=1
+                sequence_length=None,
+                split=split,
+                use_cached=self.use_cached,
+                shuffle=False,
+                seed=0,
+                num_epochs=1,
+                shard_info=shard,
             )
-            examples = (example[self.feature] for example in dataset.as_numpy_iterator())
-            return Documents.collect(self._ended(examples, vocabulary), vocabulary.dtype)
-        except UserError:
-            raise
+            for number, example in enumerate(dataset.skip(start).as_numpy_iterator(), start):
+                yield number, example[self.feature]
         except Exception as error:  # whatever a user's preprocessors and TensorFlow raise
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise ExperimentError(_WHERE, f"SeqIO cannot read {task.name!r}: {first_line}") from error
 
+    def _shards(self, task: Any, split: str) -> tuple["_Shard", ...]:
+        import seqio
+
+        count = len(task.source.list_shards(split))
+        return tuple(_Shard(self, task, split, seqio.ShardInfo(index, count)) for index in range(count))
+
     def _ended(self, examples: Iterable[np.ndarray], vocabulary: Any) -> Iterator[tuple[np.ndarray, int]]:
         """(tokens with one end, UTF-8 bytes of their text) of each example that has tokens."""
         for ids in examples:
-            if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-                raise ExperimentError(
-                    "data.task.feature",
-                    f"{self.feature!r} is {ids.dtype.name} of {ids.ndim} dimensions; it must be a list of token ids",
-                )
-            text = np.flatnonzero((ids != PAD_ID) & (ids != vocabulary.eos_id))
-            ids = ids[: text[-1] + 1] if len(text) else ids[:0]
-            yield np.append(ids, vocabulary.eos_id), len(str(vocabulary.decode(ids.tolist())).encode())
+            ids = self._end_once(ids)
+            yield ids, len(str(vocabulary.decode(ids[:-1].tolist())).encode())
+
+    def _end_once(self, ids: np.ndarray) -> np.ndarray:
+        """An example's tokens without padding, and with one end."""
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise ExperimentError(
+                "data.task.feature",
+                f"{self.feature!r} is {ids.dtype.name} of {ids.ndim} dimensions; it must be a list of token ids",
+            )
+        text = np.flatnonzero((ids != PAD_ID) & (ids != self._vocabulary.eos_id))
+        return np.append(ids[: text[-1] + 1] if len(text) else ids[:0], self._vocabulary.eos_id)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One of SeqIO's shards of a task."""
+
+    door: SeqioTask
+    task: Any
+    split: str
+    info: Any
+
+    def records(self, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, tokens) of the examples from number `start` on; SeqIO makes those before, too."""
+        return self.door._examples(self.task, self.split, self.info, start)
 
 
 class _Wrapped:
@@ -199,9 +268,8 @@ def as_seqio(task: TextTask, name: str) -> Any:
 
     def read(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
         """The documents in corpus order; SeqIO shuffles examples, and there are no files to shuffle."""
-        documents = task.open(split)
         return tf.data.Dataset.from_generator(
-            lambda: ({"targets": documents.document(number)[:-1]} for number in range(len(documents))),
+            lambda: ({"targets": d.document(n)[:-1]} for d in task.open(split).shards for n in range(len(d))),
             output_signature={"targets": tf.TensorSpec((None,), tf.int32)},
         )
 

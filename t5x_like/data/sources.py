@@ -1,7 +1,6 @@
 """Files of JSON lines, plain or compressed, on a disk or an object store, as texts.
 
-A corpus is one file or a glob. Its documents are the lines of its files, the files sorted by name; a document's number
-is its place in that order.
+A corpus is one file or a glob. Its documents are the lines of its files, the files sorted by name.
 """
 
 import contextlib
@@ -92,6 +91,9 @@ def digest(files: list[epath.Path], where: str) -> str:
 def read_texts(files: list[epath.Path], field: str, where: str) -> Iterator[tuple[int, str]]:
     """(document number, text) of every document; blank lines are no documents.
 
+    A document's number is its place in its file plus the file's place in the corpus: it is known without reading the
+    files before.
+
     Args:
       files: as `find` gives them.
       field: the key of the text in each line's object.
@@ -101,14 +103,36 @@ def read_texts(files: list[epath.Path], field: str, where: str) -> Iterator[tupl
       UserError: for the first line that is not an object with the text, by file and line.
       ExperimentError: for a file that cannot be read or decompressed, or a corpus without a line.
     """
-    number = 0
-    for file in files:
-        for line_number, line in enumerate(_lines(file, f"{where}.path"), 1):
-            if line.strip():
-                yield number, _text(line, field, f"{file}, line {line_number}", where)
-                number += 1
-    if not number:
+    found = False
+    for place, file in enumerate(files):
+        for number, text in records(file, field, where):
+            found = True
+            yield place + number, text
+    if not found:
         raise ExperimentError(f"{where}.path", f"there is no document in {', '.join(map(str, files))}")
+
+
+def records(file: epath.Path, field: str, where: str, start: int = 0) -> Iterator[tuple[int, str]]:
+    """(place in the file, text) of the documents of one file from place `start` on; those before are not parsed.
+
+    Raises:
+      as `read_texts`.
+    """
+    number = 0
+    for line_number, line in enumerate(_lines(file, f"{where}.path"), 1):
+        if line.strip():
+            if number >= start:
+                yield number, _text(line, field, f"{file}, line {line_number}", where)
+            number += 1
+
+
+def stamp(files: list[epath.Path], where: str) -> str:
+    """SHA-256 over names and sizes of the files: what can be told of them without reading."""
+    total = hashlib.sha256()
+    for file in files:
+        with _explained(file, where):
+            total.update(f"{file.name} {file.stat().length}\n".encode())
+    return total.hexdigest()
 
 
 def _glob(pattern: epath.Path) -> Iterator[epath.Path]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,8 @@ import numpy as np
 from t5x_like import registry
 from t5x_like.data import cache, sources
 from t5x_like.data import vocabulary as vocabularies
-from t5x_like.data.documents import Documents
+from t5x_like.data.documents import Corpus, Documents
+from t5x_like.data.stream import Stream, StreamedCorpus
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError
 
@@ -29,14 +30,20 @@ class Task(Protocol):
     def vocabulary(self) -> Any:
         """Has `encode`, `decode`, `size`, `pad_id`, `eos_id`."""
 
-    def open(self, split: str) -> Documents:
+    def has_split(self, split: str) -> bool:
+        """Whether there is a split of this name."""
+
+    def open(self, split: str) -> Corpus:
         """The documents of a split, as tokens."""
+
+    def stream(self, split: str) -> StreamedCorpus:
+        """The same, as files that are read and tokenised while training."""
 
     def assets(self) -> Mapping[str, bytes]:
         """Files to keep beside a checkpoint, by name: what it takes to read and write text as the model does."""
 
-    def fingerprint(self, split: str) -> str:
-        """A digest of everything that decides what `open` gives."""
+    def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """By field, a digest of what decides what `open`, or `stream`, gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +108,33 @@ class TextTask:
         """
         return self._vocabulary
 
-    def open(self, split: str) -> Documents:
+    def has_split(self, split: str) -> bool:
+        """Whether there is a split of this name."""
+        return split in self.splits
+
+    def open(self, split: str) -> Corpus:
         """The documents of a split, tokenised at the first time and read from the local cache after.
 
         Raises:
           UserError: for an unknown or empty split, a missing corpus, or a line that cannot be read.
         """
-        return cache.cached(self.fingerprint(split), lambda: self._tokenized(split))
+        key = hashlib.sha256(json.dumps(self.fingerprint(split)).encode()).hexdigest()
+        return Corpus.of(cache.cached(key, lambda: self._tokenized(split)))
+
+    def stream(self, split: str) -> StreamedCorpus:
+        """The files of the corpus, one a shard.
+
+        Raises:
+          ExperimentError: for an unknown split or a missing corpus.
+        """
+        rule, vocabulary = self._rule(split), self._vocabulary
+        shards = tuple(_File(file, self.field) for file in sources.find(self.path, f"{_WHERE}.path"))
+
+        def encode(texts: Sequence[str]) -> list[np.ndarray]:
+            return [np.array([*ids, vocabulary.eos_id], vocabulary.dtype) for ids in vocabulary.encode_many(texts)]
+
+        stream = Stream("", shards, lambda shard, record: rule.holds(shard + record), encode, vocabulary.dtype)
+        return StreamedCorpus((stream,))
 
     def texts(self, split: str) -> Iterator[str]:
         """The documents of a split as they are in the corpus, in its order."""
@@ -119,11 +146,17 @@ class TextTask:
         """The tokenizer."""
         return {VOCABULARY_FILE: self._vocabulary.model}
 
-    def fingerprint(self, split: str) -> str:
-        """SHA-256 of the corpus's files, the field, the tokenizer and the split's rule; paths do not count."""
-        rule = self._rule(split)
-        parts = [self._corpus_digest, self.field, self._vocabulary.digest, dataclasses.asdict(rule)]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """SHA-256 of the corpus's files and of the tokenizer, the field, and the split's rule; paths do not count.
+
+        What is streamed may be too large to be read twice: of its files only names and sizes count.
+        """
+        return {
+            f"{_WHERE}.path": self._corpus_stamp if streamed else self._corpus_digest,
+            f"{_WHERE}.field": self.field,
+            f"{_WHERE}.tokenizer": self._vocabulary.digest,
+            f"{_WHERE}.splits.{split}": json.dumps(dataclasses.asdict(self._rule(split))),
+        }
 
     def as_seqio(self, name: str = "") -> Any:
         """Registers the task in SeqIO's registry, which imports TensorFlow; see `seqio_bridge.as_seqio`."""
@@ -151,9 +184,26 @@ class TextTask:
         return vocabularies.load(self.tokenizer)
 
     @functools.cached_property
+    def _corpus_stamp(self) -> str:
+        where = f"{_WHERE}.path"
+        return sources.stamp(sources.find(self.path, where), where)
+
+    @functools.cached_property
     def _corpus_digest(self) -> str:
         where = f"{_WHERE}.path"
         return sources.digest(sources.find(self.path, where), where)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a corpus as a shard of a stream."""
+
+    file: Any
+    field: str
+
+    def records(self, start: int = 0) -> Iterator[tuple[int, str]]:
+        """(number, text) of the documents from number `start` on."""
+        return sources.records(self.file, self.field, _WHERE, start)
 
 
 SOTU = registry.Preset(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 
 from t5x_like.data.pipeline import evaluation_batches
 from t5x_like.errors import ExperimentError
@@ -50,15 +49,15 @@ class RunningLoss:
     def __init__(self, options: LossEvaluator, context: Context) -> None:
         """Opens the split and compiles nothing yet."""
         self.options, self.context = options, context
-        self.documents = context.task.open(options.split)
+        self.corpus = context.task.open(options.split)
         self.sums = jax.jit(self._sums)
 
     def run(self, state: State, step: int) -> Findings:
         """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
         experiment, totals = self.context.experiment, None
         batches = evaluation_batches(
-            self.documents,
-            self.context.program.objective.example,
+            self.corpus,
+            self.context.program.objective,
             sequence_length=experiment.data.sequence_length,
             batch_size=self.options.batch_size or experiment.data.batch_size,
             seed=experiment.seed,
@@ -70,7 +69,7 @@ class RunningLoss:
             totals = part if totals is None else jax.tree.map(jax.numpy.add, totals, part)
         sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
         metrics = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
-        total_bytes = int(np.sum(self.documents.byte_lengths))
+        total_bytes = self.corpus.bytes
         if "loss" in sums and total_bytes:
             metrics["bits_per_byte"] = sums["loss"][0] / math.log(2) / total_bytes
         return Findings(metrics)

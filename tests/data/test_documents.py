@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t5x_like.data.documents import Documents, Windows
+from t5x_like.data.documents import Component, Corpus, Documents, Windows
 
 
 def made_of(*lengths, dtype=np.uint16):
@@ -17,7 +17,7 @@ def made_of(*lengths, dtype=np.uint16):
 @pytest.mark.parametrize("length", [1, 3, 8, 100])
 def test_windows_hold_every_token_once(lengths, length):
     documents = made_of(*lengths)
-    windows = Windows(documents, length)
+    windows = Windows(Corpus.of(documents), length)
     pieces = [piece for w in range(len(windows)) for piece in windows.pieces(w)]
     assert np.array_equal(np.concatenate([piece.tokens for piece in pieces]), documents.tokens)
     for piece in pieces:
@@ -30,13 +30,13 @@ def test_windows_hold_every_token_once(lengths, length):
 
 
 def test_all_windows_but_the_last_are_full():
-    windows = Windows(made_of(3, 1, 4, 1, 5), 4)
+    windows = Windows(Corpus.of(made_of(3, 1, 4, 1, 5)), 4)
     assert [sum(len(p.tokens) for p in windows.pieces(w)) for w in range(len(windows))] == [4, 4, 4, 2]
 
 
 def test_tokens_above_16_bits():
     documents = Documents.collect([(np.array([70_000, 262_143]), 1)], np.dtype(np.uint32))
-    (piece,) = Windows(documents, 8).pieces(0)
+    (piece,) = Windows(Corpus.of(documents), 8).pieces(0)
     assert piece.tokens.tolist() == [70_000, 262_143]
 
 
@@ -52,11 +52,19 @@ def test_arrays_that_do_not_belong_together_are_refused():
             Documents(tokens, offsets, byte_lengths)
 
 
-def test_mixture_shares_windows_by_where_they_begin():
-    parts = [made_of(3, 4), made_of(2), made_of(10), Documents.collect([], np.dtype(np.uint16))]
-    mixed = Documents.mix(parts, [1.0, 2.0, 3.0, 4.0])
-    assert mixed.offsets.tolist() == [0, 3, 7, 9, 19]
-    assert len(mixed) == 4
-    # Windows begin at 0, 4 (first part), 8 (second), 12 and 16 (third); at length 10, the second has none.
-    assert Windows(mixed, 4).shares() == [(2, 1.0), (1, 2.0), (2, 3.0)]
-    assert Windows(mixed, 10).shares() == [(1, 1.0), (1, 3.0)]
+def test_windows_are_numbered_through_shards_and_components():
+    empty = Documents.collect([], np.dtype(np.uint16))
+    parts = [Component("a", (made_of(3, 4), made_of(2))), Component("b", (empty,)), Component("c", (made_of(10),))]
+    corpus = Corpus(tuple(parts))
+    windows = Windows(corpus, 4)
+    assert windows.counts() == [3, 0, 3]
+    assert corpus.bytes == 3 * (3 + 4 + 2 + 10)
+    read = [[p.tokens.tolist() for p in windows.pieces(number)] for number in range(len(windows))]
+    assert read == [
+        [[5, 6, 7], [8]],
+        [[9, 10, 11]],
+        [[5, 6]],
+        [[5, 6, 7, 8]],
+        [[9, 10, 11, 12]],
+        [[13, 14]],
+    ]

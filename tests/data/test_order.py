@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t5x_like.data.order import Mixed, Sequential, Shuffled
+from t5x_like.data.order import Blend, Mixed, Sequential, Shuffled
 
 
 def windows_of(order, start, stop):
@@ -72,25 +72,76 @@ def test_sequential_is_the_index():
     assert windows.tolist() == [0, 1, 2, 3, 4]
 
 
+# ---- Mixtures ----
+
+
+def mixed(counts, *blends, seed=1):
+    return Mixed(counts, [Blend(begin, weights) for begin, weights in blends], seed)
+
+
+def numbered_through(order, total):
+    """The examples' components; each component's own examples are 0, 1, 2, … in the order of the run."""
+    components, own = order.own(np.arange(total, dtype=np.uint64))
+    for number in np.unique(components):
+        assert np.array_equal(own[components == number], np.arange((components == number).sum()))
+    return components
+
+
 def test_mixture_keeps_its_weights_and_reads_each_component_whole():
-    shares = [(100, 3.0), (1000, 1.0), (7, 4.0)]
-    epochs, windows = Mixed(shares, seed=1).locate(np.arange(8192, dtype=np.uint64))
+    counts, weights = [100, 1000, 7], (3.0, 1.0, 4.0)
+    order = mixed(counts, (0, weights))
+    components = numbered_through(order, 3 * 4096)
+    epochs, windows = order.locate(np.arange(8192, dtype=np.uint64))
     bounds = [0, 100, 1100, 1107]
-    for number, (count, weight) in enumerate(shares):
+    for number, (count, weight) in enumerate(zip(counts, weights, strict=True)):
+        for cycle in range(3):
+            assert abs((components[4096 * cycle :][:4096] == number).sum() - 4096 * weight / 8) <= 1
         inside = (windows >= bounds[number]) & (windows < bounds[number + 1])
-        assert abs(inside.sum() - 8192 * weight / 8) <= 4  # of each cycle, to the rounding
+        assert np.array_equal(inside, components[:8192] == number)
         for epoch in range(int(inside.sum()) // count):
             passed = windows[inside & (epochs == epoch)]
             assert np.array_equal(np.sort(passed), np.arange(bounds[number], bounds[number + 1]))
 
 
+@pytest.mark.parametrize("begin", [1, 4095, 4096, 4097, 10_000])
+def test_a_change_of_weights_repeats_and_skips_nothing(begin):
+    order = mixed([50, 60, 70], (0, (1.0, 1.0, 0.0)), (begin, (0.0, 1.0, 3.0)), (begin + 5000, (1.0, 0.0, 0.0)))
+    components = numbered_through(order, begin + 12_000)
+    assert set(components[:begin].tolist()) <= {0, 1}
+    assert set(components[begin:][:5000].tolist()) == {1, 2}
+    assert set(components[begin + 5000 :].tolist()) == {0}
+    assert (components[begin:][:4096] == 2).sum() == 3072
+
+
+def test_places_of_a_mixture_are_independent_of_each_other():
+    order = mixed([50, 60], (0, (1.0, 2.0)), (9000, (2.0, 1.0)))
+    indices = np.array([8999, 0, 9000, 10**13, 123, 10**13], np.uint64)
+    together = order.locate(indices)
+    for place, index in enumerate(indices):
+        alone = mixed([50, 60], (0, (1.0, 2.0)), (9000, (2.0, 1.0))).locate(np.array([index]))
+        assert (alone[0][0], alone[1][0]) == (together[0][place], together[1][place])
+
+
 def test_mixture_is_mixed_from_the_start_and_by_the_seed():
-    first, again, other = (windows_of(Mixed([(1000, 1.0), (1000, 1.0)], seed), 0, 400) >= 1000 for seed in (0, 0, 1))
+    first, again, other = (
+        windows_of(mixed([1000, 1000], (0, (1.0, 1.0)), seed=seed), 0, 400) >= 1000 for seed in (0, 0, 1)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert 150 < first.sum() < 250
 
 
-def test_small_weight_is_not_lost():
-    windows = windows_of(Mixed([(10, 1e9), (10, 1.0)], 0), 0, 4096 * 3)
-    assert (windows >= 10).sum() == 3
+@pytest.mark.parametrize("weight", [1e-2, 1e-4, 3e-6])
+def test_small_shares_are_exact_in_the_long_run(weight):
+    order = mixed([10, 10], (0, (1.0 - weight, weight)))
+    total = 4096 * 1000
+    _, own = order.own(np.arange(total - 4096, total, dtype=np.uint64))
+    assert numbered_through(order, 4096).shape == (4096,)
+    assert abs(int(own.max()) - (1 - weight) * total) <= 2
+
+
+@pytest.mark.parametrize("weights", [(1.0,) * 300, tuple(1.0 / n for n in range(1, 200))], ids=["equal", "harmonic"])
+def test_many_components(weights):
+    order = mixed([5] * len(weights), (0, weights))
+    counts = np.bincount(numbered_through(order, 3 << 17), minlength=len(weights))
+    assert np.abs(counts - (3 << 17) * np.array(weights) / sum(weights)).max() < len(weights)

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from t5x_like.data.documents import Documents
+from t5x_like.data.documents import Component, Corpus, Documents, Stage
 from t5x_like.data.pipeline import Pipeline, evaluation_batches
 from t5x_like.errors import ExperimentError, UserError
 
@@ -34,8 +34,21 @@ def noisy(record, rng):
 SHAPE = {"sequence_length": 16, "batch_size": 8, "lanes": 8, "seed": 3}
 
 
+class Packs:
+    """An objective as far as the pipeline goes: packed rows of what `example` makes."""
+
+    def __init__(self, example):
+        self.example = example
+
+    def features(self, length):
+        floats = {"noise": np.float32} if self.example is noisy else {}
+        names = ("inputs", "targets", "segment_ids", "positions", *floats)
+        return {name: np.zeros(length, floats.get(name, np.int32)) for name in names}
+
+
 def take(count, documents, example, **options):
-    pipeline = Pipeline(documents, example, **{**SHAPE, **options})
+    corpus = Corpus.of(documents) if isinstance(documents, Documents) else documents
+    pipeline = Pipeline(corpus, Packs(example), **{**SHAPE, **options})
     try:
         return list(itertools.islice(pipeline, count))
     finally:
@@ -117,7 +130,7 @@ def test_state_is_small_and_far_places_are_found_at_once(documents):
     (prepared,) = take(1, documents, causal)
     assert prepared.state.dtype == np.uint64
     assert prepared.state.nbytes == 16 * 8
-    far = prepared.state + np.array([[8 * 10**12, 0]], np.uint64)
+    far = prepared.state + np.array([[10**12, 0]], np.uint64)
     assert len(take(2, documents, causal, state=far)) == 2
 
 
@@ -185,9 +198,71 @@ def test_fewer_windows_than_lanes():
 
 def test_mixture_is_read_by_its_weights(documents):
     shifted = Documents(documents.tokens + np.uint16(5000), documents.offsets, documents.byte_lengths)
-    mixed = Documents.mix([documents, shifted], [1.0, 3.0])
+    components = (Component("plain", (documents,)), Component("shifted", (shifted,)))
+    mixed = Corpus(components, (Stage(0, (1.0, 3.0)),))
     targets = np.concatenate([real(p.batch) for p in take(100, mixed, causal)])
     assert 0.70 < (targets > 5000).mean() < 0.80
+
+
+@pytest.mark.parametrize("skip", [[(16, 24)], [(16, 24), (40, 64)], [(12, 20)], [(8, 8 * 10**9)]], ids=str)
+def test_skipped_examples_are_left_out(documents, skip):
+    """One window a row: example i is row i % 8 of batch i // 8, and each lane goes on with its own next one."""
+    whole = take(40, documents, causal, sequence_length=5)
+    skipped = take(6, documents, causal, sequence_length=5, skip=skip)
+    for lane in range(8):
+        kept = [b for b in range(40) if not any(begin <= 8 * b + lane < end for begin, end in skip)]
+        for number, batch in zip(kept, skipped, strict=False):
+            assert np.array_equal(batch.batch["targets"][lane], whole[number].batch["targets"][lane])
+    (resumed,) = take(1, documents, causal, sequence_length=5, skip=skip, state=skipped[1].state)
+    assert_equal(resumed.batch, skipped[2].batch)
+
+
+def test_a_list_of_skips_may_change_on_resumption(documents):
+    whole = take(20, documents, causal, sequence_length=5)
+    (resumed,) = take(1, documents, causal, sequence_length=5, state=whole[3].state, skip=[(32, 96)])
+    assert_equal(resumed.batch, whole[12].batch)
+
+
+class Rows:
+    """An objective whose examples are rows by themselves: a table of unequal sides, and whether there is one."""
+
+    def features(self, length):
+        return {"table": np.zeros((2, length), np.int32), "weight": np.zeros((), np.float32)}
+
+    def example(self, record, rng):
+        half = len(record["tokens"]) // 2
+        table = np.zeros((2, max(half, 1)), np.int32)
+        table[0, :half] = record["tokens"][:half]
+        table[1, :half] = record["tokens"][half : 2 * half]
+        return {"table": table, "weight": np.float32(1)} if half else {}
+
+
+def test_without_segments_an_example_is_a_row(documents):
+    pipeline = Pipeline(Corpus.of(documents), Rows(), **SHAPE)
+    batches = list(itertools.islice(pipeline, 30))
+    pipeline.close()
+    for prepared in batches:
+        assert set(prepared.batch) == {"table", "weight", "row"}
+        assert prepared.batch["table"].shape == (8, 2, 16)
+        assert (prepared.batch["weight"] == 1).all()
+        for sides in prepared.batch["table"]:
+            length = (sides[0] > 0).sum()
+            assert (sides[:, :length] > 0).all()
+            assert not sides[:, length:].any()
+            assert (np.diff(np.concatenate([sides[0, :length], sides[1, :length]])) == 1).all()
+
+
+def test_a_row_that_does_not_fit_is_an_error(documents):
+    class TooLong(Rows):
+        def example(self, record, rng):
+            return {"table": np.zeros((3, 1), np.int32), "weight": np.float32(1)}
+
+    pipeline = Pipeline(Corpus.of(documents), TooLong(), **SHAPE)
+    with pytest.raises(
+        ExperimentError, match=r"^data.sequence_length: an example's 'table' of shape \[3, 1\] does not"
+    ):
+        next(pipeline)
+    pipeline.close()
 
 
 # ---- Evaluation ----
@@ -200,7 +275,12 @@ def test_evaluation_reads_everything_once_in_order(documents, batch_size, hosts)
     parts = [
         list(
             evaluation_batches(
-                documents, causal, sequence_length=16, batch_size=batch_size, host_index=h, host_count=hosts
+                Corpus.of(documents),
+                Packs(causal),
+                sequence_length=16,
+                batch_size=batch_size,
+                host_index=h,
+                host_count=hosts,
             )
         )
         for h in range(hosts)
@@ -243,7 +323,7 @@ def test_what_goes_wrong_ahead_is_raised_at_its_turn(documents):
             raise RuntimeError("the objective failed")
         return causal(record, rng)
 
-    pipeline = Pipeline(documents, failing, **SHAPE)
+    pipeline = Pipeline(Corpus.of(documents), Packs(failing), **SHAPE)
     expected = take(200, documents, causal)
     good = []
     with pytest.raises(RuntimeError, match="the objective failed"):
@@ -258,7 +338,7 @@ def test_what_goes_wrong_ahead_is_raised_at_its_turn(documents):
 
 def test_close_ends_the_thread_and_may_be_called_again(documents):
     before = set(threading.enumerate())
-    pipeline = Pipeline(documents, causal, **{**SHAPE, "prefetch": 1})
+    pipeline = Pipeline(Corpus.of(documents), Packs(causal), **{**SHAPE, "prefetch": 1})
     assert set(threading.enumerate()) - before
     next(pipeline)
     pipeline.close()

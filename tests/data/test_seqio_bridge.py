@@ -34,7 +34,8 @@ import tensorflow as tf
 found = {"registered": [registered.name, sorted(registered.splits), seqio.TaskRegistry.get("own") is registered]}
 
 
-def arrays(documents):
+def arrays(corpus):
+    (documents,) = corpus.shards
     return [documents.tokens.tolist(), documents.offsets.tolist(), documents.byte_lengths.tolist()]
 
 
@@ -76,7 +77,7 @@ add("unended", texts, vocabulary, [seqio.preprocessors.tokenize])
 found["unended task"] = arrays(SeqioTask(mixture="unended").open("train"))
 add("bytes", ["héllo", "x"], seqio.ByteVocabulary())
 task = SeqioTask(mixture="bytes")
-documents = task.open("train")
+(documents,) = task.open("train").shards
 found["bytes task"] = [documents.byte_lengths.tolist(), task.vocabulary().decode(documents.document(0)),
                        task.vocabulary().size, dict(task.assets()), task.vocabulary().encode("A")]
 
@@ -86,10 +87,33 @@ add("long", ["plenty " * 20] * 100, vocabulary)
 seqio.MixtureRegistry.add("mixed", [("short", 3.0), ("long", 1.0)])
 seqio.MixtureRegistry.add("nothing of short", [("short", 0.0), ("long", 1.0)])
 mixed = SeqioTask(mixture="mixed").open("train")
-found["components"] = [(c.documents, c.weight) for c in mixed.components]
-found["lengths"] = [int(mixed.offsets[1]), int(mixed.offsets[-1] - mixed.offsets[-2])]
-found["one part"] = [list(c) for c in SeqioTask(mixture="nothing of short").open("train").components]
+found["components"] = list(zip([c.documents for c in mixed.components], mixed.stages[0].weights))
+found["lengths"] = [int(shard.offsets[1]) for shard in mixed.shards]
+found["one part"] = list(SeqioTask(mixture="nothing of short").open("train").stages)
 found["digests differ"] = SeqioTask(mixture="mixed").fingerprint("train") != task.fingerprint("train")
+
+# The same, streamed through the pipeline, resumed from the middle.
+from t5x_like.data.pipeline import Pipeline
+from t5x_like.objectives.causal_lm import CausalLM
+
+
+def streamed(count, state=None):
+    corpus = SeqioTask(mixture="mixed").stream("train")
+    shape = {"sequence_length": 16, "batch_size": 4, "lanes": 2, "seed": 0, "shuffle_window": 50}
+    pipeline = Pipeline(corpus, CausalLM(), state=state, **shape)
+    prepared = [next(pipeline) for _ in range(count)]
+    pipeline.close()
+    return [p.batch["targets"].tolist() for p in prepared], prepared[-1].state
+
+
+whole, _ = streamed(40)
+head, state = streamed(17)
+tail, _ = streamed(23, state)
+found["streamed"] = [head + tail == whole, sorted({len({*row}) for batch in whole for row in batch})]
+ids = {token for batch in whole for row in batch for token in row}
+found["streamed ids"] = [sorted(ids), sorted({t for shard in mixed.shards for t in shard.tokens.tolist()})]
+one = SeqioTask(mixture="mixed").fingerprint("train", streamed=True)
+found["streamed fingerprint"] = [one == SeqioTask(mixture="mixed").fingerprint("train", streamed=True), sorted(one)]
 
 # What can be wrong.
 add("nothing", [], vocabulary)
@@ -184,6 +208,12 @@ def test_mixture_keeps_its_rates(found):
     long_length, short_length = found["lengths"]
     assert np.isclose(short_weight / long_weight, 3.0 * short_length / (1.0 * long_length))
     assert found["one part"] == []
+
+
+def test_what_is_streamed_goes_on_where_it_stopped(found):
+    assert found["streamed"][0]
+    assert found["streamed ids"][0] == found["streamed ids"][1]
+    assert found["streamed fingerprint"] == [True, ["data.task.mixture", "data.task.mixture rates"]]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,227 @@
+"""Mixtures: several tasks read as one corpus, each at its rate, and other rates from a later step on.
+
+A component's weight is its share of the tokens, for a record is a window of tokens. Rates may be given by examples,
+as SeqIO's are: then documents of a component with long ones take more tokens.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from t5x_like import registry
+from t5x_like.data.documents import Component, Corpus, Stage
+from t5x_like.data.stream import StreamedCorpus
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import Choices, require_one_of
+
+SAMPLINGS = ("proportional", "temperature", "explicit", "epochs")
+UNITS = ("tokens", "examples")
+
+_COMPONENTS = "data.task.components"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """How often the components of a mixture are read.
+
+    Attributes:
+      sampling: `proportional` to size; `temperature`, size^(1/temperature) (Raffel et al. 2020, section 3.5.2);
+        `explicit`, by `values`; `epochs`, each as often as `values` says while others are read as often as theirs.
+      unit: what sizes and explicit rates count: `tokens`, or `examples` (documents).
+      values: for each component, its rate or its epochs; with `explicit` and `epochs`, what is not named is left out.
+      temperature: 1 is proportional; towards infinity all are read alike.
+      limit: no component counts for more than this many of the unit (Raffel et al.'s K); 0 for no limit.
+    """
+
+    sampling: str = "proportional"
+    unit: str = "tokens"
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    temperature: float = 1.0
+    limit: int = 0
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "sampling", SAMPLINGS)
+        require_one_of(self, "unit", UNITS)
+        by_values = self.sampling in ("explicit", "epochs")
+        if by_values != bool(self.values):
+            problem = "no rate is given; give one for each component" if by_values else "needs sampling=explicit"
+            raise ExperimentError("values", problem)
+        for name, value in self.values.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ExperimentError(f"values.{name}", f"{value} is no rate; it must be at least 0 and finite")
+        if self.values and not sum(self.values.values()):
+            raise ExperimentError("values", "all rates are 0; give one above 0")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ExperimentError("temperature", f"{self.temperature} is too small; it must be above 0")
+        if self.limit < 0:
+            raise ExperimentError("limit", f"{self.limit} is negative; it must be at least 0")
+
+    def weights(self, sizes: Mapping[str, tuple[int, int]]) -> tuple[float, ...]:
+        """Each component's share of the tokens, relative to the others'.
+
+        Args:
+          sizes: (tokens, documents) of each component.
+        """
+        return tuple(self._weight(name, *size) for name, size in sizes.items())
+
+    def _weight(self, name: str, tokens: int, documents: int) -> float:
+        if self.sampling == "epochs":
+            return self.values.get(name, 0.0) * tokens
+        tokens_a_unit = tokens / max(documents, 1) if self.unit == "examples" else 1.0
+        if self.sampling == "explicit":
+            return self.values.get(name, 0.0) * tokens_a_unit
+        size = documents if self.unit == "examples" else tokens
+        size = min(size, self.limit) if self.limit else size
+        return float(size) ** (1 / self.temperature if self.sampling == "temperature" else 1.0) * tokens_a_unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """Other rates from a step on.
+
+    Attributes:
+      step: the first step with them.
+      rates: what they are.
+    """
+
+    step: int
+    rates: Rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureTask:
+    """Several tasks with one vocabulary.
+
+    Attributes:
+      components: tasks by names of your choosing; one that lacks the split is left out, as in SeqIO.
+      rates: how often each is read.
+      stages: a curriculum: other rates from later steps on, in order.
+    """
+
+    name: str = "mixture"
+    components: Annotated[Mapping[str, Any], Choices("task")]
+    rates: Rates = Rates()
+    stages: tuple[Later, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.components:
+            raise ExperimentError("components", "it is empty; give at least one task")
+        before = 0
+        for number, later in enumerate(self.stages):
+            if later.step <= before:
+                raise ExperimentError(f"stages[{number}].step", f"{later.step} is not after {before}; let steps rise")
+            before = later.step
+        for where, rates in [("rates", self.rates)] + [
+            (f"stages[{i}].rates", s.rates) for i, s in enumerate(self.stages)
+        ]:
+            for name in rates.values:
+                if name not in self.components:
+                    hint = registry.suggest(name, self.components)
+                    raise ExperimentError(f"{where}.values.{name}", f"there is no such component; {hint}")
+
+    def vocabulary(self) -> Any:
+        """The components' one vocabulary.
+
+        Raises:
+          ExperimentError: when theirs differ.
+        """
+        return self._vocabulary
+
+    def assets(self) -> Mapping[str, bytes]:
+        """The first component's, whose vocabulary is everybody's."""
+        return next(iter(self.components.values())).assets()
+
+    def open(self, split: str) -> Corpus:
+        """The components that have the split, with weights for each stage.
+
+        Raises:
+          ExperimentError: when none has it, or the rates leave nothing to read.
+        """
+        self.vocabulary()
+        opened = {name: self._of(name, lambda task: task.open(split)) for name, task in self._with(split).items()}
+        components = tuple(Component(name, corpus.shards) for name, corpus in opened.items())
+        sizes = {component.name: (component.tokens, component.documents) for component in components}
+        return Corpus(components, self._stages(lambda rates: rates.weights(sizes), len(components)))
+
+    def stream(self, split: str) -> StreamedCorpus:
+        """The components as streams, whose sizes nobody knows: their rates have to be explicit, by tokens.
+
+        Raises:
+          ExperimentError: when they are not.
+        """
+        self.vocabulary()
+        for where, rates in self._all_rates():
+            if rates.sampling != "explicit" or rates.unit != "tokens":
+                raise ExperimentError(
+                    f"data.task.{where}",
+                    "the sizes of what is streamed are not known; use sampling=explicit, unit=tokens",
+                )
+        parts = [
+            dataclasses.replace(self._of(name, lambda task: task.stream(split)).components[0], name=name)
+            for name in self._with(split)
+        ]
+        sizes = {part.name: (1, 1) for part in parts}
+        return StreamedCorpus(tuple(parts), self._stages(lambda rates: rates.weights(sizes), len(parts)))
+
+    def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """What decides what `open` or `stream` gives: every component's, by field."""
+        found = {"data.task.components": ", ".join(self._with(split))}
+        for name in self._with(split):
+            for field, value in self._of(name, lambda task: task.fingerprint(split, streamed=streamed)).items():
+                found[f"{_COMPONENTS}.{name}{field.removeprefix('data.task')}"] = value
+        return found
+
+    def has_split(self, split: str) -> bool:
+        """Whether any component has it."""
+        return any(task.has_split(split) for task in self.components.values())
+
+    @functools.cached_property
+    def _vocabulary(self) -> Any:
+        (first, vocabulary), *others = (
+            (name, self._of(name, lambda task: task.vocabulary())) for name in self.components
+        )
+        for name, other in others:
+            if other.digest != vocabulary.digest:
+                raise ExperimentError(
+                    f"{_COMPONENTS}.{name}", f"its vocabulary is not that of {first!r}; a mixture has one for all"
+                )
+        return vocabulary
+
+    def _with(self, split: str) -> dict[str, Any]:
+        found = {name: task for name, task in self.components.items() if task.has_split(split)}
+        if not found:
+            raise ExperimentError("data.split", f"no component of the mixture has a split {split!r}")
+        return found
+
+    def _all_rates(self) -> list[tuple[str, Rates]]:
+        return [("rates", self.rates)] + [(f"stages[{i}].rates", stage.rates) for i, stage in enumerate(self.stages)]
+
+    def _stages(self, weights: Callable[[Rates], tuple[float, ...]], components: int) -> tuple[Stage, ...]:
+        if components == 1:
+            return ()
+        stages = [Stage(0, weights(self.rates)), *(Stage(s.step, weights(s.rates)) for s in self.stages)]
+        for (where, _), stage in zip(self._all_rates(), stages, strict=True):
+            if not sum(stage.weights):
+                raise ExperimentError(f"data.task.{where}", "no component that has the split has a rate above 0")
+        return tuple(stages)
+
+    def _of(self, name: str, use: Callable[[Any], Any]) -> Any:
+        """What a component does, its errors told from where it stands in the experiment."""
+        with _named(name):
+            return use(self.components[name])
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ExperimentError as error:
+        if error.where == "data.task" or error.where.startswith("data.task."):
+            raise ExperimentError(
+                f"{_COMPONENTS}.{name}{error.where.removeprefix('data.task')}", error.problem
+            ) from error
+        raise

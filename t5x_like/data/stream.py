@@ -1,0 +1,258 @@
+"""Lanes over what cannot be indexed: files that are read from their beginning, through a bounded shuffle window.
+
+Every file is cut into equally many virtual shards, by its records' numbers, as many as it takes for each lane to have
+one. They are permuted anew each epoch, and lane l takes the l-th, (l + lanes)-th, … of that order, so that all are
+read once before any is read again, and no lane knows of another. Of a shard a block of records at a time is permuted,
+tokenised and laid end to end; windows are cut from that stream across blocks and shards.
+
+The state of a lane is, for each component, the shard, the block's first record and the token in the block: to go on, a
+lane reads one file up to its record, and one block again.
+"""
+
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from t5x_like.data.documents import Piece, Stage, cut
+from t5x_like.data.order import Blend, Mixed, Shuffled, derived_seed
+from t5x_like.data.packing import Record
+from t5x_like.errors import ExperimentError
+
+_BLOCK_SIZE = 1 << 25  # characters, or tokens, of a block at most; what comes then begins the next
+_BARREN_EPOCHS = 64  # without a document for a lane; which shards a lane gets is another draw each epoch
+_RECORD_BITS = 40  # of a word of the state; the rest is the shard's ordinal
+
+
+class Shard(Protocol):
+    """A file, or anything else that is read from its beginning."""
+
+    def records(self, start: int = 0) -> Iterator[tuple[int, Sized]]:
+        """(number, text or tokens) of the records from number `start` on, numbers rising."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A component that is streamed.
+
+    Attributes:
+      name: what a mixture calls it.
+      shards: its files.
+      holds: whether record r of shard s belongs to the split, as (s, r).
+      encode: tokens of many records, each with its end.
+      dtype: of the tokens.
+    """
+
+    name: str
+    shards: tuple[Shard, ...]
+    holds: Callable[[int, int], bool]
+    encode: Callable[[Sequence[Any]], Sequence[np.ndarray]]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class StreamedCorpus:
+    """What a task streams: components, and how often each is read; see `documents.Corpus`."""
+
+    components: tuple[Stream, ...]
+    stages: tuple[Stage, ...] = ()
+
+
+class _Place(NamedTuple):
+    """Where in a component a lane stands.
+
+    Attributes:
+      ordinal: which of the lane's shards, counted through all epochs.
+      record: the first record of the block.
+      token: the next token in the block.
+    """
+
+    ordinal: int
+    record: int
+    token: int
+
+
+class _Block(NamedTuple):
+    tokens: np.ndarray
+    offsets: np.ndarray
+    next_record: int | None  # None at the end of the shard
+
+
+class _ComponentLane:
+    """One lane's windows of one component."""
+
+    def __init__(self, stream: Stream, length: int, lane: int, lanes: int, window: int, seed: int) -> None:
+        self._stream, self._length, self._lane, self._lanes, self._window = stream, length, lane, lanes, window
+        self._of = -(-lanes // len(stream.shards))  # virtual shards of each file
+        self._order = Shuffled(self._of * len(stream.shards), seed)
+        self._seed = seed
+        self.place = self.after = _Place(0, 0, 0)
+        self._block: tuple[_Place, _Block] | None = None
+        self._open: tuple[_Place, Iterator[tuple[int, Sized]]] | None = None
+
+    def read(self) -> list[Piece]:
+        """The pieces of the window at `place`; `after` is then where the next one begins.
+
+        Raises:
+          ExperimentError: when a whole epoch has nothing.
+        """
+        pieces: list[Piece] = []
+        room, place = self._length, self.place
+        barren = self.epoch(place) + _BARREN_EPOCHS
+        while room:
+            block = self._load(place)
+            taken = min(room, len(block.tokens) - place.token)
+            pieces.extend(cut(block.tokens, block.offsets, place.token, place.token + taken))
+            room -= taken
+            if room:
+                place = self._following(place, block)
+                if not pieces and self.epoch(place) >= barren:
+                    raise ExperimentError(
+                        "data.split", f"no document of {self._stream.name or 'the corpus'} belongs to it"
+                    )
+            else:
+                place = place._replace(token=place.token + taken)
+        self.after = place
+        return pieces
+
+    def advance(self) -> None:
+        """Goes behind the window that was read."""
+        self.place = self.after
+
+    def epoch(self, place: _Place) -> int:
+        """How often the component has been read by all lanes together."""
+        return (place.ordinal * self._lanes + self._lane) // self._order.count
+
+    def _following(self, place: _Place, block: _Block) -> _Place:
+        if block.next_record is None:
+            return _Place(place.ordinal + 1, 0, 0)
+        return _Place(place.ordinal, block.next_record, 0)
+
+    def _load(self, place: _Place) -> _Block:
+        where = place._replace(token=0)
+        if self._block is None or self._block[0] != where:
+            self._block = where, self._read_block(where)
+        return self._block[1]
+
+    def _read_block(self, where: _Place) -> _Block:
+        index = np.array([where.ordinal * self._lanes + self._lane], np.uint64)
+        (epoch,), (virtual,) = (values.tolist() for values in self._order.locate(index))
+        file, remainder = divmod(virtual, self._of)
+        if self._open is None or self._open[0] != where:
+            self._open = where, self._stream.shards[file].records(where.record)
+        records, texts, size, next_record = self._open[1], [], 0, None
+        for number, text in records:
+            if number % self._of == remainder and self._stream.holds(file, number):
+                texts.append(text)
+                size += len(text)
+            if len(texts) >= self._window or size >= _BLOCK_SIZE:
+                next_record = number + 1
+                break
+        self._open = (_Place(where.ordinal, next_record, 0), records) if next_record is not None else None
+        encoded = self._stream.encode(texts)
+        philox = np.random.Philox(counter=[0, 0, virtual, where.record], key=[self._seed, epoch])
+        order = np.random.Generator(philox).permutation(len(encoded))
+        tokens = np.concatenate([np.zeros(0, self._stream.dtype), *(encoded[i] for i in order)])
+        offsets = np.cumsum([0, *(len(encoded[i]) for i in order)], dtype=np.int64)
+        return _Block(tokens, offsets, next_record)
+
+
+class StreamReader:
+    """One lane of a streamed corpus."""
+
+    def __init__(
+        self,
+        corpus: StreamedCorpus,
+        *,
+        length: int,
+        lane: int,
+        lanes: int,
+        batch_size: int,
+        window: int,
+        seed: int,
+        state: Sequence[int],
+        skip: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """Starts at a place.
+
+        Args:
+          corpus: what is read.
+          length: tokens of a window.
+          lane: which lane.
+          lanes: how many there are.
+          batch_size: rows of the global batch, for the stages of a mixture.
+          window: documents that are permuted together.
+          seed: of all permutations.
+          state: as `state()` gave it; zeros begin.
+          skip: ranges [a, b) of the order whose windows are read and left out.
+        """
+        self._lane, self._lanes, self._skip = lane, lanes, skip
+        blends = [Blend(stage.step * batch_size, stage.weights) for stage in corpus.stages]
+        self._mixed = Mixed([0] * len(corpus.components), blends, seed) if blends else None
+        self._parts = [
+            _ComponentLane(part, length, lane, lanes, window, derived_seed(seed, number))
+            for number, part in enumerate(corpus.components)
+        ]
+        self._count, *words = map(int, state)
+        for part, shard, token in zip(self._parts, words[::2], words[1::2], strict=True):
+            part.place = _Place(shard >> _RECORD_BITS, shard & (1 << _RECORD_BITS) - 1, token)
+        self._at_hand: tuple[_ComponentLane, list[Piece]] | None = None
+
+    @classmethod
+    def factory(
+        cls,
+        corpus: StreamedCorpus,
+        length: int,
+        batch_size: int,
+        lanes: int,
+        seed: int,
+        skip: Sequence[tuple[int, int]],
+        window: int,
+    ) -> Callable[[int, Sequence[int]], "StreamReader"]:
+        """What opens the reader of a lane at a state; zeros begin."""
+        shape = {"length": length, "batch_size": batch_size, "lanes": lanes, "window": window}
+        return lambda lane, state: cls(corpus, lane=lane, state=state, seed=seed, skip=skip, **shape)
+
+    @staticmethod
+    def words(corpus: StreamedCorpus) -> int:
+        """The length of a state."""
+        return 1 + 2 * len(corpus.components)
+
+    def state(self) -> tuple[int, ...]:
+        """The windows this lane has read, and for each component its shard and record, and its token."""
+        places = [part.place for part in self._parts]
+        return (self._count, *(w for p in places for w in (p.ordinal << _RECORD_BITS | p.record, p.token)))
+
+    def read(self) -> Record:
+        """The window at hand."""
+        while self._is_skipped(self._index()):
+            self._load()
+            self.advance()
+        part, pieces = self._load()
+        return Record(part.epoch(part.place), self._index(), pieces)
+
+    def advance(self) -> None:
+        """Goes behind the window at hand."""
+        assert self._at_hand is not None
+        self._at_hand[0].advance()
+        self._at_hand = None
+        self._count += 1
+
+    def epoch(self) -> float:
+        """How often the first component has been read."""
+        return float(self._parts[0].epoch(self._parts[0].place))
+
+    def _load(self) -> tuple[_ComponentLane, list[Piece]]:
+        if self._at_hand is None:
+            number = int(self._mixed.own(np.array([self._index()]))[0][0]) if self._mixed else 0
+            part = self._parts[number]
+            self._at_hand = part, part.read()
+        return self._at_hand
+
+    def _index(self) -> int:
+        """The window's number in the order of all lanes."""
+        return self._count * self._lanes + self._lane
+
+    def _is_skipped(self, index: int) -> bool:
+        return any(begin <= index < end for begin, end in self._skip)
