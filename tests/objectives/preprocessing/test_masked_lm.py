@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from objectives.preprocessing.chances import assert_distribution, assert_share
 
-from t5x_like.data.documents import Documents, Windows
-from t5x_like.data.packing import ExampleMaker
+from t5x_like.data.documents import Corpus, Documents, Windows
+from t5x_like.data.packing import ExampleMaker, Record
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.preprocessing.masked_lm import MaskedLM
 from t5x_like.objectives.preprocessing.words import word_starts
@@ -148,11 +148,13 @@ def test_word_starts():
 def test_each_epoch_has_masks_of_its_own():
     """RoBERTa: the pipeline's generator is keyed by (seed, epoch, index), so the masks change and can be had again."""
     tokens = text(400, seed=7).astype(np.uint16)
-    documents = Documents(tokens, np.array([0, 150, 400]), np.array([1, 1]))
+    windows = Windows(Corpus.of(Documents(tokens, np.array([0, 150, 400]), np.array([1, 1]))), 200)
 
     def masks(seed, epoch):
-        maker = ExampleMaker(Windows(documents, 200), lambda record, rng: BERT(record["tokens"], rng), seed)
-        made = [example for window in (0, 1) for example in maker.make(epoch, window)]
+        features = {"segment_ids": np.zeros(200, np.int32)}
+        maker = ExampleMaker(lambda record, rng: BERT(record["tokens"], rng), features, 200, seed)
+        records = [Record(epoch, window, windows.pieces(window)) for window in (0, 1)]
+        made = [example for record in records for example in maker.make(record)]
         return np.concatenate([example.features["weights"] for example in made])
 
     first, again, second, other = masks(0, 0), masks(0, 0), masks(0, 1), masks(1, 0)
