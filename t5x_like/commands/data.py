@@ -27,14 +27,14 @@ def _add_train_tokenizer(actions: Any) -> None:
         allow_abbrev=False,
     )
     corpus = parser.add_mutually_exclusive_group(required=True)
-    corpus.add_argument("--input", metavar="PATH", help="a file or a glob of .jsonl, .jsonl.gz or .jsonl.zst")
+    corpus.add_argument("--input", metavar="PATH", help="a file or a glob of files in any format that data.task reads")
     corpus.add_argument("--task", metavar="NAME", help="a task that ships with the program, such as sotu")
     corpus.add_argument(
         "--config",
         metavar="FILE[:ARGUMENT]",
         help="an experiment whose data.task to read; --config.FIELD=VALUE overrides any of its fields",
     )
-    parser.add_argument("--field", default="text", help="with --input: the key of the text (default text)")
+    parser.add_argument("--field", default="text", help="with --input: the key or column of the text (default text)")
     parser.add_argument("--split", default="train", help="the split to train on (default train)")
     parser.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="pieces in all (default 4096)")
     parser.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram", help="default unigram")
@@ -168,7 +168,7 @@ def _task(options: argparse.Namespace, rest: Sequence[str]) -> Any:
     """The task whose texts to read.
 
     Raises:
-      UserError: when it is not a corpus of JSON lines.
+      UserError: when it is not a corpus of text.
     """
     from t5x_like.data.tasks import TextTask
     from t5x_like.errors import UserError
@@ -183,7 +183,7 @@ def _task(options: argparse.Namespace, rest: Sequence[str]) -> Any:
         corpus = {"name": options.task} if options.task else {"path": options.input, "field": options.field}
         task = section(Data, {"task": {"name": "text", **corpus}}, "data").task
     if not isinstance(task, TextTask):
-        raise UserError(f"data.task: {task.name!r} is no corpus of JSON lines; give --input=PATH")
+        raise UserError(f"data.task: {task.name!r} is no corpus of text; give --input=PATH")
     return task
 
 

@@ -1,9 +1,10 @@
-"""Tasks: a corpus, its vocabulary, and how it is split. `TextTask` reads any corpus of JSON lines."""
+"""Tasks: a corpus, its vocabulary, and how it is split. `TextTask` reads any corpus of text."""
 
 import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,9 +15,11 @@ from t5x_like import registry
 from t5x_like.data import cache, sources
 from t5x_like.data import vocabulary as vocabularies
 from t5x_like.data.documents import Corpus, Documents
+from t5x_like.data.sources import formats
 from t5x_like.data.stream import Stream, StreamedCorpus
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError
+from t5x_like.experiment import require_one_of, require_positive
 
 VOCABULARY_FILE = "vocabulary.model"  # its name among the assets beside a checkpoint
 
@@ -85,20 +88,47 @@ def _every_twentieth() -> dict[str, Split]:
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask:
-    """A corpus of JSON lines.
+    """A corpus of text: JSON lines, plain text, Parquet, Common Crawl's WET and WARC, ArrayRecord, or a TFDS dataset.
 
     Attributes:
-      path: a file or a glob of files, `.jsonl`, `.jsonl.gz` or `.jsonl.zst`, on a disk or an object store.
-      field: the key of the text in each line.
+      path: a file or a glob of files on a disk or an object store, or `tfds:NAME/CONFIG:VERSION`.
+      format: `jsonl`, `text`, `parquet`, `warc`, `array_record` or one of its kinds; empty to go by the files' names.
+      field: the key, column or feature of the text; dots lead into nested ones.
+      unit: what a document is in a plain text file: the whole `file`, a `block` up to a blank line, or a `line`.
+      on_error: `stop` at a file or record that cannot be read, or `skip` and count it.
+      max_line_bytes: the longest line, or record of another format, that is taken into memory.
+      data_dir: where TFDS keeps its datasets; empty for its own default.
+      data_split: the TFDS split that the splits below divide.
       tokenizer: the SentencePiece model to read it with.
       splits: which documents are trained on and which are not; every 20th is held out by default.
     """
 
     name: str = "text"
     path: str = ""
+    format: str = ""
     field: str = "text"
+    unit: str = "file"
+    on_error: str = "stop"
+    max_line_bytes: int = 64 << 20
+    data_dir: str = ""
+    data_split: str = "train"
     tokenizer: str = ""
     splits: Mapping[str, Split] = dataclasses.field(default_factory=_every_twentieth)
+
+    def __post_init__(self) -> None:
+        if self.format:
+            require_one_of(self, "format", formats.NAMES)
+        require_one_of(self, "unit", sources.UNITS)
+        require_one_of(self, "on_error", sources.POLICIES)
+        require_positive(self, "max_line_bytes")
+
+    def corpus(self) -> sources.Corpus:
+        """The files that the splits divide, shard by shard.
+
+        Raises:
+          ExperimentError: where there is none, or one in no known format.
+        """
+        return self._corpus
 
     def vocabulary(self) -> Vocabulary:
         """The tokenizer, read from its file.
@@ -116,7 +146,7 @@ class TextTask:
         """The documents of a split, tokenised at the first time and read from the local cache after.
 
         Raises:
-          UserError: for an unknown or empty split, a missing corpus, or a line that cannot be read.
+          UserError: for an unknown or empty split, a missing corpus, or a record that cannot be read.
         """
         key = hashlib.sha256(json.dumps(self.fingerprint(split)).encode()).hexdigest()
         return Corpus.of(cache.cached(key, lambda: self._tokenized(split)))
@@ -128,7 +158,7 @@ class TextTask:
           ExperimentError: for an unknown split or a missing corpus.
         """
         rule, vocabulary = self._rule(split), self._vocabulary
-        shards = tuple(_File(file, self.field) for file in sources.find(self.path, f"{_WHERE}.path"))
+        shards = tuple(map(_Streamed, self._corpus.shards()))
 
         def encode(texts: Sequence[str]) -> list[np.ndarray]:
             return [np.array([*ids, vocabulary.eos_id], vocabulary.dtype) for ids in vocabulary.encode_many(texts)]
@@ -139,21 +169,20 @@ class TextTask:
     def texts(self, split: str) -> Iterator[str]:
         """The documents of a split as they are in the corpus, in its order."""
         rule = self._rule(split)
-        files = sources.find(self.path, f"{_WHERE}.path")
-        return (text for number, text in sources.read_texts(files, self.field, _WHERE) if rule.holds(number))
+        return (text for number, text in self._corpus.texts() if rule.holds(number))
 
     def assets(self) -> dict[str, bytes]:
         """The tokenizer."""
         return {VOCABULARY_FILE: self._vocabulary.model}
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
-        """SHA-256 of the corpus's files and of the tokenizer, the field, and the split's rule; paths do not count.
+        """SHA-256 of the corpus and of the tokenizer, how files are read, and the split's rule; paths do not count.
 
         What is streamed may be too large to be read twice: of its files only names and sizes count.
         """
         return {
-            f"{_WHERE}.path": self._corpus_stamp if streamed else self._corpus_digest,
-            f"{_WHERE}.field": self.field,
+            f"{_WHERE}.path": self._corpus.stamp() if streamed else self._corpus_digest,
+            f"{_WHERE}.format": json.dumps(self._corpus.settings()),
             f"{_WHERE}.tokenizer": self._vocabulary.digest,
             f"{_WHERE}.splits.{split}": json.dumps(dataclasses.asdict(self._rule(split))),
         }
@@ -166,6 +195,9 @@ class TextTask:
 
     def _tokenized(self, split: str) -> Documents:
         documents = tokenize(self.texts(split), self._vocabulary)
+        if skipped := self._corpus.skipped:
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+            logging.getLogger(__name__).warning("%s: left out %s", self.path, counts)
         if not len(documents):
             raise ExperimentError(
                 f"{_WHERE}.splits.{split}",
@@ -184,26 +216,33 @@ class TextTask:
         return vocabularies.load(self.tokenizer)
 
     @functools.cached_property
-    def _corpus_stamp(self) -> str:
-        where = f"{_WHERE}.path"
-        return sources.stamp(sources.find(self.path, where), where)
+    def _corpus(self) -> sources.Corpus:
+        options = sources.Options(
+            field=self.field,
+            format=self.format,
+            unit=self.unit,
+            on_error=self.on_error,
+            max_line_bytes=self.max_line_bytes,
+            data_dir=self.data_dir,
+            data_split=self.data_split,
+            where=_WHERE,
+        )
+        return sources.open_corpus(self.path, options)
 
     @functools.cached_property
     def _corpus_digest(self) -> str:
-        where = f"{_WHERE}.path"
-        return sources.digest(sources.find(self.path, where), where)
+        return self._corpus.digest()
 
 
 @dataclass(frozen=True)
-class _File:
+class _Streamed:
     """A file of a corpus as a shard of a stream."""
 
-    file: Any
-    field: str
+    shard: sources.Shard
 
     def records(self, start: int = 0) -> Iterator[tuple[int, str]]:
         """(number, text) of the documents from number `start` on."""
-        return sources.records(self.file, self.field, _WHERE, start)
+        return self.shard.read(start)
 
 
 SOTU = registry.Preset(

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from t5x_like.data import sources, tokenizer
 from t5x_like.data.tasks import VOCABULARY_FILE, Split
@@ -50,7 +53,8 @@ def own(corpus):
 
 
 def test_sotu_is_split_as_promised(sotu):
-    everything = [json.loads(line)["text"] for line in sources._lines(sources.resolve(sotu.path), "") if line]
+    with zstandard.open(sources.resolve(sotu.path), "rt", encoding="utf-8") as stream:
+        everything = [json.loads(line)["text"] for line in stream]
     assert len(everything) == 233
     for split, belongs in {
         "train": lambda i: i % 20 != 10,
@@ -172,7 +176,7 @@ def test_fingerprint_is_of_the_content(own, corpus, tmp_path):
         fingerprint(splits={"train": Split(every=2, include=(0,))}),
     ]
     assert len({json.dumps(fields) for fields in different}) == len(different)
-    assert set(fingerprint()) == {"data.task.path", "data.task.field", "data.task.tokenizer", "data.task.splits.train"}
+    assert set(fingerprint()) == {"data.task.path", "data.task.format", "data.task.tokenizer", "data.task.splits.train"}
 
 
 def test_changed_corpus_is_tokenised_again(own, corpus, tmp_path):
@@ -196,7 +200,42 @@ def test_split_rules(rule, held):
     assert [i for i in range(7) if rule.holds(i)] == held
 
 
+def test_other_formats_give_the_same_tokens(own, corpus, tmp_path):
+    pq.write_table(pa.table({"body": corpus[1]}), tmp_path / "a.parquet")
+    parquet = dataclasses.replace(own, path=str(tmp_path / "a.parquet"), field="body")
+    for split in own.splits:
+        assert list(parquet.texts(split)) == list(own.texts(split))
+    assert np.array_equal(opened(parquet.open("validation")).tokens, opened(own.open("validation")).tokens)
+    assert parquet.fingerprint("train") != own.fingerprint("train")
+
+
+def test_what_is_skipped_is_said_and_moves_no_document(own, corpus, tmp_path, caplog):
+    lines = (corpus[0] / "a.jsonl").read_text().splitlines()
+    lines[3], lines[20] = '{"text": 5}', "no JSON"
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    task = dataclasses.replace(own, path=str(tmp_path / "a.jsonl"), on_error="skip")
+    assert list(task.texts("validation")) == list(own.texts("validation"))
+    assert len(opened(task.open("train"))) == 36
+    (record,) = caplog.records
+    assert record.getMessage() == f"{tmp_path}/a.jsonl: left out 1 not_json, 1 wrong_type"
+
+
 # ---- What can be wrong ----
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"format": "parqet"}, "data.task.format: 'parqet' is not known; did you mean 'parquet'?"),
+        ({"on_error": "ignore"}, "data.task.on_error: 'ignore' is not known; it must be one of stop, skip"),
+        ({"unit": "lines"}, "data.task.unit: 'lines' is not known; did you mean 'line'?"),
+        ({"max_line_bytes": 0}, "data.task.max_line_bytes: 0 is too small; it must be at least 1"),
+    ],
+)
+def test_bad_ways_to_read(fields, problem):
+    with pytest.raises(ExperimentError) as error:
+        task_of(name="text", **fields)
+    assert str(error.value) == problem
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,16 @@
-"""Reading JSON lines: formats, order, and one sentence for everything that can be wrong with a file."""
+"""JSON lines and where files are: order, and one sentence for everything that can be wrong with a file."""
 
 import gzip
 import json
 
 import pytest
 import zstandard
-from etils.epath import backend, gpath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from t5x_like.data import sources
+from t5x_like.data.sources import streams
 from t5x_like.errors import UserError
 
-TEXTS = ["first", "", "zwei — zwölf", "line\nbreak", "last"]
+TEXTS = ["first", "zwei — zwölf", "line\nbreak", "last"]
 
 
 def lines(texts, field="text"):
@@ -37,7 +36,7 @@ def two_frames(content):
     ],
 )
 def test_every_format_gives_the_texts(tmp_path, name, compress, monkeypatch):
-    monkeypatch.setattr(sources, "READ_SIZE", 7)  # so that lines and frames cross the blocks they are read in
+    monkeypatch.setattr(streams, "READ_SIZE", 7)  # so that lines and frames cross the blocks they are read in
     (tmp_path / name).write_bytes(compress(lines(TEXTS)))
     assert read(tmp_path / name) == TEXTS
 
@@ -98,14 +97,14 @@ def test_bad_line_is_named(tmp_path, line, problem):
 
 def test_missing_files_are_named(tmp_path):
     for path, problem in [
-        (tmp_path / "no.jsonl", "there is no file {}; give a file or a glob of JSON lines"),
-        (tmp_path / "no*.jsonl", "no file matches {}; give a file or a glob of JSON lines"),
+        (tmp_path / "no.jsonl", "there is no file {}; give a file or a glob of files"),
+        (tmp_path / "no*.jsonl", "no file matches {}; give a file or a glob of files"),
         (tmp_path, "{0} is a directory; give a file or a glob such as {0}/*.jsonl.zst"),
     ]:
         with pytest.raises(UserError) as error:
             read(path)
         assert str(error.value) == "data.task.path: " + problem.format(path)
-    with pytest.raises(UserError, match=r"^data.task.path: it is empty; give a file or a glob of JSON lines$"):
+    with pytest.raises(UserError, match=r"^data.task.path: it is empty; give a file or a glob of files$"):
         read("")
 
 
@@ -121,12 +120,8 @@ def test_empty_corpus_is_named(tmp_path):
     [
         ("a.jsonl.zst", zstandard.compress(lines(["a" * 999]))[:-9], "it ends inside a compressed frame"),
         ("a.jsonl.zst", b"not compressed", "zstd decompressor error: Unknown frame descriptor"),
-        ("a.jsonl.gz", b"not compressed", "Not a gzipped file (b'no')"),
-        (
-            "a.jsonl.gz",
-            gzip.compress(lines(["a"]))[:-9],
-            "Compressed file ended before the end-of-stream marker was reached",
-        ),
+        ("a.jsonl.gz", b"not compressed", "Error -3 while decompressing data: incorrect header check"),
+        ("a.jsonl.gz", gzip.compress(lines(["a"]))[:-9], "it ends inside a compressed member"),
     ],
     ids=["zst cut short", "not zst", "not gz", "gz cut short"],  # ids of their own: gzip stamps the time into its bytes
 )
@@ -160,49 +155,3 @@ def test_missing_single_file_is_named(tmp_path):
         sources.read_bytes("", "data.task.tokenizer")
     with pytest.raises(UserError, match=r"^data.task.tokenizer: .* cannot be read: Is a directory$"):
         sources.read_bytes(str(tmp_path), "data.task.tokenizer")
-
-
-# ---- Object stores ----
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """An object store in memory behind `s3://bucket`, given as {path: content}."""
-    files = MemoryFileSystem()
-    monkeypatch.setattr(files, "_strip_protocol", lambda path: "/" + str(path).removeprefix("s3://").strip("/"))
-    monkeypatch.setattr(MemoryFileSystem, "store", {})
-    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: files)
-
-    def fill(contents):
-        for path, content in contents.items():
-            files.pipe_file(f"/bucket/{path}", content)
-        return files
-
-    return fill
-
-
-def test_corpus_in_an_object_store(bucket):
-    bucket({"c/b.jsonl": lines(["2"]), "c/a.jsonl.zst": zstandard.compress(lines(["1"])), "c/x.txt": b"", "v": b"v"})
-    assert read("s3://bucket/c/*.jsonl*") == ["1", "2"]
-    assert read("s3://bucket/*/b.jsonl") == ["2"]
-    assert read("s3://bucket/c/a.jsonl.zst") == ["1"]
-    assert sources.read_bytes("s3://bucket/v", "data.task.tokenizer") == b"v"
-    with pytest.raises(UserError, match=r"^data\.task\.path: there is no file s3://bucket/no\.jsonl; give"):
-        read("s3://bucket/no.jsonl")
-
-
-def test_refusal_of_an_object_store_is_one_sentence(bucket, monkeypatch):
-    files = bucket({"a.jsonl": lines(["1"])})
-
-    class NoCredentialsError(Exception):
-        """As botocore's: no OSError."""
-
-    def refuse(*_, **__):
-        raise NoCredentialsError("Unable to locate credentials\nand a second line")
-
-    monkeypatch.setattr(files, "open", refuse)
-    with pytest.raises(UserError) as error:
-        read("s3://bucket/a.jsonl")
-    assert str(error.value) == "data.task.path: s3://bucket/a.jsonl cannot be read: Unable to locate credentials"

@@ -1,0 +1,111 @@
+"""Where files are: on a disk, an object store or in the package, and what their content's digest is."""
+
+import contextlib
+import hashlib
+import posixpath
+from collections.abc import Iterator, Sequence
+
+from etils import epath
+
+from t5x_like.errors import ExperimentError, UserError
+
+SHIPPED = "package:"  # how an experiment spells a file that ships inside the package
+
+_CORPORA = epath.Path(__file__).parent.parent / "corpora"
+_BLOCK = 1 << 20  # bytes at a time
+
+
+def resolve(path: str) -> epath.Path:
+    """The place that a path of an experiment stands for.
+
+    Args:
+      path: on a disk, on an object store (`gs://`, `s3://`), or `package:NAME` for a file that ships with the program.
+    """
+    if path.startswith(SHIPPED):
+        return _CORPORA / path.removeprefix(SHIPPED)
+    return epath.Path(path).expanduser()
+
+
+def find(path: str, where: str = "data.task.path") -> list[epath.Path]:
+    """The files that a path or a glob (`*`, `?`, `[…]` in any part) names, sorted by name.
+
+    Raises:
+      ExperimentError: at `where`, when there is none.
+    """
+    if not path:
+        raise ExperimentError(where, "it is empty; give a file or a glob of files")
+    with explained(path, where):
+        place = resolve(path)
+        # A file may have a bracket in its name: only what is not there as spelled is a glob.
+        exists, is_directory = place.exists(), place.is_dir()
+        matches = [] if exists or not is_glob(path) else [found for found in _glob(place) if not found.is_dir()]
+    if is_directory:
+        raise ExperimentError(where, f"{path} is a directory; give a file or a glob such as {path}/*.jsonl.zst")
+    if exists:
+        return [place]
+    if not matches:
+        problem = f"no file matches {path}" if is_glob(path) else f"there is no file {path}"
+        raise ExperimentError(where, f"{problem}; give a file or a glob of files")
+    return sorted(matches, key=str)
+
+
+def is_glob(path: str) -> bool:
+    """Whether the path has a wildcard."""
+    return any(character in path for character in "*?[")
+
+
+def read_bytes(path: str, where: str) -> bytes:
+    """The whole of one file.
+
+    Raises:
+      ExperimentError: at `where`, when it is missing or cannot be read.
+    """
+    if not path:
+        raise ExperimentError(where, "it is empty; give a file")
+    with explained(path, where):
+        place = resolve(path)
+        if place.exists():
+            return place.read_bytes()
+    raise ExperimentError(where, f"there is no file {path}")
+
+
+def digest(files: Sequence[epath.Path], where: str) -> str:
+    """SHA-256 over the content of the files as they are stored, in order; their names do not count."""
+    return joint_digest(file_digest(file, where) for file in files)
+
+
+def file_digest(file: epath.Path, where: str) -> str:
+    """SHA-256 of one file as it is stored, in hexadecimal."""
+    content = hashlib.sha256()
+    with explained(file, where), file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            content.update(block)
+    return content.hexdigest()
+
+
+def joint_digest(digests: Iterator[str]) -> str:
+    """SHA-256 over the digests of files, in order."""
+    total = hashlib.sha256()
+    for each in digests:
+        total.update(bytes.fromhex(each))
+    return total.hexdigest()
+
+
+def _glob(pattern: epath.Path) -> Iterator[epath.Path]:
+    """Matches of a pattern; wildcards may be in any of its parts."""
+    parts = pattern.parts
+    first = next(i for i, part in enumerate(parts) if is_glob(part))
+    base = epath.Path(*parts[:first]) if first else epath.Path(".")
+    return iter(base.glob(posixpath.join(*parts[first:])))
+
+
+@contextlib.contextmanager
+def explained(path: object, where: str) -> Iterator[None]:
+    """Turns what goes wrong with a file into one sentence: object stores raise exceptions of many kinds."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        raise ExperimentError(where, f"{path} cannot be read: {reason.splitlines()[0]}") from error
