@@ -1,6 +1,9 @@
 """A small Llama on the State of the Union addresses that ship with the package.
 
 t5x_like train --config=configs/quickstart.py --workdir=runs/quickstart
+
+Takes about 5 minutes on two CPU cores, and reaches 1.41 bits per byte on the validation speeches after 0.9 million
+tokens. Its settings were chosen on `train_sweep` and `sweep`, two parts of the training speeches.
 """
 
 import ml_collections
@@ -28,7 +31,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             "optimizer": {
                 "name": "muon",
                 "learning_rate": 2e-2,
-                "adam_learning_rate": 4e-3,
+                "adam_learning_rate": 4.8e-2,
+                "momentum": 0.9,
                 "newton_schulz_steps": 3,
                 "schedule": {"name": "linear", "warmup_steps": 25},
             },

@@ -4,12 +4,14 @@
     .venv/bin/python tools/bench_cpu_peer.py
 
 Both train the same shape in float32 on the same random tokens: forward, cross-entropy, backward, clipping by the
-global norm, AdamW. The process is pinned to one core; what is compared is CPU time, steps of the two taking turns, and
-the medians. A ratio above 1 means that this program needs less.
+global norm, AdamW. Each runs in a process of its own, as its users run it: with `--same-allocator` PyTorch's gets this
+program's allocator settings, too. Both are pinned to one core; what is compared is CPU time, steps of the two taking
+turns, and the medians. A ratio above 1 means that this program needs less.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import time
@@ -119,18 +121,36 @@ def theirs(layers: int, width: int, heads: int, length: int, batch: int) -> Call
     return take
 
 
-def compare(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
+def work(turns: Any, make: Callable[..., Callable[[], float]], shape: tuple[int, ...], tune: bool) -> None:
+    """A process: warms up, then takes a step whenever it is asked, and answers with its CPU seconds."""
+    if tune:
+        from t5x_like import startup
+
+        startup.prepare()
+    take = make(*shape)
+    for _ in range(3):
+        take()
+    turns.send("ready")
+    while turns.recv():
+        begin = time.process_time()
+        take()
+        turns.send(time.process_time() - begin)
+
+
+def compare(shape: tuple[int, ...], rounds: int, same_allocator: bool) -> dict[str, float]:
     """Median CPU milliseconds of a step of each, and their ratio."""
-    steps = {"ours": ours(*shape), "torch": theirs(*shape)}
-    for take in steps.values():
-        for _ in range(3):
-            take()
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    spawn, turns = multiprocessing.get_context("spawn"), {}
+    for name, make, tune in (("ours", ours, True), ("torch", theirs, same_allocator)):
+        turns[name], other = spawn.Pipe()
+        spawn.Process(target=work, args=(other, make, shape, tune), daemon=True).start()
+        turns[name].recv()
+    times: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
-        for name, take in steps.items():
-            begin = time.process_time()
-            take()
-            times[name].append(time.process_time() - begin)
+        for name, connection in turns.items():
+            connection.send(True)
+            times[name].append(connection.recv())
+    for connection in turns.values():
+        connection.send(False)
     medians = {f"{name}_ms": 1e3 * statistics.median(values) for name, values in times.items()}
     return {**medians, "ratio": medians["torch_ms"] / medians["ours_ms"]}
 
@@ -140,10 +160,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--shape", choices=SHAPES, action="append")
+    parser.add_argument("--same-allocator", action="store_true", help="tune PyTorch's allocator as this program's")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    found = {name: compare(SHAPES[name], options.rounds) for name in options.shape or SHAPES}
+    found = {name: compare(SHAPES[name], options.rounds, options.same_allocator) for name in options.shape or SHAPES}
     if options.json:
         print(json.dumps(found, indent=2))
         return

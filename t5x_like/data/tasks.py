@@ -187,13 +187,13 @@ class TextTask:
         return {VOCABULARY_FILE: self._vocabulary.model}
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
-        """SHA-256 of the corpus's files and of the tokenizer, how files are read, and the split's rule.
+        """SHA-256 of the corpus and of the tokenizer, how files are read, and the split's rule; paths do not count.
 
-        Paths do not count. What is streamed may be too large to be read twice: of its files only names and sizes count.
+        What is streamed may be too large to be read twice: of its files only names and sizes count.
         """
         return {
             f"{_WHERE}.path": self._corpus.stamp() if streamed else self._corpus_digest,
-            f"{_WHERE}.field": json.dumps(self._corpus.settings()),
+            f"{_WHERE}.format": json.dumps(self._corpus.settings()),
             f"{_WHERE}.tokenizer": self._vocabulary.digest,
             f"{_WHERE}.splits.{split}": json.dumps(dataclasses.asdict(self.rule(split))),
         }

@@ -3,7 +3,7 @@
 Shapes: b batch, t queries, s keys, h heads, k key-value heads, g = h/k heads a group, e head width, d width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,16 +63,45 @@ def attend(
 
     def block(start: int, stop: int) -> jax.Array:
         seen = stop if causal else k_bkse.shape[2]
-        scores = jnp.einsum(
-            "bkgte,bkse->bkgts", q_bkgte[..., start:stop, :], k_bkse[:, :, :seen], preferred_element_type=jnp.float32
-        )
-        scores = jnp.where(mask_bts[:, None, None, start:stop, :seen], scores, MASKED)
-        weights = jax.nn.softmax(scores, axis=-1).astype(q_bthe.dtype)
-        return jnp.einsum("bkgts,bkse->bkgte", weights, v_bkse[:, :, :seen])
+        q_block, mask_block = q_bkgte[..., start:stop, :], mask_bts[:, start:stop, :seen]
+        return _mix(q_block, k_bkse[:, :, :seen], v_bkse[:, :, :seen], mask_block)
 
     size = BLOCK if causal and t % BLOCK == 0 else t
     mixed_bkgte = jnp.concatenate([block(start, start + size) for start in range(0, t, size)], axis=3)
     return mixed_bkgte.transpose(0, 3, 1, 2, 4).reshape(b, t, h, e)
+
+
+@jax.custom_vjp
+def _mix(q_bkgte: jax.Array, k_bkse: jax.Array, v_bkse: jax.Array, mask_bts: jax.Array) -> jax.Array:
+    """The values, weighted by the softmax of the products of scaled queries and keys: [b, k, g, t, e]."""
+    return _mix_forward(q_bkgte, k_bkse, v_bkse, mask_bts)[0]
+
+
+def _mix_forward(q_bkgte: jax.Array, k_bkse: jax.Array, v_bkse: jax.Array, mask_bts: jax.Array) -> tuple[Any, Any]:
+    scores = jnp.einsum("bkgte,bkse->bkgts", q_bkgte, k_bkse, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask_bts[:, None, None], scores, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q_bkgte.dtype)
+    mixed_bkgte = jnp.einsum("bkgts,bkse->bkgte", weights, v_bkse)
+    return mixed_bkgte, (q_bkgte, k_bkse, v_bkse, weights, mixed_bkgte)
+
+
+def _mix_backward(residuals: Any, grad_bkgte: jax.Array) -> tuple[jax.Array | None, ...]:
+    """The softmax's own gradient needs Σ_s weight · gradient, which is Σ_e mixed · gradient (Dao et al. 2022, B.4).
+
+    That sum is over a head's width and not over all keys, and where the mask is needs no look: weights there are 0.
+    """
+    q_bkgte, k_bkse, v_bkse, weights, mixed_bkgte = residuals
+    wide = jnp.float32
+    grad_v = jnp.einsum("bkgts,bkgte->bkse", weights, grad_bkgte)
+    grad_weights = jnp.einsum("bkgte,bkse->bkgts", grad_bkgte, v_bkse, preferred_element_type=wide)
+    mean_bkgt1 = (grad_bkgte.astype(wide) * mixed_bkgte.astype(wide)).sum(-1, keepdims=True)
+    grad_scores = (weights.astype(wide) * (grad_weights - mean_bkgt1)).astype(q_bkgte.dtype)
+    grad_q = jnp.einsum("bkgts,bkse->bkgte", grad_scores, k_bkse)
+    grad_k = jnp.einsum("bkgts,bkgte->bkse", grad_scores, q_bkgte)
+    return grad_q, grad_k, grad_v, None
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
 
 
 class Attention(nnx.Module):

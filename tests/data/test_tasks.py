@@ -176,7 +176,7 @@ def test_fingerprint_is_of_the_content(own, corpus, tmp_path):
         fingerprint(splits={"train": Split(every=2, include=(0,))}),
     ]
     assert len({json.dumps(fields) for fields in different}) == len(different)
-    assert set(fingerprint()) == {"data.task.path", "data.task.field", "data.task.tokenizer", "data.task.splits.train"}
+    assert set(fingerprint()) == {"data.task.path", "data.task.format", "data.task.tokenizer", "data.task.splits.train"}
 
 
 def test_changed_corpus_is_tokenised_again(own, corpus, tmp_path):

@@ -1,6 +1,7 @@
 """A corpus: the shards that a path names, and the documents in them, numbered through."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,9 +34,8 @@ class Corpus:
     def texts(self) -> Iterator[tuple[int, str]]:
         """(document number, text) of every document.
 
-        A document's number is its record's in its file plus the file's place in the corpus: it is known without reading
-        the files before. A record that gives no text keeps its number, so that what is skipped moves no other document
-        to another split.
+        A document's number is its record's, plus its file's place in the corpus. So it is known without a look at the
+        files before, and what is skipped moves no other document to another split.
 
         Raises:
           UserError: for the first record that cannot be read, by file and place, unless `on_error` says to skip it.
@@ -76,8 +76,8 @@ class Corpus:
 
     def stamp(self) -> str:
         """SHA-256 over names and sizes of the shards: what can be told of them without reading."""
-        names = "".join(f"{shard.file.name} {shard.seen.size}\n" for shard in self._shards)
-        return hashlib.sha256(names.encode()).hexdigest()
+        stamps = [[shard.file.name, shard.stamp().size] for shard in self._shards]
+        return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
 
     def settings(self) -> list[Any]:
         """What decides the texts besides the content, as plain JSON values."""

@@ -1,6 +1,6 @@
 """The text of an HTML page, by Resiliparse (Bevendorff et al. 2018, "Elastic ChatNoir").
 
-Main content without navigation and boilerplate, as DataComp-LM reads Common Crawl (Li et al. 2024, section 4.2).
+The main content is taken, without navigation and boilerplate.
 """
 
 import re
@@ -24,9 +24,8 @@ def page_text(page: bytes, charset: str | None = None) -> str:
 
     Args:
       page: the HTML as it was sent.
-      charset: what the server said the encoding is; otherwise it is UTF-8 if the page decodes so, or
-        what the page says or its bytes suggest. What does not
-        decode becomes U+FFFD, as in a browser.
+      charset: what the server said the encoding is. Otherwise it is UTF-8 if the page decodes so, or else what the
+        page says or its bytes suggest. What does not decode becomes U+FFFD, as in a browser.
     """
     encoding = map_encoding_to_html5(charset, fallback_utf8=False) if charset else None
     if encoding is None:

@@ -100,12 +100,12 @@ def test_random_access_does_not_read_what_comes_before(tmp_path, name, monkeypat
     assert sum(fetched) < os.path.getsize(path) / 4
 
 
-def test_the_numbers_of_documents_do_not_depend_on_the_files_before(tmp_path):
+def test_numbers_of_several_files_begin_with_the_files_place(tmp_path):
     for directory, name in (("1", "parquet"), ("2", "array_record"), ("3", "jsonl")):
         (tmp_path / directory).mkdir()
         write(tmp_path / directory, name)
     assert list(corpus_of(f"{tmp_path}/*/*").texts()) == [
-        (place + number, text) for place in range(3) for number, text in enumerate(DOCUMENTS)
+        (file + number, text) for file in range(3) for number, text in enumerate(DOCUMENTS)
     ]
 
 

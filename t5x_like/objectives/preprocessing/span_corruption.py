@@ -1,0 +1,153 @@
+"""T5's span corruption (Raffel et al. 2020, sections 3.1.4 and 3.3.4): what stood at the sentinels?
+
+Shapes: n tokens, k spans.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import require_at_least, require_positive
+from t5x_like.objectives.preprocessing.ending import without_end
+from t5x_like.objectives.preprocessing.spans import random_segmentation, run_starts
+
+
+class Lengths(NamedTuple):
+    """Sizes in tokens.
+
+    Attributes:
+      tokens: of a record, without an end.
+      inputs: of its inputs, with prefix, sentinels and end.
+      targets: of its targets, with sentinels and end.
+    """
+
+    tokens: int
+    inputs: int
+    targets: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanCorruption:
+    """Options.
+
+    Attributes:
+      vocab_size: ids in all; the sentinels are the last of them, counted down: the first span's is vocab_size − 1.
+      eos_id: the token that ends inputs and targets.
+      noise_density: share of the tokens that are dropped from the inputs.
+      mean_span_length: tokens a dropped span has on average.
+      sentinels: ids at the top of the vocabulary that no text uses.
+      prefix: ids that stand before the inputs.
+    """
+
+    vocab_size: int
+    eos_id: int
+    noise_density: float = 0.15
+    mean_span_length: float = 3.0
+    sentinels: int = 100
+    prefix: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_positive(self, "vocab_size", "sentinels")
+        require_at_least(self, 1, "mean_span_length")
+        if not 0 < self.noise_density < 1:
+            raise ExperimentError("noise_density", f"{self.noise_density} must be above 0 and below 1")
+        if self.sentinels >= self.vocab_size:
+            raise ExperimentError("sentinels", f"{self.sentinels} leave no tokens in a vocabulary of {self.vocab_size}")
+        for field, ids in (("eos_id", (self.eos_id,)), ("prefix", self.prefix)):
+            for token in ids:
+                if not 0 <= token < self.vocab_size - self.sentinels:
+                    raise ExperimentError(
+                        field,
+                        f"{token} must be at least 0 and below the sentinels, which begin at"
+                        f" {self.vocab_size - self.sentinels}",
+                    )
+
+    def __call__(self, tokens: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Replaces spans by sentinels.
+
+        Returns:
+          `inputs` int32: the prefix, the tokens with a sentinel for each dropped span, the end; `targets` int32: each
+          sentinel with the span it stands for, the end. Nothing of no tokens.
+
+        Raises:
+          ExperimentError: for a record with more spans than there are sentinels.
+        """
+        body = without_end(tokens, self.eos_id)
+        return self.encode(body, self.noise_mask(len(body), rng)) if body.size else {}
+
+    def encode(self, body: np.ndarray, noise: np.ndarray) -> dict[str, np.ndarray]:
+        """The features for noise bool [n] that is given; it begins with text, and may end in it."""
+        last = self.vocab_size - 1
+        text = ~noise
+        end = np.array([self.eos_id], np.int32)
+        prefix = np.array(self.prefix, np.int32)
+        return {
+            "inputs": np.concatenate([prefix, _with_sentinels(body, noise, last), end]),
+            "targets": np.concatenate([_with_sentinels(body, text, last), end]),
+        }
+
+    def noise_mask(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Bool [length]: text and noise take turns, text first and noise last; a single token is text."""
+        noise, spans = self.counts(length)
+        if spans > self.sentinels:
+            raise ExperimentError(
+                "sentinels",
+                f"{length} tokens have {spans} spans and there are {self.sentinels} sentinels; give the vocabulary"
+                " more of them, or shorten the records",
+            )
+        turns = np.empty(2 * spans, np.int64)
+        turns[1::2] = random_segmentation(noise, spans, rng)
+        turns[0::2] = random_segmentation(max(length, 2) - noise, spans, rng)
+        return np.repeat(np.arange(2 * spans) % 2 == 1, turns)[:length]
+
+    def counts(self, length: int) -> tuple[int, int]:
+        """How many of `length` tokens are noise, and in how many spans.
+
+        T5's rule: both are rounded half to even and at least 1, a token stays text, and there is text before each
+        span. A record of one token counts as two, of which the second, the noise, is not there. T5 computes in
+        float32, which tells on the halves: of 190 tokens 15 % are 29 there, and 28 in double precision.
+        """
+        length = max(length, 2)
+        share = np.float32(length) * np.float32(self.noise_density)
+        noise = min(max(round(float(share)), 1), length - 1)
+        spans = max(round(float(np.float32(noise) / np.float32(self.mean_span_length))), 1)
+        return noise, min(spans, noise, length - noise)
+
+    def lengths(self, tokens: int) -> Lengths:
+        """The sizes of the features of a record of two tokens or more."""
+        noise, spans = self.counts(tokens)
+        return Lengths(tokens, len(self.prefix) + tokens - noise + spans + 1, noise + spans + 1)
+
+    def fitting(self, inputs_length: int) -> Lengths:
+        """The longest record whose inputs take `inputs_length` tokens at most, and the sizes of its features.
+
+        A density of one half is treated as in T5: a token fewer, where that makes the targets as short as the inputs.
+
+        Raises:
+          ExperimentError: when no record of two tokens fits.
+        """
+        if self.lengths(2).inputs > inputs_length:
+            raise ExperimentError(
+                "inputs_length", f"{inputs_length} is too small; it must be at least {self.lengths(2).inputs}"
+            )
+        # The inputs never get shorter with the record, and have a token for every token of text.
+        low, high = 2, 2
+        while self.lengths(high).inputs <= inputs_length:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.lengths(middle).inputs <= inputs_length else (low, middle)
+        found = self.lengths(low)
+        if self.noise_density == 0.5 and found.targets > found.inputs:
+            found = self.lengths(low - 1)
+        return found
+
+
+def _with_sentinels(tokens: np.ndarray, dropped: np.ndarray, last: int) -> np.ndarray:
+    """The tokens with one sentinel, `last` and down from it, for each run of those dropped."""
+    first = run_starts(dropped)
+    result = tokens.copy()
+    result[first] = last - np.arange(np.count_nonzero(first), dtype=np.int32)
+    return result[first | ~dropped]

@@ -1,0 +1,186 @@
+"""How fast batches come, on one core: by index, from anywhere in a run, and tokenised on the way against SeqIO.
+
+    .venv/bin/python tools/bench_data.py
+
+- `indexed`: tokens a second from memory-mapped windows to ready batches of 2,048 tokens a row.
+- `resume`: seconds from a state at step 10, ten thousand and ten million to the first batch.
+- `streamed`: tokens a second from jsonl.zst through tokenising and packing, and SeqIO's for the same task and length.
+
+All in one run; the last two take turns, and the ratio is of their medians. `--skip-seqio` leaves out what imports
+TensorFlow.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LENGTH, ROWS, LANES = 2048, 16, 16
+STEPS = {"10": 10, "10 thousand": 10_000, "10 million": 10_000_000}
+
+
+def reading(corpus: Any, length: int = LENGTH, state: Any = None, **options: Any) -> Any:
+    """A pipeline of causal language modelling."""
+    from t5x_like.data.pipeline import Pipeline
+    from t5x_like.objectives.causal_lm import CausalLM
+
+    return Pipeline(
+        corpus, CausalLM(), sequence_length=length, batch_size=ROWS, lanes=LANES, seed=0, state=state, **options
+    )
+
+
+def indexed(seconds: float) -> float:
+    """Tokens a second, from tokens that are longer than the caches."""
+    import numpy as np
+
+    from t5x_like.data.documents import Corpus, Documents
+
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(50, 3000, 40_000)
+    tokens = rng.integers(3, 30_000, int(lengths.sum()), np.uint16)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return speed(reading(Corpus.of(Documents(tokens, offsets, lengths))), seconds)
+
+
+def speed(pipeline: Iterator[Any], seconds: float) -> float:
+    """Tokens a second of CPU time of this process, the first batches aside."""
+    for _ in range(8):
+        next(pipeline)
+    tokens, begin, wall = 0, time.process_time(), time.perf_counter()
+    while time.perf_counter() - wall < seconds:
+        tokens += next(pipeline).counts.tokens
+    taken = time.process_time() - begin
+    pipeline.close()  # type: ignore[attr-defined]
+    return tokens / taken
+
+
+def resume(rounds: int) -> dict[str, float]:
+    """Median seconds to the first batch after a resumption, by step."""
+    import numpy as np
+
+    from t5x_like.experiment import Data, section
+
+    corpus = section(Data, {"task": "sotu"}, "data").task.open("train")
+    times: dict[str, list[float]] = {name: [] for name in STEPS}
+    for _ in range(rounds):
+        for name, step in STEPS.items():
+            state = np.array([[step * ROWS // LANES, 0]] * LANES, np.uint64)
+            begin = time.perf_counter()
+            pipeline = reading(corpus, 256, state)
+            next(pipeline)
+            times[name].append(time.perf_counter() - begin)
+            pipeline.close()
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def corpus_file(place: Path) -> Path:
+    """The shipped corpus cut into documents of web-page size, as jsonl.zst."""
+    import zstandard
+
+    from t5x_like.experiment import Data, section
+
+    texts = section(Data, {"task": "sotu"}, "data").task.texts("train")
+    parts = (text[i : i + 3000] for text in texts for i in range(0, len(text), 3000))
+    lines = "".join(json.dumps({"text": part}) + "\n" for part in parts)
+    (place / "pages.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    return place / "pages.jsonl.zst"
+
+
+def streamed(place: Path, seconds: float) -> float:
+    """Tokens a second of our streaming path."""
+    from t5x_like.experiment import Data, section
+
+    task = {"name": "text", "path": str(place), "tokenizer": "package:sotu/vocabulary.model", "splits": {"train": {}}}
+    corpus = section(Data, {"task": task}, "data").task.stream("train")
+    return speed(reading(corpus, 512), seconds)
+
+
+def through_seqio(place: Path) -> Any:
+    """A function from seconds to tokens a second of SeqIO, for the same file, tokenised and packed by its converter."""
+    import seqio
+    import tensorflow as tf
+    import zstandard
+
+    from t5x_like.data import sources
+
+    def texts(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
+        def lines() -> Iterator[dict[str, str]]:
+            with place.open("rb") as raw:
+                stream = zstandard.ZstdDecompressor().stream_reader(raw)
+                yield from ({"targets": json.loads(line)["text"]} for line in stream.read().splitlines())
+
+        return tf.data.Dataset.from_generator(lines, output_signature={"targets": tf.TensorSpec((), tf.string)})
+
+    vocabulary = seqio.SentencePieceVocabulary(str(sources.resolve("package:sotu/vocabulary.model")))
+    seqio.TaskRegistry.add(
+        "bench_pages",
+        source=seqio.FunctionDataSource(texts, splits=["train"]),
+        preprocessors=[
+            seqio.preprocessors.tokenize,
+            seqio.preprocessors.append_eos,
+        ],
+        output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
+    )
+
+    def run(seconds: float) -> float:
+        dataset = seqio.get_dataset(
+            "bench_pages",
+            {"targets": 512},
+            dataset_split="train",
+            shuffle=True,
+            num_epochs=None,
+            feature_converter=seqio.LMFeatureConverter(pack=True),
+        )
+        batches = dataset.batch(ROWS, drop_remainder=True).as_numpy_iterator()
+        for _ in range(8):
+            next(batches)
+        tokens, begin, wall = 0, time.process_time(), time.perf_counter()
+        while time.perf_counter() - wall < seconds:
+            tokens += int((next(batches)["decoder_target_tokens"] > 0).sum())
+        return tokens / (time.process_time() - begin)
+
+    return run
+
+
+def main() -> None:
+    """Prints one line a figure, or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--skip-seqio", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    found: dict[str, Any] = {"indexed_tokens_per_second": indexed(options.seconds)}
+    found["resume_seconds"] = resume(options.rounds)
+    with tempfile.TemporaryDirectory() as place:
+        file = corpus_file(Path(place))
+        sides = {"streamed": lambda seconds: streamed(file, seconds)}
+        if not options.skip_seqio:
+            sides["seqio"] = through_seqio(file)
+        speeds = {name: [] for name in sides}
+        for _, (name, side) in itertools.product(range(options.rounds), sides.items()):
+            speeds[name].append(side(options.seconds))
+    for name, values in speeds.items():
+        found[f"{name}_tokens_per_second"] = statistics.median(values)
+    if "seqio" in speeds:
+        found["streamed_over_seqio"] = found["streamed_tokens_per_second"] / found["seqio_tokens_per_second"]
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"indexed    {found['indexed_tokens_per_second'] / 1e6:.1f} M tokens/s")
+    print("resume     " + ", ".join(f"step {name}: {1e3 * s:.1f} ms" for name, s in found["resume_seconds"].items()))
+    for name in speeds:
+        print(f"{name:10} {found[f'{name}_tokens_per_second'] / 1e6:.2f} M tokens/s")
+    if "seqio" in speeds:
+        print(f"ratio      {found['streamed_over_seqio']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
