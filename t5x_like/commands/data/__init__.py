@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5x_like.commands import common
-from t5x_like.commands.data import clean, prepare, tokenizer, verify
+from t5x_like.commands.data import clean, inspect, prepare, tokenizer, verify
 
-_ACTIONS = {"train-tokenizer": tokenizer, "clean": clean, "prepare": prepare, "verify": verify}
+_ACTIONS = {
+    "train-tokenizer": tokenizer,
+    "clean": clean,
+    "prepare": prepare,
+    "verify": verify,
+    "inspect": inspect,
+}
 
 
 def add_parser(subparsers: Any) -> None:

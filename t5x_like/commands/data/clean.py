@@ -32,12 +32,13 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     common.refuse(rest, "data clean")
     from pathlib import Path
 
+    from t5x_like.data.cleaning.cleaner import from_flag
     from t5x_like.data.cleaning.corpus import Corpus, clean_corpus
     from t5x_like.errors import UserError
 
     if options.processes < 1:
         raise UserError(f"--processes is {options.processes}; it must be at least 1")
-    found, stages = Corpus(path=options.input, field=options.field), corpus.cleaner(options.stages)
+    found, stages = Corpus(path=options.input, field=options.field), from_flag(options.stages)
     counts = clean_corpus(found, stages, Path(options.output).expanduser(), options.processes)
     if options.json:
         common.print_json(counts.to_dict())

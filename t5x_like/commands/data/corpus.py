@@ -63,29 +63,6 @@ def add_stages(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
 
 
-def cleaner(stages: str) -> Any:
-    """The stages that a flag gives by names or in a file.
-
-    Raises:
-      UserError: when there is no such file or stage, or an option cannot be.
-    """
-    import json
-
-    from t5x_like.data import sources
-    from t5x_like.data.cleaning.cleaner import Cleaner
-    from t5x_like.errors import UserError
-
-    if not stages.endswith(".json"):
-        return Cleaner.of([name.strip() for name in stages.split(",")] if stages else [], "")
-    try:
-        values = json.loads(sources.read_bytes(stages, "--stages"))
-    except ValueError as error:
-        raise UserError(f"--stages: {stages} is not JSON: {error}") from None
-    if not isinstance(values, list):
-        raise UserError(f"--stages: {stages} holds {type(values).__name__}; it must be a list of stages")
-    return Cleaner.of(values, "")
-
-
 def print_counts(counts: Any) -> None:
     """Prints what every stage dropped and took out, rule by rule.
 
