@@ -1,5 +1,6 @@
 """What the model will see: rows of batches as text, and how long, how full and how often what is."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -156,11 +157,13 @@ def row_texts(batch: Batch, row: int, vocabulary: Any) -> dict[str, tuple[Run, .
 
 
 def histogram(lengths: np.ndarray) -> Iterator[Bin]:
-    """Documents by length: 1, 2, 3–4, 5–8, 9–16, … tokens, up to the longest."""
+    """Documents by length: 1, 2, 3–4, 5–8, 9–16, … tokens, from the shortest to the longest."""
     if not len(lengths):
         return
     edges = [0, *(1 << power for power in range(int(lengths.max() - 1).bit_length() + 1))]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
+        if high < lengths.min():
+            continue
         inside = lengths[(lengths > low) & (lengths <= high)]
         yield Bin(low + 1, high, len(inside), int(inside.sum()))
 
@@ -185,16 +188,17 @@ def document_lengths(corpus: Corpus | StreamedCorpus) -> np.ndarray:
 
 def _parts(corpus: Corpus | StreamedCorpus, steps: int, tokens_a_run: int) -> Iterator[Part]:
     """The components; without weights, each is read as often as the others."""
-    sizes = [
-        (part.documents, part.tokens) if isinstance(corpus, Corpus) else (None, None) for part in corpus.components
-    ]
+    sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(corpus.components)
+    if isinstance(corpus, Corpus):
+        sizes = [(part.documents, part.tokens) for part in corpus.components]
+    names = [part.name for part in corpus.components]
     stages = [stage.weights for stage in corpus.stages] or [tuple(float(tokens or 1) for _, tokens in sizes)]
     begins = [stage.step for stage in corpus.stages] or [0]
     lasts = np.diff(np.minimum([*begins, steps], steps)) / max(steps, 1)
-    for number, (component, (documents, tokens)) in enumerate(zip(corpus.components, sizes, strict=True)):
+    for number, (name, (documents, tokens)) in enumerate(zip(names, sizes, strict=True)):
         shares = tuple(weights[number] / sum(weights) for weights in stages)
         read = sum(share * last for share, last in zip(shares, lasts, strict=True)) * tokens_a_run
-        yield Part(component.name, documents, tokens, shares, float(read / tokens) if tokens else None)
+        yield Part(name, documents, tokens, shares, float(read / tokens) if tokens else None)
 
 
 def _runs(ids: np.ndarray, segments: np.ndarray, weights: np.ndarray | None, vocabulary: Any) -> Iterator[Run]:

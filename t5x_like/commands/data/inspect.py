@@ -7,7 +7,7 @@ from typing import Any
 from t5x_like.commands import common
 
 _COLORS = ("cyan", "yellow", "green", "magenta")  # of the examples in a row, in turn
-_BAR = 40  # characters of the longest bar
+_BAR = 28  # characters of the longest bar
 
 
 def add_parser(actions: Any) -> None:
@@ -84,7 +84,7 @@ def _row(runs: Sequence[Any]) -> Any:
         if mixed and run.weighted:
             text.append(f"⟦{run.text}⟧", style=f"bold underline {color}")
         else:
-            text.append(run.text, style=f"dim {color}" if mixed else color)
+            text.append(run.text, style=color)
         if run.ends:
             text.append("⏎", style="bold red")
     return text
@@ -93,12 +93,14 @@ def _row(runs: Sequence[Any]) -> Any:
 def _legend(found: Any) -> Any:
     from rich.text import Text
 
-    text = Text("┃", style="bold red")
+    text = Text()
+    text.append("┃", style="bold red")
     text.append(" another example begins   ", style="dim")
     text.append("⏎", style="bold red")
     text.append(" a document ends", style="dim")
     if found.weighted is not None:
-        text.append("   ⟦…⟧", style="bold underline")
+        text.append("   ")
+        text.append("⟦…⟧", style="bold underline")
         text.append(" what the loss counts", style="dim")
     return text
 
@@ -112,8 +114,8 @@ def _print_lengths(found: Any, console: Any) -> None:
     table = Table(title=f"Lengths of {of}, in tokens", title_justify="left", title_style="bold", box=None)
     table.add_column("tokens", justify="right")
     table.add_column("documents", justify="right")
-    table.add_column("share of all tokens", justify="right")
-    table.add_column("")
+    table.add_column("share", justify="right")
+    table.add_column("", no_wrap=True)
     total = sum(each.tokens for each in found.lengths) or 1
     most = max((each.tokens for each in found.lengths), default=1) or 1
     for each in found.lengths:
