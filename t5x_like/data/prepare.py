@@ -1,8 +1,11 @@
 """Preparing a corpus on this machine: read, cleaned and tokenised once, and written as shards of tokens.
 
-One process, this one, reads and writes; the others clean and tokenise blocks, and their results are taken in order, so
-that their number changes nothing. What is finished is noted group by group: a run that is killed goes on at the
-beginning of the group it was at, and ends with the same bytes.
+One process, this one, writes; the others clean and tokenise, and their results are taken in order, so that their number
+changes nothing. What is finished is noted group by group: a run that is killed goes on at the beginning of the group it
+was at, and ends with the same bytes.
+
+Where there are many files, each is read by one of the others, which leaves its results on the disk until their turn
+comes. A few large files are read by this process, which hands out blocks; it keeps a handful of others busy.
 """
 
 import collections
@@ -11,7 +14,9 @@ import functools
 import json
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -29,6 +34,7 @@ from t5x_like.data.token_files import (
     MANIFEST,
     Manifest,
     Source,
+    is_local,
     load_arrays,
     read_manifest,
     save_arrays,
@@ -39,9 +45,11 @@ from t5x_like.experiment import section
 
 _STATE = "state"  # below the output until the manifest is there
 _IDENTITY = "identity"
-_AHEAD = 2  # blocks a process that wait for it, or for their turn to be written
+_SPOOL = "spool-"
+_AHEAD = 2  # jobs a process that wait for it, or for their turn to be written
 
 Verdicts = tuple[tuple[int, str], ...]
+Splits = Sequence[str] | None
 Result = TypeVar("Result")
 
 
@@ -95,6 +103,8 @@ def prepare(
     state = output / _STATE
     manifest = _claim(output, plan.identity(found))
     if manifest is None:
+        for left in state.glob(f"{_SPOOL}*"):  # of a run that was killed
+            left.rmtree()
         run = _Run(plan, output, processes, setup, progress)
         groups = run.groups(run.verdicts())
         manifest = finish(output, plan, found, groups)
@@ -161,7 +171,7 @@ class _Run:
         grouping = Grouping(self._plan.shard_tokens)
         writer = self._writer(len(groups))
         try:
-            for block, encoded in self._each(work, self._blocks(start, self._plan.splits)):
+            for block, encoded in self._each(work, start, self._plan.splits):
                 if not grouping.admits(encoded.tokens()):
                     groups.append(self._note(writer.close()))
                     writer = self._writer(len(groups))
@@ -184,7 +194,7 @@ class _Run:
             keys.mkdir(parents=True, exist_ok=True)
             files: list[epath.Path] = []
             work = functools.partial(_keys, self._plan.pickled(), before, place, str(keys))
-            for block, name in self._each(work, self._blocks(Position(), None)):
+            for block, name in self._each(work, Position(), None):
                 files.append(keys / name)
                 self._tell(f"look for {stage.name}", block, 0, 0)
             save_arrays(verdict, stage.decide(lambda: (Record(**load_arrays(file)) for file in files)))
@@ -192,7 +202,7 @@ class _Run:
             keys.rmtree()
         return verdict
 
-    def _blocks(self, start: Position, splits: Sequence[str] | None) -> Iterator[Block]:
+    def _blocks(self, start: Position, splits: Splits) -> Iterator[Block]:
         for file, shard in enumerate(self._plan.shards()[start.file :], start.file):
             yield from steps.blocks(self._plan, shard, start if file == start.file else Position(file), splits)
 
@@ -217,22 +227,72 @@ class _Run:
         before = sum(shard.seen.size for shard in self._plan.shards()[: block.start.file])
         self._progress(Done(name, before + block.read, self._total, documents, tokens))
 
-    def _each(self, work: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[tuple[Block, Result]]:
+    def _each(self, work: Callable[[Block], Result], start: Position, splits: Splits) -> Iterator[tuple[Block, Result]]:
         """Every block with what becomes of it, in order; memory holds a few blocks a process."""
         if self._processes == 1:
             if self._setup is not None:
                 self._setup()
-            for block in blocks:
+            for block in self._blocks(start, splits):
                 yield block, work(block)
             return
+        sizes = [shard.seen.size for shard in self._plan.shards()[start.file :]]
         with _pool(self._processes, self._setup) as executor:
-            waiting: collections.deque[tuple[Block, Future[Result]]] = collections.deque()
-            for block in blocks:
-                waiting.append((block._replace(documents=[]), executor.submit(work, block)))
-                if len(waiting) > _AHEAD * self._processes:
-                    yield _result(waiting.popleft())
-            while waiting:
-                yield _result(waiting.popleft())
+            if max(sizes, default=0) * _AHEAD * self._processes <= sum(sizes):
+                yield from self._file_by_file(executor, work, start, splits)
+            else:
+                jobs = (
+                    (block._replace(documents=[]), executor.submit(work, block))
+                    for block in self._blocks(start, splits)
+                )
+                yield from ((block, _result(future)) for block, future in self._ahead(jobs))
+
+    def _file_by_file(
+        self, executor: ProcessPoolExecutor, work: Callable[[Block], Result], start: Position, splits: Splits
+    ) -> Iterator[tuple[Block, Result]]:
+        plan, last = self._plan.pickled(), len(self._plan.shards())
+        with tempfile.TemporaryDirectory(prefix=_SPOOL, dir=self._state if is_local(self._state) else None) as place:
+            starts = [start, *map(Position, range(start.file + 1, last))]
+            files = (os.path.join(place, str(position.file)) for position in starts)
+            jobs = (
+                (file, executor.submit(_spool, plan, work, position, splits, file))
+                for file, position in zip(files, starts, strict=True)
+            )
+            for file, future in self._ahead(jobs):
+                _result(future)
+                yield from _unspool(file)
+                os.unlink(file)
+
+    def _ahead(self, jobs: Iterable[tuple[Any, Future[Any]]]) -> Iterator[tuple[Any, Future[Any]]]:
+        """The jobs in order, begun so far ahead that no process waits."""
+        waiting: collections.deque[tuple[Any, Future[Any]]] = collections.deque()
+        for job in jobs:
+            waiting.append(job)
+            if len(waiting) > _AHEAD * self._processes:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _spool(plan: bytes, work: Callable[[Block], Any], start: Position, splits: Splits, file: str) -> None:
+    """Does the work of one input file, and writes what comes of each block to a file."""
+    loaded = _loaded(plan)
+    with open(file, "wb") as stream:
+        for block in steps.blocks(loaded, loaded.shards()[start.file], start, splits):
+            pickle.dump((block._replace(documents=[]), work(block)), stream)
+
+
+def _unspool(file: str) -> Iterator[tuple[Block, Any]]:
+    """What `_spool` wrote, from a process of ours and of a moment ago."""
+    with open(file, "rb") as stream:
+        while True:
+            try:
+                yield pickle.load(stream)
+            except EOFError:
+                return
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(plan: bytes) -> Plan:
+    return pickle.loads(plan)
 
 
 def _encode(plan: bytes, verdicts: Verdicts, block: Block) -> Encoded:
@@ -247,10 +307,9 @@ def _keys(plan: bytes, verdicts: Verdicts, place: int, directory: str, block: Bl
     return name
 
 
-def _result(waiting: tuple[Block, Future[Result]]) -> tuple[Block, Result]:
-    block, future = waiting
+def _result(future: Future[Result]) -> Result:
     try:
-        return block, future.result()
+        return future.result()
     except BrokenProcessPool:
         raise UserError(
             "a process that tokenises was killed, perhaps for want of memory; give a smaller --processes and start"

@@ -115,6 +115,25 @@ def test_the_number_of_processes_changes_no_byte(plan, tmp_path, stages):
     assert files(alone) == files(together)
 
 
+@pytest.mark.parametrize("stages", [[], STAGES], ids=["as it is", "cleaned"])
+def test_many_files_are_read_each_by_one_process(plan, tmp_path, monkeypatch, stages):
+    pages = texts()
+    for i in range(15):
+        rows = [json.dumps({"text": text}) for text in pages[i * 10 : i * 10 + 10]]
+        (tmp_path / f"{i:02d}.jsonl").write_text("\n".join(rows))
+    task = dataclasses.replace(plan.task, path=f"{tmp_path}/*.jsonl")
+    plan = dataclasses.replace(plan, task=task, cleaner=Cleaner.of(stages))
+    read = []
+    alone, together = epath.Path(tmp_path / "alone"), epath.Path(tmp_path / "together")
+    prepare(plan, alone, processes=1)
+    (together / "state/spool-of-a-run-that-was-killed").mkdir(parents=True)
+    (together / "state/identity").write_text(TokensTask(path=str(alone)).manifest.identity)
+    monkeypatch.setattr(prepare_steps, "blocks", lambda *_: read.append(1))  # in this process
+    prepare(plan, together, processes=2)
+    assert not read
+    assert files(alone) == files(together)
+
+
 def test_a_split_alone_has_the_same_documents(plan, tmp_path):
     prepare(plan, epath.Path(tmp_path / "all"), processes=1)
     for split in plan.splits:

@@ -14,13 +14,13 @@ KILLS = 2
 SENTENCE = "The fox number {} has met the dog number {}.\n"
 
 
-@pytest.fixture
-def command(tmp_path):
+@pytest.fixture(params=[2, 20], ids=["few files", "many files"])
+def command(tmp_path, request):
     """The command but for its output, over a corpus that takes it a second or two."""
     rng = random.Random(0)
-    for name in ("a", "b"):
+    for name in range(request.param):
         rows = []
-        for i in range(9000):
+        for i in range(18000 // request.param):
             text = "".join(SENTENCE.format(rng.randrange(10**6), i) for _ in range(rng.randint(3, 40)))
             rows.append(json.dumps({"text": text}))
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
