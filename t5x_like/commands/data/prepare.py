@@ -90,7 +90,8 @@ class _Bar:
 
     def __init__(self, interruption: Interruption, clock: Callable[[], float] = time.monotonic) -> None:
         self._interruption = interruption
-        self._clock, self._name, self._began = clock, "", clock()
+        self._clock, self._name = clock, ""
+        self._began = self._shown = clock()
         self._progress: Any = None
 
     def show(self, done: Any) -> None:
@@ -101,11 +102,12 @@ class _Bar:
 
         if done.name != self._name:
             self.close()
-            self._name = done.name
+            self._name, self._began = done.name, self._shown
             self._progress = Progress(
                 done.total // _MEGABYTE, done.read // _MEGABYTE, unit=f"{done.name}: MB", clock=self._clock
             )
-        seconds = max(self._clock() - self._began, 1e-9)
+        self._shown = self._clock()
+        seconds = max(self._shown - self._began, 1e-9)
         numbers = {"documents": done.documents, "tokens/s": done.tokens / seconds} if done.tokens else {}
         self._progress.update(done.read // _MEGABYTE, numbers)
 
@@ -113,7 +115,6 @@ class _Bar:
         """Ends the bar of the pass."""
         if self._progress is not None:
             self._progress.close()
-            self._began = self._clock()
 
     def __enter__(self) -> "_Bar":
         return self
