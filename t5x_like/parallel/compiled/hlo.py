@@ -158,7 +158,7 @@ def parse(text: str) -> Module:
     Raises:
       ValueError: where the text has no entry.
     """
-    lines = iter(text.splitlines())
+    lines = iter(_joined(text))
     header, entry = next(lines, ""), ""
     computations: dict[str, Computation] = {}
     instructions: dict[str, Instruction] | None = None
@@ -174,6 +174,19 @@ def parse(text: str) -> Module:
     if not entry:
         raise ValueError("this is no text of a compiled program: it has no ENTRY computation")
     return Module(header, computations, entry)
+
+
+def _joined(text: str) -> Iterator[str]:
+    """The text's lines, with those that an attribute of several lines goes on in put together."""
+    joined = ""
+    for line in text.split("\n"):
+        whole = joined + line
+        # Only a kernel's metadata is written over several lines; it starts with an open brace and ends with two closed.
+        if line.endswith("kernel_metadata={") or (joined and not line.startswith("}}")):
+            joined = whole
+            continue
+        joined = ""
+        yield whole
 
 
 def _instruction(line: str) -> Instruction | None:

@@ -40,9 +40,7 @@ def _convolution(attributes: str, left: tuple[int, ...], right: tuple[int, ...],
     left_labels, right_labels, result_labels = labels.groups()
     window = {
         key: value
-        for key, value in re.findall(
-            r"(\w+)=([\w\-]+)", (re.search(r"window=\{([^}]*)\}", attributes) or ["", ""])[1]
-        )
+        for key, value in re.findall(r"(\w+)=([\w\-]+)", (re.search(r"window=\{([^}]*)\}", attributes) or ["", ""])[1])
     }
     groups = int((re.search(r"batch_group_count=(\d+)", attributes) or ["", "1"])[1])
     total = 2.0 * result[result_labels.index("f")] * result[result_labels.index("b")]
