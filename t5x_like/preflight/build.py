@@ -20,8 +20,9 @@ from t5x_like.parallel.topologies import Topology
 from t5x_like.preflight import fit
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
-_EXCEEDED = re.compile(r"Exceeded hbm capacity by ([\d.]+)([KMGT]?)")
+# How the TPU compiler says that a program is too large: what it has to hold besides its arguments, or all of it.
+_TEMPORARIES = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM")
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,8 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise _does_not_fit(str(error), experiment, topology, whole, parameters) from error
+        needed = needed_bytes(str(error), memory.state_bytes((state, batch)))
+        raise _does_not_fit(needed, experiment, topology, whole, parameters) from error
     return Built(experiment, topology, made, compiled, state, batch, time.perf_counter() - begin)
 
 
@@ -111,7 +113,7 @@ def check_state(program: step.Program) -> step.State:
     infos = dict(jax.tree.leaves_with_path(program.parameter_infos()))
     for path, leaf in jax.tree.leaves_with_path(state["parameters"]):
         for dimension, (size, axes) in enumerate(zip(leaf.shape, leaf.sharding.spec, strict=False)):
-            names = (axes,) if isinstance(axes, str) else (axes or ())
+            names: tuple[str, ...] = (axes,) if isinstance(axes, str) else tuple(axes or ())
             parts = int(np.prod([leaf.sharding.mesh.shape[name] for name in names], dtype=int))
             if size % parts:
                 logical = infos[path].axes[dimension]
@@ -163,7 +165,7 @@ def load(file: Path, experiment: Experiment) -> Any:
 def _check_state_fits(
     experiment: Experiment, topology: Topology, state: step.State, whole: int, parameters: int
 ) -> None:
-    """Raises DoesNotFitError where the state and the gradients alone are too large; a compilation would only confirm it."""
+    """Raises DoesNotFitError where the state and the gradients alone are too large: nothing need be compiled."""
     needed = memory.state_bytes(state) + memory.state_bytes(state["parameters"])
     missing = needed - topology.chip.usable_hbm_bytes
     if missing > 0:
@@ -171,12 +173,23 @@ def _check_state_fits(
         raise fit.DoesNotFitError(topology, missing, needed, proposal)
 
 
+def needed_bytes(message: str, arguments: int) -> int:
+    """What a step needs on a chip, out of the compiler's message that it is too much; 0 where it does not say.
+
+    Args:
+      message: the compiler's.
+      arguments: bytes of what the step takes.
+    """
+    if found := _TEMPORARIES.search(message):
+        return arguments + int(float(found[1]) * _UNITS[found[2]])
+    found = _USED.search(message)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else 0
+
+
 def _does_not_fit(
-    message: str, experiment: Experiment, topology: Topology, whole: int, parameters: int
+    needed: int, experiment: Experiment, topology: Topology, whole: int, parameters: int
 ) -> fit.DoesNotFitError:
-    used, exceeded = _USED.search(message), _EXCEEDED.search(message)
-    needed = int(float(used[1]) * _UNITS[used[2]]) if used else topology.chip.usable_hbm_bytes
-    missing = int(float(exceeded[1]) * _UNITS[exceeded[2]]) if exceeded else needed - topology.chip.usable_hbm_bytes
     guessed = fit.estimate(experiment, topology.chips, whole, parameters).total
-    proposal = fit.proposal(experiment, topology, whole, parameters, excess=needed - guessed)
-    return fit.DoesNotFitError(topology, missing, needed, proposal)
+    needed = max(needed, topology.chip.usable_hbm_bytes + 1)
+    proposal = fit.proposal(experiment, topology, whole, parameters, compiled_over_guess=needed / guessed)
+    return fit.DoesNotFitError(topology, needed - topology.chip.usable_hbm_bytes, needed, proposal)

@@ -91,7 +91,7 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
 
 
 def proposal(
-    experiment: Experiment, topology: Topology, state_bytes: int, parameter_bytes: int, excess: int = 0
+    experiment: Experiment, topology: Topology, state_bytes: int, parameter_bytes: int, compiled_over_guess: float = 1.0
 ) -> str:
     """What would fit, as half a sentence: the nearest to the experiment that does by `estimate`.
 
@@ -100,10 +100,10 @@ def proposal(
       topology: where.
       state_bytes: of the whole state.
       parameter_bytes: of its trained parameters.
-      excess: by how much a compilation came out above the estimate; the same is expected of the proposal.
+      compiled_over_guess: what a compilation needed ÷ the estimate; the same is expected of the proposal, where above 1.
     """
     for change, changed, place in _changes(experiment, topology):
-        need = estimate(changed, place.chips, state_bytes, parameter_bytes).total + excess
+        need = estimate(changed, place.chips, state_bytes, parameter_bytes).total * max(compiled_over_guess, 1.0)
         if need <= place.chip.usable_hbm_bytes * (1 - _MARGIN):
             return f"by estimate {change} would fit, with {need / topologies.GIB:.2f} GiB"
     return "nothing that is like it would; use a smaller model or shorter rows"

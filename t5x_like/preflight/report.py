@@ -99,7 +99,7 @@ def _read(built: Built) -> _Reading:
     module = hlo.parse(built.compiled.as_text())
     model, chip = built.experiment.model, built.topology.chip
     mesh = dict(built.layout.mesh.shape)  # type: ignore[union-attr]
-    moved = collectives.collectives(module, mesh)
+    moved = collectives.collectives(module, mesh, slices=built.topology.slices)
     called = kernels.kernels(module, causal=True)
     dcn = ("data",) if built.topology.slices > 1 else ()
     return _Reading(

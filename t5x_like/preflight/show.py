@@ -80,7 +80,8 @@ def _step(figures: Mapping[str, Any]) -> dict[str, str]:
     time = figures["time"]
     bounds = ", ".join(f"{name.replace('_', ' ')} {1000 * s:,.0f}" for name, s in time["bounds_seconds"].items())
     return {
-        "step": f"{1000 * figures['estimated_step_seconds']:,.1f} ms: scheduled {1000 * time['scheduled_seconds']:,.1f},"
+        "step": f"{1000 * figures['estimated_step_seconds']:,.1f} ms:"
+        f" scheduled {1000 * time['scheduled_seconds']:,.1f},"
         f" kernels {1000 * time['kernel_seconds']:,.1f},"
         f" exposed collectives {1000 * time['exposed_collective_seconds']:,.1f}",
         "  ideal": f"{1000 * figures['ideal_step_seconds']:,.1f} ms; {figures['estimated_over_ideal']:.3f} of it"

@@ -169,7 +169,7 @@ frontend_attributes={kernel_metadata={
     assert dkv.flops == 4 * 2 * (2 * 4 * 256 * 256 * 64) and not dkv.forward
 
 
-# --- What a compiler made -----------------------------------------------------------------------------------------------
+# --- What a compiler made -------------------------------------------------------------------------------------------
 
 
 def test_products_are_those_that_were_asked_for():

@@ -20,6 +20,8 @@ _AXIS = re.compile(r"['\"]?([\w]+)['\"]?=(\d+)")
 _SUBAXIS = re.compile(r"['\"]([\w]+)['\"](?::\((\d+)\)(\d+))?")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _LISTED = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_MEETING = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 
 
@@ -65,28 +67,33 @@ class _Site:
     asynchronous: bool
     hidden_cycles: int
     scattered: bool = False
+    between_slices: str = ""
 
 
-def collectives(module: Module, mesh_shape: Mapping[str, int]) -> list[Collective]:
+def collectives(
+    module: Module, mesh_shape: Mapping[str, int], *, slices: int = 1, slice_axis: str = "data"
+) -> list[Collective]:
     """The collectives of a program, largest first.
 
     Args:
       module: the program.
       mesh_shape: sizes of the mesh's axes by name, in the order in which its devices were given to the compiler.
+      slices: that the data-centre network joins.
+      slice_axis: the mesh axis along which they lie.
     """
     counts = loops.executions(module)
     found = []
     for computation in loops.scheduled(module):
         times = round(counts[computation.name])
         for site in _sites(module, computation):
-            kind = site.instruction.opcode.removesuffix("-start")
+            kind = site.between_slices or site.instruction.opcode.removesuffix("-start")
             groups = participants(site.instruction.attributes, mesh_shape)
-            group = groups.shape[-1] if groups.size else 1
+            group = slices if site.between_slices else groups.shape[-1]
             whole = site.operand_bytes * (group if kind == "all-gather" else 1)
             found.append(
                 Collective(
                     kind="reduce-scatter" if site.scattered else kind,
-                    axis=",".join(axes_of(groups, mesh_shape)),
+                    axis=slice_axis if site.between_slices else ",".join(axes_of(groups, mesh_shape)),
                     bytes=whole * times,
                     count=times,
                     asynchronous=site.asynchronous,
@@ -168,9 +175,23 @@ def _sites(module: Module, computation: Computation) -> list[_Site]:
         if base in KINDS:
             hidden, overlapped = _hidden(order, at) if instruction.opcode.endswith("-start") else (0, False)
             sites.append(_Site(instruction, _operand_bytes(computation, instruction), overlapped, hidden))
+        elif instruction.opcode == "send" and (between := _BETWEEN_SLICES.search(instruction.attributes)):
+            sites.append(_sent(computation, order, instruction, between[1].lower().replace("_", "-")))
         elif instruction.opcode in ("fusion", "async-start"):
             sites += _fused(module, order, at)
     return sites
+
+
+def _sent(computation: Computation, order: list[Instruction], send: Instruction, kind: str) -> _Site:
+    """A collective between slices, which the hosts' runtime carries out: what is sent comes back as its result."""
+    meeting = _MEETING.findall(send.attributes)
+    back = next(
+        (i for i, o in enumerate(order) if o.opcode == "recv" and _MEETING.findall(o.attributes) == meeting), -1
+    )
+    hidden, overlapped = _hidden(order, back) if back >= 0 else (0, False)
+    given = computation.instructions.get(send.operands[0])
+    moved = sum(array.bytes for array in given.arrays) if given else 0
+    return _Site(send, moved, overlapped, hidden, between_slices=kind)
 
 
 def _fused(module: Module, order: list[Instruction], at: int) -> list[_Site]:

@@ -119,7 +119,7 @@ class Computation:
     @property
     def root(self) -> Instruction:
         """What it gives."""
-        return next((i for i in self if i.root), next(reversed(self.instructions.values())))
+        return next((i for i in self if i.root), [*self.instructions.values()][-1])
 
     @functools.cached_property
     def parameters(self) -> dict[int, Instruction]:

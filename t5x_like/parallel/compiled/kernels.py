@@ -88,7 +88,7 @@ def _full_name(name: str, call: Instruction) -> str:
 
 
 def _pairs(matrices: list[Array]) -> float:
-    """b · h · t · s · e of queries, the first array, and keys, the second."""
+    """The product b · h · t · s · e of queries, the first array, and keys, the second."""
     queries, keys = matrices[0].dims, matrices[1].dims
     total = 1.0
     for size in queries:

@@ -38,10 +38,8 @@ def _convolution(attributes: str, left: tuple[int, ...], right: tuple[int, ...],
     if labels is None:
         return 0.0
     left_labels, right_labels, result_labels = labels.groups()
-    window = {
-        key: value
-        for key, value in re.findall(r"(\w+)=([\w\-]+)", (re.search(r"window=\{([^}]*)\}", attributes) or ["", ""])[1])
-    }
+    written = re.search(r"window=\{([^}]*)\}", attributes)
+    window = dict(re.findall(r"(\w+)=([\w\-]+)", written[1])) if written else {}
     groups = int((re.search(r"batch_group_count=(\d+)", attributes) or ["", "1"])[1])
     total = 2.0 * result[result_labels.index("f")] * result[result_labels.index("b")]
     total *= right[right_labels.index("i")] / groups

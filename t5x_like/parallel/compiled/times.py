@@ -19,8 +19,8 @@ class Estimate:
     """Seconds of one step, by what they go into; the step is their sum.
 
     Attributes:
-      scheduled: the compiler's cycles of everything in the schedule that it estimates; matrix products that carry a part
-        of an asynchronous collective are among it, with what that costs them.
+      scheduled: the compiler's cycles of everything in the schedule that it estimates; matrix products that carry
+        a part of an asynchronous collective are among it, with what that costs them.
       kernels: hand-written kernels at the larger of their FLOPs at the peak and their bytes at the memory's bandwidth.
       exposed_collectives: synchronous collectives at the bandwidth of their network, and of asynchronous ones what is
         longer than the work that hides them.
