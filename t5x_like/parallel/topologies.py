@@ -115,6 +115,7 @@ class Topology:
         import jax
         from jax.experimental import topologies
 
+        _keep_flags_from_libtpu()
         options: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
         if self.chip.name == "v4":
             options["chip_config_name"] = "megacore"  # both cores as one device, which is how JAX runs on it
@@ -178,6 +179,17 @@ def prepare() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+
+
+def _keep_flags_from_libtpu() -> None:
+    """Leaves in XLA_FLAGS only what is not for other platforms: a flag that libtpu does not know ends the process."""
+    import jax
+
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    known = [flag for flag in flags if not flag.startswith(("--xla_cpu_", "--xla_gpu_"))]
+    if known != flags:
+        jax.devices("cpu")  # has read them now
+        os.environ["XLA_FLAGS"] = " ".join(known)
 
 
 def _with_dimensions(chips: int, dimensions: int) -> tuple[int, ...]:

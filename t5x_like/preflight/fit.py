@@ -100,7 +100,7 @@ def proposal(
       topology: where.
       state_bytes: of the whole state.
       parameter_bytes: of its trained parameters.
-      compiled_over_guess: what a compilation needed ÷ the estimate; the same is expected of the proposal, where above 1.
+      compiled_over_guess: what a compilation needed ÷ the estimate; the proposal is expected to need as much more.
     """
     for change, changed, place in _changes(experiment, topology):
         need = estimate(changed, place.chips, state_bytes, parameter_bytes).total * max(compiled_over_guess, 1.0)
