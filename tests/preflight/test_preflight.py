@@ -6,11 +6,12 @@ import jax
 import pytest
 
 from t5x_like import step
-from t5x_like.errors import ExperimentError
+from t5x_like.__main__ import main
+from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
 from t5x_like.models import kernels
 from t5x_like.parallel import topologies
-from t5x_like.preflight import build, report, show
+from t5x_like.preflight import build, prices, report, show
 
 # The compiler for the absent TPU cannot read what JAX's cache holds of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*cache.*")
@@ -31,12 +32,12 @@ MODEL = {
 }
 
 
-def experiment(model=None, data=None, **parallelism):
+def experiment(model=None, rows=None, **parallelism):
     values = {
         "name": "small",
         "steps": 1000,
         "model": {**MODEL, **(model or {})},
-        "data": {"sequence_length": 256, "batch_size": 8, "lanes": 8, **(data or {})},
+        "data": {"sequence_length": 256, "batch_size": 8, "lanes": 8, **(rows or {})},
         "optimizer": {"name": "adamw"},
         "parallelism": {"fsdp": 4, "remat": "save_qkv_attention", **parallelism},
     }
@@ -105,9 +106,7 @@ def test_the_run_is_its_steps_and_costs_by_the_table(figures, built, tmp_path):
     assert run["cost"] == pytest.approx(run["chip_hours"] * 1.20)
     assert run["chinchilla_tokens"] == 20 * run["parameters"]
     assert run["tokens_over_chinchilla"] == pytest.approx(run["tokens_per_parameter"] / 20)
-    from t5x_like.preflight.prices import TABLE
-
-    table = json.loads(TABLE.read_text())
+    table = json.loads(prices.TABLE.read_text())
     table["chips"]["v5e"]["dollars_per_hour"]["value"] = 2.40
     (tmp_path / "mine.json").write_text(json.dumps(table))
     assert report.report(built, str(tmp_path / "mine.json"))["run"]["cost"] == pytest.approx(2 * run["cost"])
@@ -175,7 +174,7 @@ def test_parameters_that_are_whole_everywhere_are_seen(monkeypatch):
     [
         ({"fsdp": 3}, "parallelism: data=-1 × fsdp=3"),
         ({"model": {"embed": 510}}, "parallelism.fsdp: 4 devices do not divide the 'embed' axis of"),
-        ({"data": {"batch_size": 6, "lanes": 2}}, "data.batch_size: 6 rows cannot be shared by 4 devices"),
+        ({"rows": {"batch_size": 6, "lanes": 2}}, "data.batch_size: 6 rows cannot be shared by 4 devices"),
         ({"microbatches": 4}, "8 rows in 4 microbatches cannot be shared by 4 devices; make it a multiple of 16"),
     ],
 )
@@ -183,3 +182,49 @@ def test_what_does_not_divide_is_one_sentence(changes, sentence):
     with pytest.raises(ExperimentError) as error:
         build.build(experiment(**changes), TOPOLOGY)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--topology=v5x:2x2"], "there is no chip 'v5x'"),
+        ([], "--topology is not given"),
+        (["--topology=v5e:2x2", "--config.parallelism.fsdp=3"], "is not the 4 device(s) here"),
+        (["--topology=v5e:2x2", "--search=0"], "--search: 0 is too small"),
+        (["--compare", "README.md", "README.md"], "README.md is no report"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_exits_with_2(arguments, sentence, capsys):
+    config = [] if "--compare" in arguments else ["--config=configs/llama_1b.py"]
+    assert main(["preflight", *config, *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [("{", "is no JSON"), ("{}", "lacks or misspells 'chips'"), ('{"chips": {"v5": 1}}', "has no chip 'v5e'; did you")],
+)
+def test_a_table_of_prices_that_is_none_is_one_sentence(text, sentence, tmp_path):
+    (tmp_path / "prices.json").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        prices.read("v5e", str(tmp_path / "prices.json"))
+
+
+# --- Several slices, other chips, a real size -----------------------------------------------------------------------
+
+
+def test_between_slices_only_sharded_gradients_cross():
+    found = report.report(build.build(experiment(model={"layers": 2}, data=2), topologies.parse("v5e:2x2", 2)))
+    crossing = [item for item in found["collectives"] if item["axis"] == "data"]
+    assert {item["kind"] for item in crossing} == {"all-reduce"} and {item["group"] for item in crossing} == {2}
+    # A quarter of the gradients, in the computation's dtype or in float32; whole ones would be four times as many.
+    share = found["run"]["parameters"] / 4
+    assert 2 * share <= sum(item["bytes"] for item in crossing) <= 5 * share
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5p:2x2x1", "v6e:2x2"])
+def test_every_chip_has_a_compiler(name):
+    found = report.report(build.build(experiment(model={"layers": 2}), topologies.parse(name)))
+    assert found["fits"] and found["attention_kernel_calls_per_layer"] == 1
+    assert found["time"]["scheduled_seconds"] > 0
