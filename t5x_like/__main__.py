@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from t5x_like import __version__, startup
 from t5x_like.errors import UserError
 
-COMMANDS = ("train", "evaluate", "generate", "report", "config", "data")
+COMMANDS = ("train", "evaluate", "generate", "report", "config", "data", "preflight")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
