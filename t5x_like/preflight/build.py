@@ -141,25 +141,35 @@ def save(built: Built, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     shape = f"{built.topology.slices}x{built.topology.name.replace(':', '-')}"
     file = directory / f"{built.experiment.name}-{shape}.executable"
-    record = {"jax": jax.__version__, "experiment": built.experiment.to_json(), "topology": str(built.topology)}
+    record = {"jax": jax.__version__, "experiment": built.experiment.to_json(), "chips": built.topology.chips}
     file.write_bytes(pickle.dumps({**record, "executable": serialize_executable.serialize(built.compiled)}))
     return file
 
 
-def load(file: Path, experiment: Experiment) -> Any:
-    """The step that `save` wrote, ready to run on this job's devices.
+def load(file: Path, experiment: Experiment, devices: list[Any] | None = None) -> Any:
+    """The step that `save` wrote, ready to run.
+
+    Args:
+      file: that `save` wrote.
+      experiment: whose step it should be.
+      devices: to run on; all of this job's by default.
 
     Raises:
-      UserError: when it was compiled by another JAX, or for another experiment.
+      UserError: when it was compiled by another JAX, for another experiment or for another number of devices.
     """
     from jax.experimental import serialize_executable
 
+    devices = list(devices if devices is not None else jax.devices())
     record = pickle.loads(file.read_bytes())
     if record["jax"] != jax.__version__:
         raise UserError(f"{file} was compiled by jax {record['jax']} and this is {jax.__version__}; compile it anew")
-    if fit.resolved(Experiment.from_json(record["experiment"]), len(jax.devices())).to_dict() != experiment.to_dict():
+    if record["chips"] != len(devices):  # XLA would end the process
+        raise UserError(
+            f"{file} was compiled for {record['chips']} devices and here are {len(devices)}; compile it anew"
+        )
+    if record["experiment"] != fit.resolved(experiment, len(devices)).to_json():
         raise UserError(f"{file} is the step of another experiment; run preflight --save with this one's config")
-    return serialize_executable.deserialize_and_load(*record["executable"])
+    return serialize_executable.deserialize_and_load(*record["executable"], execution_devices=devices)
 
 
 def _check_state_fits(

@@ -9,6 +9,7 @@ from t5x_like import step
 from t5x_like.__main__ import main
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
+from t5x_like.frontends import configdict
 from t5x_like.models import kernels
 from t5x_like.parallel import topologies
 from t5x_like.preflight import build, prices, report, show
@@ -228,3 +229,21 @@ def test_every_chip_has_a_compiler(name):
     found = report.report(build.build(experiment(model={"layers": 2}), topologies.parse(name)))
     assert found["fits"] and found["attention_kernel_calls_per_layer"] == 1
     assert found["time"]["scheduled_seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "remat, temp, recompute, over_ideal, calls",
+    [("save_qkv_attention", 11.7, 1.20, 1.75, 1), ("full", 3.9, 1.29, 1.81, 2)],
+)
+def test_llama2_7b_on_256_chips_is_no_worse_than_recorded(remat, temp, recompute, over_ideal, calls):
+    loaded = configdict.load("configs/llama2_7b.py", [f"--config.parallelism.remat={remat}"])
+    found = report.report(build.build(loaded, topologies.parse("v5e:16x16")))
+    chip, moved = found["per_chip"], found["collective_bytes"]
+    assert chip["temp_bytes"] <= temp * 2**30 and chip["argument_bytes"] <= 0.30 * 2**30
+    assert chip["alias_bytes"] == pytest.approx(chip["argument_bytes"], rel=1e-3)
+    assert found["recompute_ratio"] <= recompute
+    assert found["time"]["scheduled_seconds"] / found["ideal_step_seconds"] <= over_ideal
+    assert found["attention_kernel_calls_per_layer"] == calls
+    assert found["all_gather_overlap"] >= 0.90
+    assert moved["all-reduce/sync"] <= 14.3e9
