@@ -8,17 +8,20 @@ import hashlib
 import json
 import pathlib
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from t5x_like import __version__
 from t5x_like.errors import UserError
 from t5x_like.parallel import exchange
 
 _SHOWN = 3
+_STALE = 35.0  # seconds for which a network file system may still say that a new file is not there (NFS: 30)
 
 
 def require(table: Mapping[str, Mapping[str, Any]], *, advice: Mapping[str, str]) -> None:
@@ -66,6 +69,32 @@ def disagreements(
     return found
 
 
+def require_shared(path: epath.Path, field: str) -> None:
+    """Checks that all processes see a file that the first one has just written.
+
+    Args:
+      path: the file.
+      field: what says where it is.
+
+    Raises:
+      UserError: in every process, naming one that does not.
+    """
+    if jax.process_count() == 1:
+        return
+    written = _file_digest(path) if jax.process_index() == 0 else np.zeros(4, np.uint32)
+    expected = exchange.gather(written)[0]
+    until = time.monotonic() + _STALE
+    while not (seen := bool((_file_digest(path) == expected).all())) and time.monotonic() < until:
+        time.sleep(0.5)
+    blind = np.flatnonzero(exchange.gather(np.array([seen], np.uint32)).ravel() == 0)
+    if blind.size:
+        host = _exchange_text(socket.gethostname())[blind[0]]
+        raise UserError(
+            f"{field}: process {blind[0]} on {host} does not see {path}, which process 0 has written; it must be a"
+            " directory that all hosts share"
+        )
+
+
 def code() -> dict[str, str]:
     """What runs here: versions, and a digest of this package's source files."""
     root = pathlib.Path(__file__).resolve().parents[1]
@@ -92,6 +121,14 @@ def _difference(field: str, values: Sequence[Any], hosts: Sequence[str]) -> str 
 def _digest(section: Mapping[str, Any]) -> np.ndarray:
     """uint32 [4]."""
     return np.frombuffer(hashlib.sha256(json.dumps(section, sort_keys=True).encode()).digest()[:16], np.uint32)
+
+
+def _file_digest(path: epath.Path) -> np.ndarray:
+    """uint32 [4]; zeros where there is no file."""
+    try:
+        return np.frombuffer(hashlib.sha256(path.read_bytes()).digest()[:16], np.uint32)
+    except OSError:
+        return np.zeros(4, np.uint32)
 
 
 def _exchange_text(text: str) -> list[str]:

@@ -218,7 +218,7 @@ def _open_mpi_5(given: Mapping[str, Any]) -> dict[str, Any] | None:
     size, here = (int(os.environ.get(f"OMPI_COMM_WORLD_{name}", 1)) for name in ("SIZE", "LOCAL_SIZE"))
     if size == 1:
         return None
-    answers = {"processes": size, "process": int(os.environ["OMPI_COMM_WORLD_RANK"])}
+    answers: dict[str, Any] = {"processes": size, "process": int(os.environ["OMPI_COMM_WORLD_RANK"])}
     answers |= {field: value for field, value in given.items() if value is not None}
     if "coordinator" not in answers:
         if here != size:

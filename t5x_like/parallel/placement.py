@@ -1,7 +1,7 @@
 """Batches from a host's memory onto the devices, and which rows a host is asked for."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,7 +10,8 @@ from t5x_like.errors import ExperimentError
 from t5x_like.parallel.layout import Layout
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Share:
     """A process's part of every batch: the `index`-th of `count` equal parts.
 
     Processes whose devices hold the same rows, as those do that tensor parallelism spans, have the same part.
@@ -55,8 +56,8 @@ def shared(held: Mapping[int, set[int]], process: int) -> Share:
     if len({len(part) for part in parts}) > 1 or sum(map(len, parts)) > len(frozenset().union(*parts)):
         raise ExperimentError(
             "parallelism",
-            "the devices of some processes hold the same rows of a batch only in part; let parallelism.tensor divide the"
-            " devices of a process, or be a multiple of them",
+            "the devices of some processes hold the same rows of a batch only in part; let parallelism.tensor divide"
+            " the devices of a process, or be a multiple of them",
         )
     return Share(parts.index(frozenset(held[process])), len(parts))
 
