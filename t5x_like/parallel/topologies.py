@@ -22,14 +22,15 @@ GIB = 1 << 30
 class Chip:
     """What one chip can do at best, as of November 2026.
 
-    Sources: the system architecture pages of Google Cloud's TPU documentation ("TPU v4", "TPU v5e", "TPU v5p",
-    "TPU v6e"), and "TPU v4: An Optically Reconfigurable Supercomputer" (Jouppi et al. 2023, table 4) for v4's clock.
+    Sources: for v5e and v5p, the pages "TPU v5e" and "TPU v5p" of Google Cloud's TPU documentation. The figures of v4
+    and v6e are those that such pages are known for, and have not been compared with them again. The usable memory is
+    what libtpu 0.0.51 says when a program is too large. The clock is the peak ÷ the multipliers of the matrix units.
 
     Attributes:
       name: as it stands in a topology's name.
       device_kind: as JAX gives it.
       hbm_bytes: of high-bandwidth memory.
-      usable_hbm_bytes: what the compiler lets a program have of it; the rest is the runtime's.
+      usable_hbm_bytes: what the compiler lets a program have.
       peak_flops: bfloat16 floating-point operations a second.
       hbm_bandwidth: bytes a second.
       ici_bandwidth: bytes a second out of a chip, over all its links together, one direction.
@@ -58,8 +59,8 @@ CHIPS: Mapping[str, Chip] = MappingProxyType(
         for chip in (
             Chip("v4", "TPU v4", 32 * GIB, int(30.75 * GIB), 275e12, 1228e9, 300e9, 6.25e9, 1.05e9, 3, 4096),
             Chip("v5e", "TPU v5 lite", 16 * GIB, int(15.75 * GIB), 197e12, 819e9, 200e9, 3.125e9, 1.5e9, 2, 256),
-            Chip("v5p", "TPU v5", 95 * GIB, int(95.74 * GIB), 459e12, 2765e9, 600e9, 6.25e9, 1.75e9, 3, 8960),
-            Chip("v6e", "TPU v6 lite", 32 * GIB, int(31.25 * GIB), 918e12, 1640e9, 448e9, 6.25e9, 1.75e9, 2, 256),
+            Chip("v5p", "TPU v5", 95 * GIB, int(95.73 * GIB), 459e12, 2765e9, 600e9, 6.25e9, 1.75e9, 3, 6144),
+            Chip("v6e", "TPU v6 lite", 32 * GIB, int(31.24 * GIB), 918e12, 1640e9, 448e9, 6.25e9, 1.75e9, 2, 256),
         )
     }
 )
