@@ -26,6 +26,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     "task": {
         "sotu": "t5x_like.data.tasks:SOTU",
         "text": "t5x_like.data.tasks:TextTask",
+        "tokens": "t5x_like.data.token_shards:TokensTask",
         "seqio": "t5x_like.data.seqio_bridge:SeqioTask",
         "mixture": "t5x_like.data.mixture:MixtureTask",
     },

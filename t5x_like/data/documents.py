@@ -27,6 +27,14 @@ class Documents:
         if not self.is_consistent():
             raise ValueError("offsets must rise from 0 to the number of tokens, and each document has a byte length")
 
+    @classmethod
+    def unchecked(cls, tokens: np.ndarray, offsets: np.ndarray, byte_lengths: np.ndarray) -> "Documents":
+        """Arrays that were checked when they were written: a look at every offset would read a whole file."""
+        documents = object.__new__(cls)
+        for name, array in (("tokens", tokens), ("offsets", offsets), ("byte_lengths", byte_lengths)):
+            object.__setattr__(documents, name, array)
+        return documents
+
     def is_consistent(self) -> bool:
         """Whether the three arrays belong together."""
         return (

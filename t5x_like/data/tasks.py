@@ -142,6 +142,17 @@ class TextTask:
         """Whether there is a split of this name."""
         return split in self.splits
 
+    def rule(self, split: str) -> Split:
+        """Which documents belong to a split.
+
+        Raises:
+          ExperimentError: for an unknown one.
+        """
+        if split not in self.splits:
+            known = registry.suggest(split, self.splits)
+            raise ExperimentError("data.split", f"data.task.splits has no {split!r}; {known}")
+        return self.splits[split]
+
     def open(self, split: str) -> Corpus:
         """The documents of a split, tokenised at the first time and read from the local cache after.
 
@@ -157,7 +168,7 @@ class TextTask:
         Raises:
           ExperimentError: for an unknown split or a missing corpus.
         """
-        rule, vocabulary = self._rule(split), self._vocabulary
+        rule, vocabulary = self.rule(split), self._vocabulary
         shards = tuple(map(_Streamed, self._corpus.shards()))
 
         def encode(texts: Sequence[str]) -> list[np.ndarray]:
@@ -168,7 +179,7 @@ class TextTask:
 
     def texts(self, split: str) -> Iterator[str]:
         """The documents of a split as they are in the corpus, in its order."""
-        rule = self._rule(split)
+        rule = self.rule(split)
         return (text for number, text in self._corpus.texts() if rule.holds(number))
 
     def assets(self) -> dict[str, bytes]:
@@ -184,7 +195,7 @@ class TextTask:
             f"{_WHERE}.path": self._corpus.stamp() if streamed else self._corpus_digest,
             f"{_WHERE}.format": json.dumps(self._corpus.settings()),
             f"{_WHERE}.tokenizer": self._vocabulary.digest,
-            f"{_WHERE}.splits.{split}": json.dumps(dataclasses.asdict(self._rule(split))),
+            f"{_WHERE}.splits.{split}": json.dumps(dataclasses.asdict(self.rule(split))),
         }
 
     def as_seqio(self, name: str = "") -> Any:
@@ -204,12 +215,6 @@ class TextTask:
                 f"no document of {self.path} belongs to it; give a larger corpus or another rule",
             )
         return documents
-
-    def _rule(self, split: str) -> Split:
-        if split not in self.splits:
-            known = registry.suggest(split, self.splits)
-            raise ExperimentError("data.split", f"data.task.splits has no {split!r}; {known}")
-        return self.splits[split]
 
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:

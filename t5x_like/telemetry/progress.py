@@ -21,6 +21,7 @@ class Progress:
       start: steps done before this process began.
       console: where to print; stderr by default.
       clock: seconds from any fixed moment.
+      unit: what a step is, for the lines.
     """
 
     def __init__(
@@ -30,13 +31,16 @@ class Progress:
         *,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        unit: str = "step",
     ):
         self._console = console or Console(stderr=True)
         self._total = total
+        self._unit = unit
         self._start = start
         self._clock = clock
         self._began = clock()
         self._printed: float | None = None
+        self._printed_step: int | None = None
         self._numbers: dict[str, float] = {}
         self._bar = self._make_bar() if self._console.is_terminal else None
         if self._bar:
@@ -51,10 +55,13 @@ class Progress:
             self._bar.update(self._task, completed=step, numbers=shown)
             return
         now = self._clock()
-        if self._printed is None or now - self._printed >= _PLAIN_SECONDS or step == self._total:
-            self._printed = now
+        ended = step == self._total and step != self._printed_step
+        if self._printed is None or now - self._printed >= _PLAIN_SECONDS or ended:
+            self._printed, self._printed_step = now, step
             share = 100 * step // max(self._total, 1)
-            self.message("  ".join(filter(None, (f"step {step}/{self._total} ({share}%)", shown, self._left(step)))))
+            self.message(
+                "  ".join(filter(None, (f"{self._unit} {step}/{self._total} ({share}%)", shown, self._left(step))))
+            )
 
     def message(self, text: str) -> None:
         """Prints a line of its own, above the bar where there is one."""
@@ -72,7 +79,9 @@ class Progress:
         self.close()
 
     def _make_bar(self) -> bars.Progress:
+        unit = [] if self._unit == "step" else [bars.TextColumn(self._unit, markup=False)]
         return bars.Progress(
+            *unit,
             bars.BarColumn(bar_width=20),
             bars.TaskProgressColumn(),
             bars.MofNCompleteColumn(),

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from t5x_like.data import sources
 from t5x_like.data.cleaning.base import AnyStage, CorpusStage, Outcome, Verdict
 from t5x_like.data.cleaning.counts import Counts
-from t5x_like.errors import ExperimentError
+from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Choice, section
 
 
@@ -79,3 +80,20 @@ class Cleaner:
         """JSON of everything about the stages that decides what they do."""
         versions = [stage.version() for stage in self.stages]
         return json.dumps([[dataclasses.asdict(stage) for stage in self.stages], versions])
+
+
+def from_flag(stages: str) -> Cleaner:
+    """The stages that a flag gives: names with commas between them, the name of a `.json` file, or none.
+
+    Raises:
+      UserError: when there is no such file or stage, or an option cannot be.
+    """
+    if not stages.endswith(".json"):
+        return Cleaner.of([name.strip() for name in stages.split(",")] if stages else [], "")
+    try:
+        values = json.loads(sources.read_bytes(stages, "--stages"))
+    except ValueError as error:
+        raise UserError(f"--stages: {stages} is not JSON: {error}") from None
+    if not isinstance(values, list):
+        raise UserError(f"--stages: {stages} holds {type(values).__name__}; it must be a list of stages")
+    return Cleaner.of(values, "")

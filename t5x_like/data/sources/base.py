@@ -81,6 +81,7 @@ class Shard(abc.ABC):
     def __init__(self, file: epath.Path, options: Options) -> None:
         """A shard that is not opened yet."""
         self.file, self.options = file, options
+        self._current: Guarded | None = None
 
     @abc.abstractmethod
     def records(self, start: int) -> Iterator[str | Fault]:
@@ -144,7 +145,22 @@ class Shard(abc.ABC):
 
     def open(self) -> Guarded:
         """The file's bytes."""
-        return Guarded(self.file, f"{self.options.where}.path")
+        self._current = Guarded(self.file, f"{self.options.where}.path")
+        return self._current
+
+    def share_read(self, position: int) -> float:
+        """About how much of the file a reader that stands before record `position` has read, from 0 to 1."""
+        total = self._record_count
+        if total is None and self._current is not None and not self._current.closed:
+            return min(self._current.tell() / max(self.seen.size, 1), 1.0)
+        return min(position / total, 1.0) if total else 0.0
+
+    @functools.cached_property
+    def _record_count(self) -> int | None:
+        try:
+            return self.count()
+        except UnreadableError:
+            return None
 
 
 class Reader(Iterator[tuple[int, str]]):

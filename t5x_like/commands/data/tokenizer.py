@@ -1,0 +1,78 @@
+"""`t5x_like data train-tokenizer`: a SentencePiece vocabulary from a corpus."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from t5x_like.commands import common
+from t5x_like.commands.data import corpus
+
+
+def add_parser(actions: Any) -> None:
+    """Describes the command's flags."""
+    parser = actions.add_parser(
+        "train-tokenizer",
+        help="train a SentencePiece vocabulary on a corpus",
+        description="Train a SentencePiece vocabulary with byte fallback on one split of a corpus, and write its .model"
+        " file. The same corpus and flags give the same file.",
+        epilog="example: t5x_like data train-tokenizer --input='corpus/*.jsonl.zst' --output=corpus/vocabulary.model",
+        allow_abbrev=False,
+    )
+    corpus.add_flags(parser)
+    parser.add_argument("--split", default="train", help="the split to train on (default train)")
+    parser.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="pieces in all (default 4096)")
+    parser.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram", help="default unigram")
+    parser.add_argument(
+        "--character-coverage",
+        type=float,
+        default=0.9995,
+        metavar="SHARE",
+        help="of all characters; the rarest kinds are spelled in bytes (default 0.9995)",
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="the .model file to write")
+    common.add_modules(parser)
+    common.add_json(parser)
+
+
+def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs the command."""
+    from etils import epath
+
+    from t5x_like.data import tokenizer
+    from t5x_like.data.vocabulary import Vocabulary
+    from t5x_like.errors import UserError
+
+    output = epath.Path(options.output).expanduser()
+    if output.exists():
+        raise UserError(f"--output: there is a file {output} already; choose another name")
+    if not 0 < options.character_coverage <= 1:
+        raise UserError(f"--character-coverage is {options.character_coverage}; it must be above 0 and at most 1")
+    task = corpus.task(options, rest, "data train-tokenizer")
+    model = tokenizer.train(
+        task.texts(options.split),
+        size=options.vocab_size,
+        model_type=options.model_type,
+        character_coverage=options.character_coverage,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(model)
+    vocabulary = Vocabulary(model)
+    found = {"vocabulary": str(output), "pieces": vocabulary.size, "sha256": vocabulary.digest}
+    found |= _measure(task.texts(options.split), vocabulary)
+    if options.json:
+        common.print_json(found)
+    else:
+        print(
+            f"{output}: {found['pieces']:,} pieces, trained on {found['documents']:,} documents of {found['bytes']:,}"
+            f" bytes, which take {found['bytes_per_token']:.3f} bytes a token"
+        )
+    return 0
+
+
+def _measure(texts: Any, vocabulary: Any) -> dict[str, Any]:
+    """How long the texts are in documents, bytes and tokens."""
+    from t5x_like.data.tasks import tokenize
+
+    documents = tokenize(texts, vocabulary)
+    size, tokens = int(documents.byte_lengths.sum()), len(documents.tokens) - len(documents)
+    return {"documents": len(documents), "bytes": size, "tokens": tokens, "bytes_per_token": size / max(tokens, 1)}

@@ -1,0 +1,247 @@
+"""What the model will see: rows of batches as text, and how long, how full and how often what is."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from t5x_like.data.documents import Corpus
+from t5x_like.data.packing import Batch
+from t5x_like.data.pipeline import Pipeline
+from t5x_like.data.stream import StreamedCorpus
+
+TEXTS = ("inputs", "targets")  # the features that are text
+
+_SAMPLE = 1000  # documents of each streamed component that are looked at
+
+
+class Run(NamedTuple):
+    """Tokens side by side that are alike.
+
+    Attributes:
+      text: what they spell.
+      tokens: how many they are.
+      segment: the example of the row they belong to, from 1.
+      weighted: whether the loss counts them; None where the objective has no weights.
+      ends: whether the last of them ends a document.
+    """
+
+    text: str
+    tokens: int
+    segment: int
+    weighted: bool | None
+    ends: bool
+
+
+class Bin(NamedTuple):
+    """Documents of `low` to `high` tokens: how many, and the tokens in all of them."""
+
+    low: int
+    high: int
+    documents: int
+    tokens: int
+
+
+class Part(NamedTuple):
+    """A component of what is read.
+
+    Attributes:
+      name: in the mixture; empty where there is none.
+      documents: how many it has; None where it is streamed.
+      tokens: likewise.
+      shares: of the tokens that are read, for each stage.
+      epochs: how often it is read in the whole run; None where it is streamed.
+    """
+
+    name: str
+    documents: int | None
+    tokens: int | None
+    shares: tuple[float, ...]
+    epochs: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+      rows: each row that is shown, its features by name.
+      looked_at: rows of batches that the fractions are of.
+      fill: share of places that hold a token.
+      dropped: share of tokens for which the objective made no example.
+      weighted: share of the tokens that the loss counts; None where the objective has no weights.
+      examples_a_row: in the mean.
+      steps: at which each stage begins.
+      parts: what is read, and how often.
+      tokens_an_epoch: of everything; None where it is streamed.
+      tokens_a_run: places of all batches of the run.
+      lengths: documents by length.
+      sampled: documents that `lengths` is of, where it is not of all; None where it is.
+    """
+
+    rows: tuple[Mapping[str, tuple[Run, ...]], ...]
+    looked_at: int
+    fill: float
+    dropped: float
+    weighted: float | None
+    examples_a_row: float
+    steps: tuple[int, ...]
+    parts: tuple[Part, ...]
+    tokens_an_epoch: int | None
+    tokens_a_run: int
+    lengths: tuple[Bin, ...]
+    sampled: int | None
+
+
+def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, shown: int) -> Inspection:
+    """Reads the first batches of a run.
+
+    Args:
+      experiment: says how they are made.
+      corpus: its split.
+      rows: how many to look at; whole batches are read.
+      shown: how many of them to give as text.
+    """
+    data, batches = experiment.data, []
+    pipeline = Pipeline(
+        corpus,
+        experiment.objective,
+        sequence_length=data.sequence_length,
+        batch_size=data.batch_size,
+        lanes=data.lanes,
+        seed=experiment.seed,
+        shuffle_window=data.shuffle_window,
+        skip=data.skip,
+    )
+    try:
+        for _ in range(-(-rows // data.batch_size)):
+            batches.append(next(pipeline))
+    finally:
+        pipeline.close()
+    tokens, dropped = (sum(getattr(each.counts, name) for each in batches) for name in ("tokens", "dropped"))
+    lengths = document_lengths(corpus)
+    tokens_a_run = experiment.steps * data.batch_size * data.sequence_length
+    vocabulary = data.task.vocabulary()
+    texts = (row_texts(batch.batch, row, vocabulary) for batch in batches for row in range(data.batch_size))
+    return Inspection(
+        rows=tuple(text for text, _ in zip(texts, range(shown), strict=False)),
+        looked_at=len(batches) * data.batch_size,
+        fill=tokens / sum(each.counts.places for each in batches),
+        dropped=dropped / max(tokens + dropped, 1),
+        weighted=_weighted([each.batch for each in batches]),
+        examples_a_row=float(np.mean([_examples(each.batch) for each in batches])),
+        steps=tuple(stage.step for stage in corpus.stages),
+        parts=tuple(_parts(corpus, experiment.steps, tokens_a_run)),
+        tokens_an_epoch=sum(part.tokens for part in corpus.components) if isinstance(corpus, Corpus) else None,
+        tokens_a_run=tokens_a_run,
+        lengths=tuple(histogram(lengths)),
+        sampled=None if isinstance(corpus, Corpus) else len(lengths),
+    )
+
+
+def row_texts(batch: Batch, row: int, vocabulary: Any) -> dict[str, tuple[Run, ...]]:
+    """The features of a row that are text, by name; inputs that are the targets one place later are left out."""
+    features = {name: batch[name][row] for name in TEXTS if name in batch and batch[name].ndim == 2}
+    segments = batch["segment_ids"][row] if "segment_ids" in batch else None
+    weights = batch["weights"][row] if "weights" in batch and batch["weights"].ndim == 2 else None
+    if segments is not None and set(features) == set(TEXTS) and _is_shifted(features, segments):
+        del features["inputs"]
+    found = {}
+    for name, ids in features.items():
+        places = segments if segments is not None and len(segments) == len(ids) else _one_segment(ids)
+        counted = weights if weights is not None and len(weights) == len(ids) else None
+        found[name] = tuple(_runs(ids, places, counted, vocabulary))
+    return found
+
+
+def histogram(lengths: np.ndarray) -> Iterator[Bin]:
+    """Documents by length: 1, 2, 3–4, 5–8, 9–16, … tokens, from the shortest to the longest."""
+    if not len(lengths):
+        return
+    edges = [0, *(1 << power for power in range(int(lengths.max() - 1).bit_length() + 1))]
+    for low, high in itertools.pairwise(edges):
+        if high < lengths.min():
+            continue
+        inside = lengths[(lengths > low) & (lengths <= high)]
+        yield Bin(low + 1, high, len(inside), int(inside.sum()))
+
+
+def document_lengths(corpus: Corpus | StreamedCorpus) -> np.ndarray:
+    """Tokens of each document, int64 [documents]; of what is streamed, of the first of each component."""
+    if isinstance(corpus, Corpus):
+        found = [np.diff(shard.offsets) for shard in corpus.shards]
+    else:
+        found = []
+        for stream in corpus.components:
+            records = (
+                text
+                for file, shard in enumerate(stream.shards)
+                for number, text in shard.records()
+                if stream.holds(file, number)
+            )
+            texts = [text for text, _ in zip(records, range(_SAMPLE), strict=False)]
+            found.append(np.array([len(ids) for ids in stream.encode(texts)], np.int64))
+    return np.concatenate([np.zeros(0, np.int64), *found])
+
+
+def _parts(corpus: Corpus | StreamedCorpus, steps: int, tokens_a_run: int) -> Iterator[Part]:
+    """The components; without weights, each is read as often as the others."""
+    sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(corpus.components)
+    if isinstance(corpus, Corpus):
+        sizes = [(part.documents, part.tokens) for part in corpus.components]
+    names = [part.name for part in corpus.components]
+    stages = [stage.weights for stage in corpus.stages] or [tuple(float(tokens or 1) for _, tokens in sizes)]
+    begins = [stage.step for stage in corpus.stages] or [0]
+    lasts = np.diff(np.minimum([*begins, steps], steps)) / max(steps, 1)
+    for number, (name, (documents, tokens)) in enumerate(zip(names, sizes, strict=True)):
+        shares = tuple(weights[number] / sum(weights) for weights in stages)
+        read = sum(share * last for share, last in zip(shares, lasts, strict=True)) * tokens_a_run
+        yield Part(name, documents, tokens, shares, float(read / tokens) if tokens else None)
+
+
+def _runs(ids: np.ndarray, segments: np.ndarray, weights: np.ndarray | None, vocabulary: Any) -> Iterator[Run]:
+    """Stretches of one segment and one kind of weight; padding is left out."""
+    real = np.flatnonzero(segments)
+    counted = np.zeros(len(ids), bool) if weights is None else weights > 0
+    ends = ids == vocabulary.eos_id
+    kinds = np.stack([segments, counted], axis=1)[real]
+    # A run also ends behind the end of a document.
+    breaks = np.flatnonzero((kinds[1:] != kinds[:-1]).any(axis=1) | ends[real][:-1]) + 1
+    for places in np.split(real, breaks):
+        if len(places):
+            yield Run(
+                vocabulary.decode(ids[places].tolist()),
+                len(places),
+                int(segments[places[0]]),
+                None if weights is None else bool(counted[places[0]]),
+                bool(ends[places[-1]]),
+            )
+
+
+def _is_shifted(features: Mapping[str, np.ndarray], segments: np.ndarray) -> bool:
+    inside = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
+    return bool((features["inputs"][1:] == features["targets"][:-1])[inside].all())
+
+
+def _one_segment(ids: np.ndarray) -> np.ndarray:
+    """1 up to the last that is no padding, which is 0."""
+    used = np.flatnonzero(ids)
+    segments = np.zeros(len(ids), np.int32)
+    segments[: used[-1] + 1 if len(used) else 0] = 1
+    return segments
+
+
+def _examples(batch: Batch) -> float:
+    """Examples a row."""
+    return float(batch["segment_ids"].max(axis=1).mean()) if "segment_ids" in batch else 1.0
+
+
+def _weighted(batches: Sequence[Batch]) -> float | None:
+    """Share of the tokens that the loss counts."""
+    if not batches or "weights" not in batches[0]:
+        return None
+    counted = sum(int((batch["weights"] > 0).sum()) for batch in batches)
+    real = sum(int((batch["segment_ids" if "segment_ids" in batch else "targets"] > 0).sum()) for batch in batches)
+    return counted / max(real, 1)
