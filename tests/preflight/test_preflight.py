@@ -140,6 +140,7 @@ def test_a_kernel_that_remat_runs_again_is_seen():
     assert any("forward pass runs 2 times a layer" in problem for problem in found["problems"])
 
 
+@pytest.mark.slow
 def test_a_state_that_is_not_donated_is_seen(monkeypatch):
     made = step.Program.compiled_step
 
@@ -156,6 +157,7 @@ def test_a_state_that_is_not_donated_is_seen(monkeypatch):
     assert any(problem.startswith("donation:") for problem in found["problems"])
 
 
+@pytest.mark.slow
 def test_parameters_that_are_whole_everywhere_are_seen(monkeypatch):
     from t5x_like.parallel import layout
 
@@ -214,6 +216,7 @@ def test_a_table_of_prices_that_is_none_is_one_sentence(text, sentence, tmp_path
 # --- Several slices, other chips, a real size -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_between_slices_only_sharded_gradients_cross():
     found = report.report(build.build(experiment(model={"layers": 2}, data=2), topologies.parse("v5e:2x2", 2)))
     crossing = [item for item in found["collectives"] if item["axis"] == "data"]
