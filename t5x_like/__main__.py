@@ -1,15 +1,14 @@
 """`t5x_like COMMAND …`: one thin module a command, which imports what is heavy when it runs."""
 
 import argparse
-import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 
 from t5x_like import __version__, startup
-from t5x_like.errors import UserError
+from t5x_like.errors import explain
 
-COMMANDS = ("train", "evaluate", "generate", "report", "config", "data")
+COMMANDS = ("train", "evaluate", "generate", "report", "config", "data", "preflight")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,14 +30,13 @@ def guarded(run: Callable[[], int]) -> int:
     """Runs a command; what the user can mend becomes one sentence on stderr and exit status 2."""
     try:
         return run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
             raise
-        print(f"error: the disk of {error.filename or 'the workdir'} is full; free some space", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
     return 2
 
 

@@ -1,5 +1,7 @@
 """The one error a user is meant to read: what is wrong, where, and what would be right."""
 
+import errno
+
 
 class UserError(Exception):
     """One sentence for the user; commands print it after `error:` and exit with 2, without a traceback."""
@@ -25,3 +27,12 @@ class ExperimentError(UserError):
     def under(self, section: str) -> "ExperimentError":
         """The same error seen from the section that holds the field."""
         return ExperimentError(f"{section}.{self.where}" if self.where else section, self.problem)
+
+
+def explain(error: BaseException) -> str | None:
+    """The sentence for what a user can mend; None for an error of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk of {error.filename or 'the workdir'} is full; free some space"
+    return None

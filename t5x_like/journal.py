@@ -1,5 +1,7 @@
 """What a run writes down as it goes: one line a logged step, samples, the progress bar, and the alarm for NaN.
 
+Every process keeps one, and the first one's goes into the workdir.
+
 Results are looked at late. A step's numbers stay on the devices until `IN_FLIGHT` further steps have been handed over,
 so that the host never makes the devices wait for it.
 """
@@ -12,11 +14,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from t5x_like.data.pipeline import Counts
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Findings
 from t5x_like.experiment import Experiment
 from t5x_like.models.count import flops_per_step
+from t5x_like.pulse import Beat
 from t5x_like.telemetry.devices import memory_metrics, mfu
 from t5x_like.telemetry.progress import Progress
 from t5x_like.telemetry.throughput import Throughput
@@ -33,31 +35,41 @@ class Journal:
       workdir: where `metrics.jsonl` and `samples.jsonl` are.
       start: updates done before this process began; 0 at the start of a run.
       show: whether to show progress on stderr.
+
+    Attributes:
+      flops_per_step: the model's own floating-point operations.
+      throughput: the clock.
+      tokens: trained on since `start`, by all processes.
     """
 
     def __init__(self, experiment: Experiment, workdir: epath.Path, start: int, show: bool):
         self.flops_per_step = flops_per_step(experiment)
         self.experiment = experiment
         self.throughput = Throughput()
+        self.tokens = 0
         self._dtype = experiment.model.dtype
-        self._writer = MetricsWriter(
-            workdir, tensorboard=experiment.telemetry.tensorboard, resume_step=start if start else None
+        first = jax.process_index() == 0
+        resume_step = start if start else None
+        self._writer = (
+            MetricsWriter(workdir, tensorboard=experiment.telemetry.tensorboard, resume_step=resume_step)
+            if first
+            else None
         )
-        self._progress = Progress(experiment.steps, start) if show else None
-        self._in_flight: collections.deque[tuple[int, Mapping[str, Any], Counts]] = collections.deque()
+        self._progress = Progress(experiment.steps, start) if show and first else None
+        self._in_flight: collections.deque[tuple[int, Mapping[str, Any], Beat]] = collections.deque()
 
-    def step(self, number: int, results: Mapping[str, jax.Array], counts: Counts) -> None:
+    def step(self, number: int, results: Mapping[str, jax.Array], beat: Beat) -> None:
         """Takes a step that was handed to the devices.
 
         Args:
           number: updates done after it.
           results: what `Program.train_step` gave.
-          counts: what the data pipeline counted in its batch.
+          beat: what the processes said with it.
 
         Raises:
           UserError: when too many steps in a row were not finite.
         """
-        self._in_flight.append((number, results, counts))
+        self._in_flight.append((number, results, beat))
         while len(self._in_flight) > IN_FLIGHT:
             self._land()
 
@@ -68,15 +80,17 @@ class Journal:
 
     def flush(self) -> None:
         """Makes everything written so far durable, as it must be before the step is committed."""
-        self._writer.flush()
+        if self._writer:
+            self._writer.flush()
 
     def found(self, number: int, findings: Mapping[str, Findings]) -> dict[str, float]:
         """Writes what evaluators found after step `number`, by the evaluators' keys; gives the metrics by full name."""
         metrics = {f"{key}/{name}": value for key, found in findings.items() for name, value in found.metrics.items()}
-        if metrics:
+        if self._writer and metrics:
             self._writer.write(number, metrics)
         for key, found in findings.items():
-            self._writer.write_text(number, {f"{key}/{sample.prompt}": sample.text for sample in found.samples})
+            if self._writer:
+                self._writer.write_text(number, {f"{key}/{sample.prompt}": sample.text for sample in found.samples})
         if metrics:
             self.message(f"step {number}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         return metrics
@@ -88,13 +102,14 @@ class Journal:
 
     def close(self) -> None:
         """Lets go of the files and the terminal."""
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
         if self._progress:
             self._progress.close()
 
     def _land(self) -> None:
         """Looks at the oldest step in flight."""
-        number, results, counts = self._in_flight.popleft()
+        number, results, beat = self._in_flight.popleft()
         if int(results["skipped_in_a_row"]) >= self.experiment.optimizer.nonfinite_limit:
             raise UserError(
                 f"the loss or its gradients were not finite in {int(results['skipped_in_a_row'])} steps in a row, up to"
@@ -102,12 +117,13 @@ class Journal:
                 f" {self.experiment.optimizer.learning_rate:g}), lengthen optimizer.schedule.warmup_steps, or raise"
                 " optimizer.nonfinite_limit"
             )
-        self.throughput.step_done(counts.tokens * jax.process_count())
+        self.throughput.step_done(beat.counts.tokens)
+        self.tokens += beat.counts.tokens
         if number == 1 or number % self.experiment.telemetry.every == 0 or number == self.experiment.steps:
-            self._log(number, jax.device_get(results), counts)
+            self._log(number, jax.device_get(results), beat)
 
-    def _log(self, number: int, results: Mapping[str, Any], counts: Counts) -> None:
-        rates = self.throughput.since_last()
+    def _log(self, number: int, results: Mapping[str, Any], beat: Beat) -> None:
+        rates, counts = self.throughput.since_last(), beat.counts
         line = {f"train/{name}": _number(value) for name, value in results.items()}
         line |= {
             "data/fill_fraction": counts.fill_fraction,
@@ -127,7 +143,8 @@ class Journal:
             if share is not None:
                 line["train/mfu"] = share
         line |= memory_metrics(jax.local_devices())
-        self._writer.write(number, line)
+        if self._writer:
+            self._writer.write(number, line)
         if self._progress:
             shown = {"loss": line["train/loss"]}
             if rates.steps:

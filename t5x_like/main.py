@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--module", action="append", default=[], metavar="PATH", help="a Python file or module to import first"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+    # T5X's names for what `t5x_like` calls --coordinator, --processes and --process.
+    parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, where there are several")
+    parser.add_argument("--process_count", type=int, metavar="N", help="how many processes there are")
+    parser.add_argument("--process_index", type=int, metavar="I", help="which one this is, from 0")
     options, rest = parser.parse_known_args(arguments)
     return guarded(lambda: _run(options, rest))
 
@@ -56,12 +60,15 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
             raise UserError(f"{argument!r} is not understood; a gin name is set with --gin.NAME=VALUE")
     from t5x_like.commands import common
     from t5x_like.frontends import gin
+    from t5x_like.parallel import cluster, distributed
 
     common.import_modules(options.module)
     search_paths = [path for path in options.gin_search_paths.split(",") if path]
     run = gin.load(options.gin_file, [*options.gin_bindings, *rest], search_paths)
     common.import_modules(run.modules)
-    return {"train": _train, "eval": _evaluate, "infer": _infer}[options.run_mode](run, options)
+    mode = {"train": _train, "eval": _evaluate, "infer": _infer}[options.run_mode]
+    processes = cluster.find(options.coordinator_address, options.process_count, options.process_index)
+    return distributed.run(processes, lambda: mode(run, options))
 
 
 def _train(run: "GinRun", options: argparse.Namespace) -> int:

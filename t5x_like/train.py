@@ -19,12 +19,13 @@ from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context
-from t5x_like.experiment import Experiment
+from t5x_like.experiment import Experiment, flatten
 from t5x_like.interruption import Interruption
-from t5x_like.journal import Journal
+from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.models import functional
-from t5x_like.parallel import layout
-from t5x_like.parallel.placement import place
+from t5x_like.parallel import agreement, exchange, layout
+from t5x_like.parallel.placement import Share, place, share
+from t5x_like.pulse import Pulse
 from t5x_like.step import Program, State, program
 from t5x_like.telemetry.environment import environment
 from t5x_like.telemetry.throughput import Rates
@@ -77,18 +78,20 @@ def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> 
     with contextlib.ExitStack() as stack:
         # --- Set up -------------------------------------------------------------------------------------------------
         placed = layout.make(experiment.parallelism)
-        check(experiment, placed)
+        part = share(placed, experiment.data.batch_size)
+        check(experiment, placed, part)
         corpus, fingerprint = open_corpus(experiment)
+        store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
+        agree(experiment, workdir, fingerprint, store)
         run = program(experiment, placed)
         context = Context(experiment, run, experiment.data.task)
         evaluators = {key: options.start(context) for key, options in experiment.evaluators.items()}
         describe(experiment, run, workdir)
-        store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
         state, position, before = begin(experiment, run, store, fingerprint)
         start = int(state["step"])
         journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, start, show)))
-        batches = stack.enter_context(contextlib.closing(feed(experiment, corpus, position)))
-        interruption = stack.enter_context(Interruption())
+        batches = stack.enter_context(contextlib.closing(feed(experiment, corpus, position, part)))
+        interruption, pulse = stack.enter_context(Interruption()), Pulse(part.index, late=IN_FLIGHT)
         take_step, totals = run.compiled_step(), before
         if start:
             journal.message(f"going on from step {start}")
@@ -98,27 +101,24 @@ def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> 
             with journal.throughput.waiting():
                 batch, position, counts = next(batches)
             state, results = take_step(state, place(batch, placed))
-            journal.step(number, results, counts)
-            totals = Totals(
-                totals.tokens + counts.tokens * jax.process_count(), before.seconds + time.perf_counter() - began
-            )
+            journal.step(number, results, pulse.send(interruption.signal, counts))
             due = [key for key in evaluators if _is_due(number, experiment.evaluators[key].every, experiment.steps)]
-            commit = interruption.signal or _is_due(number, experiment.checkpoint.every, experiment.steps)
+            commit = pulse.stop or _is_due(number, experiment.checkpoint.every, experiment.steps)
             if due or commit:
                 journal.settle()
                 with journal.throughput.paused():
                     measured = journal.found(number, {key: evaluators[key].run(state, number) for key in due})
                     if commit:
                         journal.flush()
+                        seconds = before.seconds + time.perf_counter() - began
+                        totals = Totals(before.tokens + journal.tokens, seconds)
                         meta = commit_meta(experiment, fingerprint, totals)
                         store.save(number, state, meta, over_hosts(position), measured)
-            if interruption.signal:
+            if pulse.stop:
                 break
         with journal.throughput.paused():
             store.wait()
-        return Outcome(
-            int(state["step"]), interruption.signal, totals, journal.throughput.overall(), journal.flops_per_step
-        )
+        return Outcome(int(state["step"]), pulse.stop, totals, journal.throughput.overall(), journal.flops_per_step)
 
 
 def _is_due(number: int, every: int, steps: int) -> bool:
@@ -128,7 +128,7 @@ def _is_due(number: int, every: int, steps: int) -> bool:
 # --- Before anything compiles ---------------------------------------------------------------------------------------
 
 
-def check(experiment: Experiment, placed: layout.Layout) -> None:
+def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
     """Checks what needs the devices or the vocabulary to be known.
 
     Raises:
@@ -143,9 +143,11 @@ def check(experiment: Experiment, placed: layout.Layout) -> None:
             f" {placed.divisor('batch')} devices of parallelism.data × parallelism.fsdp; use a multiple of"
             f" {placed.divisor('batch') * experiment.parallelism.microbatches}",
         )
-    if data.lanes % jax.process_count():
+    if data.lanes % part.count:
         raise ExperimentError(
-            "data.lanes", f"{data.lanes} lanes cannot be shared by {jax.process_count()} hosts; use a multiple of that"
+            "data.lanes",
+            f"{data.lanes} lanes cannot be shared by the {part.count} parts of a batch that processes feed; use a"
+            f" multiple of {part.count}",
         )
     for field in ("heads", "kv_heads", "mlp", "vocab_size"):
         if getattr(model, field) % tensor:
@@ -163,6 +165,28 @@ def check(experiment: Experiment, placed: layout.Layout) -> None:
         )
 
 
+def agree(experiment: Experiment, workdir: epath.Path, fingerprint: dict[str, str], store: CheckpointStore) -> None:
+    """Checks that all processes are about to do the same.
+
+    Raises:
+      UserError: in every process, naming the field and the process that differ.
+    """
+    agreement.require(
+        {
+            "experiment": flatten(experiment.to_dict()) | {"--workdir": str(workdir)},
+            "code": agreement.code(),
+            "data": {f"the fingerprint of {field}": value for field, value in fingerprint.items()},
+            "commits": {"the latest checkpoint": store.latest()},
+        },
+        advice={
+            "experiment": "start every process with the same command",
+            "code": "install the same packages on every host",
+            "data": "give every host the same corpus",
+            "commits": "--workdir must be a directory that all hosts share",
+        },
+    )
+
+
 # --- What goes in -----------------------------------------------------------------------------------------------------
 
 
@@ -173,8 +197,8 @@ def open_corpus(experiment: Experiment) -> tuple[Any, dict[str, str]]:
     return data.task.stream(data.split) if data.streaming else data.task.open(data.split), fingerprint
 
 
-def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None) -> Pipeline:
-    """This host's rows of every global batch from a position on; None is the start."""
+def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None, part: Share) -> Pipeline:
+    """This process's rows of every global batch from a position on; None is the start."""
     data = experiment.data
     return Pipeline(
         corpus,
@@ -185,8 +209,8 @@ def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None) -> Pi
         seed=experiment.seed,
         shuffle_window=data.shuffle_window,
         skip=[(begin, end) for begin, end in data.skip],
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
+        host_index=part.index,
+        host_count=part.count,
         state=position,
         prefetch=data.prefetch,
     )
@@ -226,13 +250,8 @@ def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerpr
 
 
 def over_hosts(position: np.ndarray) -> np.ndarray:
-    """The place in the data of all lanes, of which each host knows its own."""
-    if jax.process_count() == 1:
-        return position
-    from jax.experimental import multihost_utils
-
-    words = np.asarray(multihost_utils.process_allgather(position.view(np.uint32)))  # JAX has no uint64
-    return np.ascontiguousarray(words).view(np.uint64).sum(0, dtype=np.uint64)
+    """The place in the data of all lanes, of which each process knows its own; the others are 0 there."""
+    return exchange.gather(position.ravel()).max(0).reshape(position.shape)
 
 
 # --- What is written down beside the state --------------------------------------------------------------------------
@@ -240,9 +259,11 @@ def over_hosts(position: np.ndarray) -> np.ndarray:
 
 def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
     """Writes what the run is into the workdir: the experiment and its assets, the environment, the parameters."""
-    files.prepare(workdir, experiment, experiment.data.task.assets())
-    files.write_json(workdir / files.ENVIRONMENT_FILE, environment())
-    files.write_json(workdir / files.PARAMETERS_FILE, parameter_table(run))
+    if jax.process_index() == 0:
+        files.prepare(workdir, experiment, experiment.data.task.assets())
+        files.write_json(workdir / files.PARAMETERS_FILE, parameter_table(run))
+        files.write_json(workdir / files.ENVIRONMENT_FILE, environment())
+    agreement.require_shared(workdir / files.ENVIRONMENT_FILE, "--workdir")
 
 
 def commit_meta(experiment: Experiment, fingerprint: dict[str, str], totals: Totals) -> dict[str, Any]:

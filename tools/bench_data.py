@@ -4,6 +4,8 @@
 
 - `indexed`: tokens a second from memory-mapped windows to ready batches of 2,048 tokens a row.
 - `resume`: seconds from a state at step 10, ten thousand and ten million to the first batch.
+- `memory`: megabytes that the process grows by while it streams documents of 10 GB in all (generated, and encoded by a
+  table: what grows would be the reading), in its second half.
 - `streamed`: tokens a second from jsonl.zst through tokenising and packing, and SeqIO's for the same task and length.
 
 All in one run; the last two take turns, and the ratio is of their medians. `--skip-seqio` leaves out what imports
@@ -77,6 +79,39 @@ def resume(rounds: int) -> dict[str, float]:
             times[name].append(time.perf_counter() - begin)
             pipeline.close()
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def memory(gigabytes: float) -> float:
+    """Megabytes that streaming grows by, from half of the way to its end; before, lanes fill their shuffle windows."""
+    import numpy as np
+
+    from t5x_like.data.stream import Stream, StreamedCorpus
+
+    pages = ["".join(chr(97 + (i * j) % 26) for j in range(3000 + 31 * i)) for i in range(200)]
+
+    class Generated:
+        def records(self, start: int = 0) -> Iterator[tuple[int, str]]:
+            return ((number, pages[number % len(pages)]) for number in itertools.count(start))
+
+    def encode(texts: list[str]) -> list[np.ndarray]:
+        bytes_a_token = 4
+        return [np.append(np.frombuffer(text.encode(), np.uint8)[::bytes_a_token], 1) for text in texts]
+
+    stream = Stream("", (Generated(),) * LANES, lambda shard, record: True, encode, np.dtype(np.uint16))
+    pipeline = reading(StreamedCorpus((stream,)))
+    tokens, begin = 0, 0.0
+    while tokens < gigabytes * 1e9 / 4:
+        tokens += next(pipeline).counts.tokens
+        if not begin and tokens > gigabytes * 5e8 / 4:
+            begin = resident()
+    grown = resident() - begin
+    pipeline.close()
+    return grown
+
+
+def resident() -> float:
+    """Megabytes of memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
 def corpus_file(place: Path) -> Path:
@@ -153,12 +188,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gigabytes", type=float, default=10.0)
     parser.add_argument("--skip-seqio", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     found: dict[str, Any] = {"indexed_tokens_per_second": indexed(options.seconds)}
     found["resume_seconds"] = resume(options.rounds)
+    found["memory_megabytes"] = memory(options.gigabytes)
     with tempfile.TemporaryDirectory() as place:
         file = corpus_file(Path(place))
         sides = {"streamed": lambda seconds: streamed(file, seconds)}
@@ -176,6 +213,7 @@ def main() -> None:
         return
     print(f"indexed    {found['indexed_tokens_per_second'] / 1e6:.1f} M tokens/s")
     print("resume     " + ", ".join(f"step {name}: {1e3 * s:.1f} ms" for name, s in found["resume_seconds"].items()))
+    print(f"memory     {found['memory_megabytes']:+.1f} MB over {options.gigabytes:g} GB")
     for name in speeds:
         print(f"{name:10} {found[f'{name}_tokens_per_second'] / 1e6:.2f} M tokens/s")
     if "seqio" in speeds:

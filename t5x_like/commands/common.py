@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,32 @@ def add_modules(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="import this Python file or module first, for tasks and models of your own; may be repeated",
     )
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which processes a run has."""
+    group = parser.add_argument_group(
+        "several processes",
+        "One process a host, or a device, all started with the same command. SLURM, Open MPI, GKE and Cloud TPU say by"
+        " themselves what these flags say, and so do JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="a free port of the host of process 0")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    group.add_argument("--wait", type=float, metavar="SECONDS", help="for the others (default 20; 300 on pods)")
+
+
+def run_processes(options: argparse.Namespace, command: Callable[[], int]) -> int:
+    """Runs a command, together with the other processes where the flags or a launcher say that there are some.
+
+    Args:
+      options: with the flags of `add_processes`.
+      command: what to do; gives the exit status.
+    """
+    from t5x_like.parallel import cluster, distributed
+
+    found = cluster.find(options.coordinator, options.processes, options.process, wait=options.wait)
+    return distributed.run(found, command)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -18,22 +18,28 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or one step inside it")
     common.add_modules(parser)
     common.add_json(parser)
+    common.add_processes(parser)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the command."""
     common.refuse(rest, "evaluate")
-    return run_evaluate(options.checkpoint, json_output=options.json, modules=options.module)
+    return common.run_processes(
+        options, lambda: run_evaluate(options.checkpoint, json_output=options.json, modules=options.module)
+    )
 
 
 def run_evaluate(checkpoint: str, *, json_output: bool = False, modules: Sequence[str] = ()) -> int:
     """Restores the parameters, runs every evaluator once and prints what they found."""
     common.import_modules(modules)
     from t5x_like.evaluation.restored import Restored
+    from t5x_like.parallel.distributed import is_first
     from t5x_like.telemetry.progress import summary_table
 
     restored = Restored(checkpoint)
     metrics, samples = restored.evaluate()
+    if not is_first():
+        return 0
     if json_output:
         common.print_json({"checkpoint": str(restored.path), "step": restored.step, **metrics})
         return 0

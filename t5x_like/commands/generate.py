@@ -29,21 +29,25 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random choices (default 0)")
     common.add_modules(parser)
     common.add_json(parser)
+    common.add_processes(parser)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the command."""
     common.refuse(rest, "generate")
-    return run_generate(
-        options.checkpoint,
-        options.prompt or [""],
-        tokens=options.tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-        json_output=options.json,
-        modules=options.module,
+    return common.run_processes(
+        options,
+        lambda: run_generate(
+            options.checkpoint,
+            options.prompt or [""],
+            tokens=options.tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            seed=options.seed,
+            json_output=options.json,
+            modules=options.module,
+        ),
     )
 
 
@@ -63,11 +67,14 @@ def run_generate(
     common.import_modules(modules)
     from t5x_like.errors import UserError
     from t5x_like.evaluation.restored import Restored
+    from t5x_like.parallel.distributed import is_first
 
     if tokens < 1:
         raise UserError(f"--tokens is {tokens}; it must be at least 1")
     restored = Restored(checkpoint)
     texts = restored.generate(prompts, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if not is_first():
+        return 0
     if json_output:
         samples = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
         common.print_json({"checkpoint": str(restored.path), "step": restored.step, "samples": samples})

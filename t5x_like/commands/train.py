@@ -25,6 +25,7 @@ def add_parser(subparsers: Any) -> None:
     )
     common.add_modules(parser)
     common.add_json(parser)
+    common.add_processes(parser)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -33,8 +34,10 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     common.import_modules(options.module)
     experiment = configdict.load(options.config, rest)
-    command = shlex.join(sys.argv[1:])
-    return run_experiment(experiment, options.workdir, json_output=options.json, command=f"t5x_like {command}")
+    command = f"t5x_like {shlex.join(sys.argv[1:])}"
+    return common.run_processes(
+        options, lambda: run_experiment(experiment, options.workdir, json_output=options.json, command=command)
+    )
 
 
 def run_experiment(
@@ -55,18 +58,22 @@ def run_experiment(
     from etils import epath
 
     from t5x_like import summary
+    from t5x_like.parallel.distributed import is_first
     from t5x_like.train import train
 
     common.import_modules(modules)
     directory = epath.Path(workdir).expanduser()
     outcome = train(experiment, directory)
     if outcome.interrupted:
-        print(
-            f"{outcome.interrupted.name} at step {outcome.step} of {experiment.steps}: saved. To go on, run again:\n"
-            f"  {command}",
-            file=sys.stderr,
-        )
+        if is_first():
+            print(
+                f"{outcome.interrupted.name} at step {outcome.step} of {experiment.steps}: saved. To go on, run again:"
+                f"\n  {command}",
+                file=sys.stderr,
+            )
         return 128 + outcome.interrupted
+    if not is_first():
+        return 0
     written = summary.write(experiment, directory, outcome)
     if json_output:
         common.print_json(written)

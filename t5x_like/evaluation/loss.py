@@ -14,7 +14,7 @@ from t5x_like.data.pipeline import evaluation_batches
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context, Findings
 from t5x_like.objectives.base import Batch
-from t5x_like.parallel.placement import place
+from t5x_like.parallel.placement import place, share
 from t5x_like.step import State
 
 
@@ -54,19 +54,21 @@ class RunningLoss:
 
     def run(self, state: State, step: int) -> Findings:
         """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
-        experiment, totals = self.context.experiment, None
+        experiment, layout, totals = self.context.experiment, self.context.program.layout, None
+        rows = self.options.batch_size or experiment.data.batch_size
+        part = share(layout, rows)
         batches = evaluation_batches(
             self.corpus,
             self.context.program.objective,
             sequence_length=experiment.data.sequence_length,
-            batch_size=self.options.batch_size or experiment.data.batch_size,
+            batch_size=rows,
             seed=experiment.seed,
-            host_index=jax.process_index(),
-            host_count=jax.process_count(),
+            host_index=part.index,
+            host_count=part.count,
         )
         for batch in batches:
-            part = self.sums(state["parameters"], state["model_state"], place(batch, self.context.program.layout))
-            totals = part if totals is None else jax.tree.map(jax.numpy.add, totals, part)
+            added = self.sums(state["parameters"], state["model_state"], place(batch, layout))
+            totals = added if totals is None else jax.tree.map(jax.numpy.add, totals, added)
         sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
         metrics = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
         total_bytes = self.corpus.bytes

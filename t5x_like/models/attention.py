@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from t5x_like.models import kernels
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
@@ -32,8 +33,14 @@ class Cache(NamedTuple):
     value_bske: jax.Array
 
 
-def packed_mask(segment_ids_bt: jax.Array, positions_bt: jax.Array) -> jax.Array:
-    """Who may attend to whom in packed rows: the same segment, not later; bool [batch, length, length]."""
+def packed_mask(segment_ids_bt: jax.Array, positions_bt: jax.Array) -> jax.Array | kernels.Segments:
+    """Who may attend to whom in packed rows: the same segment, not later.
+
+    Returns:
+      bool [batch, length, length], or, where a kernel makes it up as it goes, the segments alone.
+    """
+    if kernels.has_splash(segment_ids_bt.shape[1]):
+        return kernels.Segments(segment_ids_bt)
     same = segment_ids_bt[:, :, None] == segment_ids_bt[:, None, :]
     return same & (positions_bt[:, :, None] >= positions_bt[:, None, :])
 
@@ -121,7 +128,7 @@ class Attention(nnx.Module):
         self,
         x_btd: jax.Array,
         rotation: Rotation | None,
-        mask_bts: jax.Array,
+        mask_bts: jax.Array | kernels.Segments,
         noise: Noise | None,
         cache: Cache | None = None,
         slot: jax.Array | None = None,
@@ -149,7 +156,10 @@ class Attention(nnx.Module):
                 jax.lax.dynamic_update_slice_in_dim(cache.value_bske, v_new, slot, 1),
             )
             k_btke, v_btke = cache
-        mixed_bthe = checkpoint_name(
-            attend(q_bthe, k_btke, v_btke, mask_bts, causal=self.causal and cache is None), "attention"
-        )
+        if isinstance(mask_bts, kernels.Segments):
+            mixed_bthe = kernels.splash(q_bthe, k_btke, v_btke, mask_bts)
+        else:
+            mixed_bthe = checkpoint_name(
+                attend(q_bthe, k_btke, v_btke, mask_bts, causal=self.causal and cache is None), kernels.RESIDUAL
+            )
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache

@@ -12,6 +12,7 @@ from flax import nnx
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Attention, Cache, packed_mask
 from t5x_like.models.dropout import Noise, dropout
+from t5x_like.models.kernels import Segments
 from t5x_like.models.linear import Embedding
 from t5x_like.models.mlp import MLP
 from t5x_like.models.norm import Norm
@@ -40,7 +41,7 @@ class Block(nnx.Module):
         cache: Cache | None,
         noise: Noise | None,
         rotation: Rotation | None,
-        mask_bts: jax.Array,
+        mask_bts: jax.Array | Segments,
         slot: jax.Array | None,
     ) -> tuple[jax.Array, Cache | None]:
         """[batch, length, embed] → the same, and this layer's cache."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_like.errors import ExperimentError
@@ -128,13 +129,25 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
             f"data={options.data} × fsdp={options.fsdp} × tensor={options.tensor} is not the {len(devices)} device(s)"
             " here; make the product match, with data=-1 for whatever the others leave",
         )
-    mesh = jax.make_mesh(
-        (data, options.fsdp, options.tensor),
-        MESH_AXES,
-        devices=devices,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),  # Explicit axes fail at the embedding gather
-    )
+    mesh = _mesh((data, options.fsdp, options.tensor), devices)
     return Layout(mesh=mesh, remat=options.remat, scan_layers=options.scan_layers)
+
+
+def _mesh(shape: tuple[int, int, int], devices: list[jax.Device]) -> Mesh:
+    """The devices as a mesh; those of several slices with whole slices along `data`, which the slow network joins."""
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)  # Explicit axes fail at the embedding gather
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, MESH_AXES, devices=devices, axis_types=axis_types)
+    if shape[0] % slices:
+        raise ExperimentError(
+            "parallelism.data",
+            f"{shape[0]} copies of the parameters cannot be spread over {slices} slices; make it a multiple of"
+            f" {slices}, so that only gradients cross between slices",
+        )
+    inside = (shape[0] // slices, *shape[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    return Mesh(grid, MESH_AXES, axis_types=axis_types)
 
 
 def make_or_single(options: Parallelism) -> Layout:

@@ -30,6 +30,8 @@ def commands(page):
             yield line.split("  #")[0].strip()
 
 
+SMALL_MODEL = {"layers": 1, "embed": 128, "heads": 1, "kv_heads": 1, "head_dim": 128, "mlp": 128, "vocab_size": 256}
+
 ALL = [(page, command) for page in PAGES for command in commands(page)]
 
 
@@ -51,6 +53,11 @@ def small(arguments):
     """A command of the pages with the flags that make it small."""
     if arguments[:2] == ["data", "train-tokenizer"]:
         return [re.sub(r"--vocab-size=\d+", "--vocab-size=300", argument) for argument in arguments]
+    if arguments[0] == "preflight" and "--compare" not in arguments:
+        model = [f"--config.model.{field}={size}" for field, size in SMALL_MODEL.items()]
+        rows = ["--config.data.batch_size=2", "--config.data.lanes=1", "--config.data.sequence_length=32"]
+        kept = [argument for argument in arguments if not argument.startswith("--topology")]
+        return [*kept, "--topology=v5e:1x1", *model, *rows, "--config.parallelism.fsdp=1"]
     if arguments[0] != "train":
         return arguments
     tiny = [flag for flag in TINY[1:] if "splits" not in flag] + ["--config.parallelism.fsdp=1"]

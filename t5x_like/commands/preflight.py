@@ -1,0 +1,113 @@
+"""`t5x_like preflight`: the real step compiled for hardware that is not here, and what it would do and cost."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from t5x_like.commands import common
+from t5x_like.errors import UserError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describes the command's flags."""
+    parser = subparsers.add_parser(
+        "preflight",
+        help="compile the step for a TPU slice that is not here, and say whether it fits and what it costs",
+        description="Compile an experiment's real train step for a topology, without its hardware, and report memory,"
+        " time, collectives and the run's cost. docs/preflight.md explains every figure and its error bars.",
+        epilog="example: t5x_like preflight --config=configs/llama2_7b.py --topology=v5e:16x16",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE[:ARGUMENT]", help="an experiment; --config.FIELD=VALUE overrides any of its fields"
+    )
+    parser.add_argument("--topology", metavar="NAME", help="such as v5e:16x16, v6e:4x4, v5p:4x4x4 or v4:2x2x2")
+    parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices of that shape; 1 by default")
+    parser.add_argument(
+        "--search",
+        nargs="?",
+        type=int,
+        const=8,
+        metavar="N",
+        help="compile the N (8) most promising mesh shapes, remat policies and microbatches, and rank what fits",
+    )
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="print how two reports, saved with --json, differ"
+    )
+    parser.add_argument("--save", metavar="DIR", help="keep the compiled executable in this directory")
+    parser.add_argument("--prices", default="", metavar="FILE", help="a table in place of the package's prices.json")
+    common.add_modules(parser)
+    common.add_json(parser)
+
+
+def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs the command."""
+    if options.compare:
+        common.refuse(rest, "preflight --compare")
+        return _compare(*options.compare, json_output=options.json)
+    for flag in ("config", "topology"):
+        if not getattr(options, flag):
+            raise UserError(f"--{flag} is not given; see t5x_like preflight --help")
+    from t5x_like.parallel import topologies
+
+    topology = topologies.parse(options.topology, options.slices)
+    topologies.prepare()
+    from t5x_like.frontends import configdict
+
+    common.import_modules(options.module)
+    experiment = configdict.load(options.config, rest)
+    if options.search is not None:
+        return _search(experiment, topology, options)
+    from t5x_like.preflight import build, report, show
+
+    built = build.build(experiment, topology)
+    figures = report.report(built, options.prices)
+    if options.save:
+        figures["executable"] = str(build.save(built, Path(options.save)))
+    if options.json:
+        common.print_json(figures)
+        return 0
+    show.show(figures)
+    if options.save:
+        print(f"the executable is {figures['executable']}")
+    return 0
+
+
+def _search(experiment: Any, topology: Any, options: argparse.Namespace) -> int:
+    from t5x_like.preflight import search, show
+
+    if options.search < 1:
+        raise UserError(f"--search: {options.search} is too small; it must be at least 1")
+    reports = search.search(
+        experiment, topology, options.search, lambda line: print(line, file=sys.stderr, flush=True), options.prices
+    )
+    if options.json:
+        common.print_json({"ranking": reports})
+    else:
+        show.ranking(reports)
+    return 0
+
+
+def _compare(first: str, second: str, *, json_output: bool) -> int:
+    from t5x_like.preflight import show
+
+    reports = [_read(first), _read(second)]
+    if json_output:
+        a, b = (show.numbers(report) for report in reports)
+        common.print_json({name: [a[name], b[name]] for name in a if name in b and a[name] != b[name]})
+    else:
+        show.compare(reports[0], reports[1], (first, second))
+    return 0
+
+
+def _read(file: str) -> Any:
+    try:
+        report = json.loads(Path(file).read_text())
+        if "per_chip" in report:
+            return report
+    except (OSError, ValueError):
+        pass
+    raise UserError(f"--compare: {file} is no report; write one with t5x_like preflight … --json > {file}")

@@ -1,0 +1,103 @@
+"""Hand-written kernels in a compiled program, which XLA sees as custom calls and knows nothing of.
+
+What they compute follows from their names and shapes. Shapes: b batch, h heads, t queries, s keys, e head width.
+"""
+
+import dataclasses
+import re
+
+from t5x_like.parallel.compiled import loops
+from t5x_like.parallel.compiled.hlo import Array, Computation, Instruction, Module
+
+TARGETS = ("tpu_custom_call", "__cudnn$fmha")
+
+# A part of an attention kernel's name → how many products of [t, e] × [e, s], or as large, it makes.
+# FlashAttention-2 (Dao 2023, algorithms 1 and 2); apart, both backward kernels compute the weights and their gradient.
+_PRODUCTS = (("fused_dkv", 5), ("dkv", 4), ("dq", 3), ("backward", 5), ("fwd", 2), ("fmha", 2))
+_FORWARD = ("fwd", "fmhaSoftmax", "fmha")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """Calls of one kernel at one place of a program.
+
+    Attributes:
+      name: the kernel's.
+      count: how often it runs in a step.
+      attention: whether it is an attention kernel.
+      forward: whether it is the forward pass of one.
+      flops: of its products over a step on one device, half of them where it is causal.
+      blocks: the share of all pairs of query and key that it visits: above a half where it is causal, as whole blocks
+        are visited.
+      bytes: what it reads and writes over a step on one device, each array once.
+    """
+
+    name: str
+    count: int
+    attention: bool
+    forward: bool
+    flops: float
+    blocks: float
+    bytes: int
+
+
+def kernels(module: Module, *, causal: bool) -> list[Kernel]:
+    """The kernels of a program, those that take most FLOPs first.
+
+    Args:
+      module: the program.
+      causal: whether its attention kernels leave out the keys after a query.
+    """
+    counts = loops.executions(module)
+    found = []
+    for computation in loops.scheduled(module):
+        for instruction in computation:
+            if instruction.opcode == "custom-call" and instruction.target.startswith(TARGETS):
+                found.append(_kernel(computation, instruction, round(counts[computation.name]), causal))
+    return sorted(found, key=lambda kernel: -kernel.flops)
+
+
+def _kernel(computation: Computation, call: Instruction, count: int, causal: bool) -> Kernel:
+    name = call.op_name.rpartition("/pallas_call")[0].rpartition("/")[2] or call.target
+    operands = [
+        array
+        for operand in call.operands
+        if operand in computation.instructions
+        for array in computation.instructions[operand].arrays[:1]
+    ]
+    products = next((n for part, n in _PRODUCTS if part in _full_name(name, call)), 0)
+    matrices = [array for array in operands if len(array.dims) >= 3 and array.dtype in ("bf16", "f16", "f32")]
+    attention = any(word in name for word in ("splash", "flash", "attention", "fmha")) and len(matrices) >= 3
+    pairs = _pairs(matrices) if attention else 0.0
+    queries = matrices[0].dims[-2] if attention else 1
+    blocks = _blocks(call.attributes, queries) if causal else 1.0
+    return Kernel(
+        name=name,
+        count=count,
+        attention=attention,
+        forward=attention and any(part in name for part in _FORWARD) and "backward" not in name.lower(),
+        flops=2.0 * products * pairs * count * (0.5 if causal else 1.0),
+        blocks=blocks,
+        bytes=count * sum(array.bytes for array in (*operands, *call.arrays)),
+    )
+
+
+def _full_name(name: str, call: Instruction) -> str:
+    fused = re.search(r'use_fused_bwd_kernel\\?": true', call.attributes)
+    return name.replace("dkv", "fused_dkv") if fused and "dkv" in name else name.replace("Backward", "backward")
+
+
+def _pairs(matrices: list[Array]) -> float:
+    """The product b · h · t · s · e of queries, the first array, and keys, the second."""
+    queries, keys = matrices[0].dims, matrices[1].dims
+    total = 1.0
+    for size in queries:
+        total *= size
+    return total * keys[-2]
+
+
+def _blocks(attributes: str, queries: int) -> float:
+    """The share of blocks on or below the diagonal."""
+    found = re.search(r'block_q(?:_\w+)?\\?": (\d+)', attributes)
+    blocks = max(queries // int(found[1]), 1) if found else 0
+    return (blocks + 1) / (2 * blocks) if blocks else 0.5

@@ -1,0 +1,84 @@
+"""How long a compiled step should take: the compiler's own cycles, and analytic terms for what it does not estimate.
+
+The TPU compiler writes beside each instruction how many cycles of the tensor core it expects it to take. It says
+nothing of kernels, and of collectives that run by themselves. For these a roofline stands in.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from t5x_like.parallel.compiled import collectives, loops
+from t5x_like.parallel.compiled.collectives import Collective
+from t5x_like.parallel.compiled.hlo import Module
+from t5x_like.parallel.compiled.kernels import Kernel
+from t5x_like.parallel.topologies import Chip
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds of one step, by what they go into; the step is their sum.
+
+    Attributes:
+      scheduled: the compiler's cycles of everything in the schedule that it estimates; matrix products that carry
+        a part of an asynchronous collective are among it, with what that costs them.
+      kernels: hand-written kernels at the larger of their FLOPs at the peak and their bytes at the memory's bandwidth.
+      exposed_collectives: synchronous collectives at the bandwidth of their network, and of asynchronous ones what is
+        longer than the work that hides them.
+    """
+
+    scheduled: float
+    kernels: float
+    exposed_collectives: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.scheduled + self.kernels + self.exposed_collectives
+
+
+def estimate(
+    module: Module,
+    chip: Chip,
+    moved: Sequence[Collective],
+    called: Sequence[Kernel],
+    dcn_axes: Sequence[str] = (),
+) -> Estimate:
+    """A step's time on one chip.
+
+    Args:
+      module: the program.
+      chip: it runs on.
+      moved: its collectives.
+      called: its kernels.
+      dcn_axes: mesh axes that cross the data-centre network.
+    """
+    counts = loops.executions(module)
+    cycles = sum(
+        counts[computation.name] * sum(instruction.cycles for instruction in computation)
+        for computation in loops.scheduled(module)
+    )
+    return Estimate(
+        scheduled=cycles / chip.tensor_core_hertz,
+        kernels=sum(kernel_seconds(kernel, chip) for kernel in called),
+        exposed_collectives=sum(exposed_seconds(collective, chip, dcn_axes) for collective in moved),
+    )
+
+
+def kernel_seconds(kernel: Kernel, chip: Chip) -> float:
+    """A kernel's roofline; of a causal one, over the blocks that it visits."""
+    visited = kernel.flops * (2 * kernel.blocks if kernel.blocks < 1 else 1)
+    return max(visited / chip.peak_flops, kernel.bytes / chip.hbm_bandwidth)
+
+
+def collective_seconds(collective: Collective, chip: Chip, dcn_axes: Sequence[str] = ()) -> float:
+    """What a collective takes by itself over a step, at the whole bandwidth of its network."""
+    crosses = any(axis in dcn_axes for axis in collective.axis.split(","))
+    return collectives.wire_bytes(collective) / (chip.dcn_bandwidth if crosses else chip.ici_bandwidth)
+
+
+def exposed_seconds(collective: Collective, chip: Chip, dcn_axes: Sequence[str] = ()) -> float:
+    """What of a collective no other work hides."""
+    alone = collective_seconds(collective, chip, dcn_axes)
+    if not collective.asynchronous:
+        return alone
+    return max(alone - collective.count * collective.hidden_cycles / chip.tensor_core_hertz, 0.0)

@@ -1,0 +1,205 @@
+"""The experiment's own train step, compiled for a topology's chips: nothing is allocated, no data is read."""
+
+import dataclasses
+import pickle
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_like import step
+from t5x_like.errors import ExperimentError, UserError
+from t5x_like.experiment import Experiment
+from t5x_like.parallel import layout as layouts
+from t5x_like.parallel.compiled import memory
+from t5x_like.parallel.layout import Layout
+from t5x_like.parallel.topologies import Topology
+from t5x_like.preflight import fit
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+# How the TPU compiler says that a program is too large: what it has to hold besides its arguments, or all of it.
+_TEMPORARIES = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM")
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A compiled step.
+
+    Attributes:
+      experiment: whose step it is, with `parallelism.data` spelled out.
+      topology: what it is compiled for.
+      layout: mesh and rules.
+      compiled: JAX's `Compiled`.
+      state: shapes and shardings of what it takes and gives.
+      batch: likewise of the batch.
+      seconds: that the compilation took.
+    """
+
+    experiment: Experiment
+    topology: Topology
+    layout: Layout
+    compiled: Any
+    state: step.State
+    batch: dict[str, Any]
+    seconds: float
+
+
+def build(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> Built:
+    """Compiles the step that training runs.
+
+    Args:
+      experiment: whose step.
+      topology: for which.
+      devices: in place of the topology's own, for a test.
+
+    Raises:
+      ExperimentError: where the mesh is not the topology's chips, or something does not divide over it.
+      DoesNotFitError: where the step needs more memory than a chip has.
+    """
+    made = layouts.make(experiment.parallelism, devices if devices is not None else topology.devices())
+    experiment = fit.resolved(experiment, topology.chips)
+    check_batch(experiment, made)
+    program = step.program(experiment, made)
+    state = check_state(program)
+    batch = batch_shapes(experiment, made)
+    whole, parameters = whole_bytes(state), whole_bytes(state["parameters"])
+    _check_state_fits(experiment, topology, state, whole, parameters)
+    begin = time.perf_counter()
+    lowered = program.compiled_step().lower(state, batch)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        needed = needed_bytes(str(error), memory.state_bytes((state, batch)))
+        raise _does_not_fit(needed, experiment, topology, whole, parameters) from error
+    return Built(experiment, topology, made, compiled, state, batch, time.perf_counter() - begin)
+
+
+def batch_shapes(experiment: Experiment, layout: Layout) -> dict[str, Any]:
+    """The global batch as shapes, its rows spread by the layout."""
+    rows, length = experiment.data.batch_size, experiment.data.sequence_length
+    sharding = layout.sharding(("batch",))
+    features = {name: (f.shape, f.dtype) for name, f in experiment.objective.features(length).items()}
+    features["row"] = ((), np.dtype(np.int32))
+    return {
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in features.items()
+    }
+
+
+def check_batch(experiment: Experiment, layout: Layout) -> None:
+    """Raises ExperimentError where the rows, or a microbatch's, cannot be shared by the mesh."""
+    shards, parts, rows = layout.divisor("batch"), experiment.parallelism.microbatches, experiment.data.batch_size
+    if rows % (shards * parts):
+        split = f" in {parts} microbatches" if parts > 1 else ""
+        raise ExperimentError(
+            "data.batch_size",
+            f"{rows} rows{split} cannot be shared by {shards} devices; make it a multiple of {shards * parts}",
+        )
+
+
+def check_state(program: step.Program) -> step.State:
+    """The state's shapes and shardings.
+
+    Raises:
+      ExperimentError: where a parameter's dimension is not divided by the mesh axes that its rule gives it.
+    """
+    state = program.abstract_state()
+    infos = dict(jax.tree.leaves_with_path(program.parameter_infos()))
+    for path, leaf in jax.tree.leaves_with_path(state["parameters"]):
+        for dimension, (size, axes) in enumerate(zip(leaf.shape, leaf.sharding.spec, strict=False)):
+            names: tuple[str, ...] = (axes,) if isinstance(axes, str) else tuple(axes or ())
+            parts = int(np.prod([leaf.sharding.mesh.shape[name] for name in names], dtype=int))
+            if size % parts:
+                logical = infos[path].axes[dimension]
+                raise ExperimentError(
+                    f"parallelism.{names[0]}",
+                    f"{parts} devices do not divide the {logical!r} axis of {jax.tree_util.keystr(path)}, which is"
+                    f" {size}; use a divisor of {size}",
+                )
+    return state
+
+
+def whole_bytes(tree: Any) -> int:
+    """Of a tree of shapes, over all devices and each array once."""
+    return sum(int(np.prod(leaf.shape, dtype=int)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def save(built: Built, directory: Path) -> Path:
+    """Writes the executable, for a job on the same topology and versions to load instead of compiling.
+
+    Returns:
+      The file. It is a pickle, as JAX's serialised executables are: load only what you wrote.
+    """
+    from jax.experimental import serialize_executable
+
+    directory.mkdir(parents=True, exist_ok=True)
+    shape = f"{built.topology.slices}x{built.topology.name.replace(':', '-')}"
+    file = directory / f"{built.experiment.name}-{shape}.executable"
+    record = {"jax": jax.__version__, "experiment": built.experiment.to_json(), "chips": built.topology.chips}
+    file.write_bytes(pickle.dumps({**record, "executable": serialize_executable.serialize(built.compiled)}))
+    return file
+
+
+def load(file: Path, experiment: Experiment, devices: list[Any] | None = None) -> Any:
+    """The step that `save` wrote, ready to run.
+
+    Args:
+      file: that `save` wrote.
+      experiment: whose step it should be.
+      devices: to run on; all of this job's by default.
+
+    Raises:
+      UserError: when it was compiled by another JAX, for another experiment or for another number of devices.
+    """
+    from jax.experimental import serialize_executable
+
+    devices = list(devices if devices is not None else jax.devices())
+    record = pickle.loads(file.read_bytes())
+    if record["jax"] != jax.__version__:
+        raise UserError(f"{file} was compiled by jax {record['jax']} and this is {jax.__version__}; compile it anew")
+    if record["chips"] != len(devices):  # XLA would end the process
+        raise UserError(
+            f"{file} was compiled for {record['chips']} devices and here are {len(devices)}; compile it anew"
+        )
+    if record["experiment"] != fit.resolved(experiment, len(devices)).to_json():
+        raise UserError(f"{file} is the step of another experiment; run preflight --save with this one's config")
+    return serialize_executable.deserialize_and_load(*record["executable"], execution_devices=devices)
+
+
+def _check_state_fits(
+    experiment: Experiment, topology: Topology, state: step.State, whole: int, parameters: int
+) -> None:
+    """Raises DoesNotFitError where the state and the gradients alone are too large: nothing need be compiled."""
+    needed = memory.state_bytes(state) + memory.state_bytes(state["parameters"])
+    missing = needed - topology.chip.usable_hbm_bytes
+    if missing > 0:
+        proposal = fit.proposal(experiment, topology, whole, parameters)
+        raise fit.DoesNotFitError(topology, missing, needed, proposal)
+
+
+def needed_bytes(message: str, arguments: int) -> int:
+    """What a step needs on a chip, out of the compiler's message that it is too much; 0 where it does not say.
+
+    Args:
+      message: the compiler's.
+      arguments: bytes of what the step takes.
+    """
+    if found := _TEMPORARIES.search(message):
+        return arguments + int(float(found[1]) * _UNITS[found[2]])
+    found = _USED.search(message)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else 0
+
+
+def _does_not_fit(
+    needed: int, experiment: Experiment, topology: Topology, whole: int, parameters: int
+) -> fit.DoesNotFitError:
+    guessed = fit.estimate(experiment, topology.chips, whole, parameters).total
+    needed = max(needed, topology.chip.usable_hbm_bytes + 1)
+    proposal = fit.proposal(experiment, topology, whole, parameters, compiled_over_guess=needed / guessed)
+    return fit.DoesNotFitError(topology, needed - topology.chip.usable_hbm_bytes, needed, proposal)

@@ -1,0 +1,185 @@
+"""Whether a step fits in a chip's memory, before it is compiled, and what would fit where it does not.
+
+The state's size is exact. What the forward pass keeps is estimated, so that something can be proposed in no time; only
+a compilation knows.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from t5x_like.errors import UserError
+from t5x_like.experiment import Experiment, Parallelism
+from t5x_like.parallel import topologies
+from t5x_like.parallel.topologies import Topology
+
+# Gradients have the parameters' shapes; they are whole when the update begins. A share of the memory for what a layer
+# needs while it runs and is not estimated.
+_MARGIN = 0.05
+
+
+class DoesNotFitError(UserError):
+    """A step that needs more memory than a chip has.
+
+    Attributes:
+      missing_bytes: by which it does not fit.
+    """
+
+    def __init__(self, topology: Topology, missing_bytes: int, needed: int, proposal: str):
+        chip = topology.chip
+        super().__init__(
+            f"--topology: the step needs {needed:,} bytes on each chip of {topology} and does not fit in the"
+            f" {chip.usable_hbm_bytes:,} that a program can have, by {missing_bytes:,} bytes"
+            f" ({missing_bytes / topologies.GIB:.2f} GiB); {proposal}"
+        )
+        self.missing_bytes = missing_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Bytes on one chip.
+
+    Attributes:
+      state: parameters, optimizer state and whatever else the step takes and gives; exact.
+      gradients: one for each trained parameter.
+      activations: what the forward pass keeps for the backward pass; an estimate.
+      layer: what one layer and the head need while they run; an estimate.
+    """
+
+    state: int
+    gradients: int
+    activations: int
+    layer: int
+
+    @property
+    def total(self) -> int:
+        """All of it at once."""
+        return self.state + self.gradients + self.activations + self.layer
+
+
+def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_bytes: int) -> Need:
+    """A guess of what a step needs on each chip.
+
+    Args:
+      experiment: whose `parallelism` has no -1.
+      chips: on which it runs.
+      state_bytes: of the whole state.
+      parameter_bytes: of its trained parameters.
+    """
+    p, model, data = experiment.parallelism, experiment.model, experiment.data
+    shards = p.fsdp * p.tensor
+    tokens = math.ceil(data.batch_size * data.sequence_length / p.microbatches / (chips / p.tensor))
+    width = 2 if str(model.dtype) in ("bfloat16", "float16") else 4
+    heads, kv = model.heads * model.head_dim / p.tensor, model.kv_heads * model.head_dim / p.tensor
+    mlp = (3 if model.gated else 2) * model.mlp / p.tensor
+    kept = {
+        "full": model.embed,
+        "save_qkv_attention": model.embed + 2 * heads + 2 * kv,
+        "save_dots": 3 * model.embed + 2 * heads + 2 * kv + mlp,
+        "none": 6 * model.embed + 3 * heads + 3 * kv + 1.5 * mlp,
+    }[p.remat]
+    layer = tokens * (4 * model.embed + 2 * mlp + 2 * heads + 2 * kv) * width
+    weights = 2 * (mlp * model.embed + 2 * model.embed * (heads + kv)) * width
+    head = min(2 * tokens * model.vocab_size / p.tensor * 4, 1 << 30)
+    return Need(
+        state=state_bytes // shards,
+        gradients=parameter_bytes // shards,
+        activations=int(model.layers * tokens * kept * width),
+        layer=int(layer + weights + head),
+    )
+
+
+def proposal(
+    experiment: Experiment, topology: Topology, state_bytes: int, parameter_bytes: int, compiled_over_guess: float = 1.0
+) -> str:
+    """What would fit, as half a sentence: the nearest to the experiment that does by `estimate`.
+
+    Args:
+      experiment: what does not fit.
+      topology: where.
+      state_bytes: of the whole state.
+      parameter_bytes: of its trained parameters.
+      compiled_over_guess: what a compilation needed ÷ the estimate; the proposal is expected to need as much more.
+    """
+    for change, changed, place in _changes(experiment, topology):
+        need = estimate(changed, place.chips, state_bytes, parameter_bytes).total * max(compiled_over_guess, 1.0)
+        if need <= place.chip.usable_hbm_bytes * (1 - _MARGIN):
+            return f"by estimate {change} would fit, with {need / topologies.GIB:.2f} GiB"
+    return "nothing that is like it would; use a smaller model or shorter rows"
+
+
+def with_parallelism(experiment: Experiment, **changes: Any) -> Experiment:
+    """The experiment with other fields of `parallelism`."""
+    parallelism = dataclasses.replace(experiment.parallelism, **changes)
+    return dataclasses.replace(experiment, parallelism=parallelism)
+
+
+def resolved(experiment: Experiment, chips: int) -> Experiment:
+    """The experiment with `parallelism.data` spelled out for so many chips."""
+    p = experiment.parallelism
+    return with_parallelism(experiment, data=max(chips // (p.fsdp * p.tensor), 1)) if p.data == -1 else experiment
+
+
+def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, Experiment, Topology]]:
+    """Other ways to run an experiment, from the cheapest to the dearest: how it is written, what it is, and where."""
+    p = experiment.parallelism
+    sharded: Parallelism = dataclasses.replace(
+        p, data=topology.slices, fsdp=topology.chips // topology.slices // p.tensor
+    )
+    options = {"": p}
+    if sharded.fsdp > p.fsdp:
+        options[f"--config.parallelism.data={sharded.data} --config.parallelism.fsdp={sharded.fsdp}"] = sharded
+    steps = [(remat, parts) for parts in _parts(experiment, topology) for remat in _remats(p.remat)]
+    for spelled, options_now in options.items():
+        for remat, parts in steps:
+            flags = [spelled] if spelled else []
+            flags += [f"--config.parallelism.remat={remat}"] if remat != p.remat else []
+            flags += [f"--config.parallelism.microbatches={parts}"] if parts != p.microbatches else []
+            if flags:
+                changed = dataclasses.replace(options_now, remat=remat, microbatches=parts)
+                yield " ".join(flags), dataclasses.replace(experiment, parallelism=changed), topology
+    for place in _larger(topology):
+        for remat in _remats(p.remat):
+            fsdp = place.chips // place.slices // p.tensor
+            changed = dataclasses.replace(p, data=place.slices, fsdp=fsdp, remat=remat)
+            slices = f" --slices={place.slices}" if place.slices > 1 else ""
+            flags = [f"--topology={place.name}{slices} --config.parallelism.fsdp={fsdp}"]
+            flags += [f"--config.parallelism.remat={remat}"] if remat != p.remat else []
+            yield " ".join(flags), dataclasses.replace(experiment, parallelism=changed), place
+
+
+def _remats(now: str) -> list[str]:
+    """The policies that keep no more than this one, from the one that keeps most."""
+    order = ["none", "save_dots", "save_qkv_attention", "full"]
+    return order[order.index(now) :]
+
+
+def _parts(experiment: Experiment, topology: Topology) -> list[int]:
+    """Microbatches, from those there are up, with a row or more on each chip."""
+    p, rows = experiment.parallelism, experiment.data.batch_size
+    found, parts = [], p.microbatches
+    while parts * topology.chips // p.tensor <= rows and rows % parts == 0:
+        found.append(parts)
+        parts *= 2
+    return found or [p.microbatches]
+
+
+def _larger(topology: Topology) -> Iterator[Topology]:
+    """Larger slices of the same chip, then slices of as many larger chips, and larger yet."""
+    chip = topology.chip
+    for place in _shapes(chip):
+        if place.chips > topology.chips:
+            yield place
+    for other in sorted(topologies.CHIPS.values(), key=lambda c: c.usable_hbm_bytes):
+        if other.usable_hbm_bytes > chip.usable_hbm_bytes:
+            yield from (place for place in _shapes(other) if place.chips >= topology.chips)
+
+
+def _shapes(chip: topologies.Chip) -> Iterator[Topology]:
+    """Slices of a chip in powers of two, smallest first."""
+    sides = [2] * chip.dimensions
+    while math.prod(sides) <= chip.most_chips:
+        yield topologies.parse(f"{chip.name}:{'x'.join(map(str, sides))}")
+        sides[sides.index(min(sides))] *= 2
+        sides.sort()

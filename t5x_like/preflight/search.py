@@ -1,0 +1,117 @@
+"""Other ways to lay out a step, compiled and ranked."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from t5x_like import step
+from t5x_like.errors import UserError
+from t5x_like.experiment import REMAT_POLICIES, Experiment
+from t5x_like.parallel.topologies import Topology
+from t5x_like.preflight import build, fit
+from t5x_like.preflight.report import report
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One way to lay out a step.
+
+    Attributes:
+      experiment: with its `parallelism`.
+      need: bytes on a chip, by estimate.
+    """
+
+    experiment: Experiment
+    need: int
+
+    @property
+    def flags(self) -> str:
+        """As a user spells it."""
+        p = self.experiment.parallelism
+        fields = ("data", "fsdp", "tensor", "remat", "microbatches")
+        return " ".join(f"--config.parallelism.{field}={getattr(p, field)}" for field in fields)
+
+
+def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
+    """Mesh shapes × rematerialisation × microbatches that by estimate fit, the likely fast ones first.
+
+    Fast is: few microbatches, little tensor parallelism, little recomputed, few copies of the parameters.
+    """
+    shapes = jax.eval_shape(step.program(experiment).init)
+    whole, parameters = build.whole_bytes(shapes), build.whole_bytes(shapes["parameters"])
+    found = []
+    for changed in _ways(experiment, topology):
+        need = fit.estimate(changed, topology.chips, whole, parameters).total
+        if need <= topology.chip.usable_hbm_bytes:
+            found.append(Candidate(changed, need))
+    return sorted(found, key=_slowness)
+
+
+def search(
+    experiment: Experiment, topology: Topology, limit: int, tell: Callable[[str], None], prices_file: str = ""
+) -> list[dict[str, Any]]:
+    """Compiles the most promising candidates.
+
+    Args:
+      experiment: whose step.
+      topology: for which.
+      limit: how many to compile.
+      tell: called with a line before each compilation and after what came of it.
+      prices_file: as `report` takes it.
+
+    Returns:
+      The reports of those that fit, the fastest first, each with `flags`.
+
+    Raises:
+      UserError: when none fits.
+    """
+    ranked = []
+    chosen = candidates(experiment, topology)[:limit]
+    for number, candidate in enumerate(chosen, 1):
+        tell(f"[{number}/{len(chosen)}] {candidate.flags}")
+        try:
+            figures = report(build.build(candidate.experiment, topology), prices_file)
+        except UserError as error:
+            tell(f"    {error}")
+            continue
+        tell(f"    {figures['estimated_step_seconds']:.3f} s a step, MFU {figures['mfu_estimate']:.1%}")
+        ranked.append({"flags": candidate.flags, **figures})
+    if not ranked:
+        raise UserError(f"--search: nothing that was tried fits {topology}; use a larger one, or a smaller model")
+    return sorted(ranked, key=lambda figures: figures["estimated_step_seconds"])
+
+
+def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
+    p, rows, model = experiment.parallelism, experiment.data.batch_size, experiment.model
+    per_slice = topology.chips // topology.slices
+    for tensor in _powers(per_slice):
+        if model.kv_heads % tensor or model.heads % tensor or model.mlp % tensor or model.vocab_size % tensor:
+            continue
+        for copies in _powers(per_slice // tensor):
+            fsdp, data = per_slice // tensor // copies, copies * topology.slices
+            if model.embed % fsdp:
+                continue
+            for parts in _powers(rows):
+                if rows % (data * fsdp * parts):
+                    break
+                for remat in REMAT_POLICIES:
+                    changed = dataclasses.replace(
+                        p, data=data, fsdp=fsdp, tensor=tensor, microbatches=parts, remat=remat
+                    )
+                    yield dataclasses.replace(experiment, parallelism=changed)
+
+
+def _powers(most: int) -> Iterator[int]:
+    power = 1
+    while power <= most:
+        if most % power == 0:
+            yield power
+        power *= 2
+
+
+def _slowness(candidate: Candidate) -> tuple[float, ...]:
+    p = candidate.experiment.parallelism
+    recomputed = {"none": 0, "save_dots": 1, "save_qkv_attention": 2, "full": 3}[p.remat]
+    return (p.microbatches, p.tensor, recomputed, p.data)
