@@ -29,21 +29,24 @@ def main() -> None:
     from etils import epath
 
     from t5x_like.frontends import configdict
-    from t5x_like.journal import Journal
+    from t5x_like.journal import IN_FLIGHT, Journal
     from t5x_like.parallel import layout
-    from t5x_like.parallel.placement import place
+    from t5x_like.parallel.placement import place, share
+    from t5x_like.pulse import Pulse
     from t5x_like.step import program
     from t5x_like.train import feed
 
     experiment = configdict.load(options.config, rest)
     placed = layout.make(experiment.parallelism)
+    part = share(placed, experiment.data.batch_size)
     run = program(experiment, placed)
     step, state = run.compiled_step(), jax.jit(run.init)()
     documents = experiment.data.task.open(experiment.data.split)
     with contextlib.ExitStack() as stack:
-        batches = stack.enter_context(contextlib.closing(feed(experiment, documents, None)))
+        batches = stack.enter_context(contextlib.closing(feed(experiment, documents, None, part)))
         workdir = epath.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, 0, False)))
+        pulse = Pulse(part.index, late=IN_FLIGHT)
         fixed = place(next(batches).batch, placed)
         times: dict[str, list[float]] = {"bare": [], "program": []}
         number = 0
@@ -59,7 +62,7 @@ def main() -> None:
                 with journal.throughput.waiting():
                     batch, _, counts = next(batches)
                 state, results = step(state, place(batch, placed))
-                journal.step(number, results, counts)
+                journal.step(number, results, pulse.send(None, counts))
             journal.settle()
             whole = time.perf_counter() - begin
             if turn:  # the first one compiled

@@ -57,7 +57,6 @@ def run_experiment(
     """
     from etils import epath
 
-    from t5x_like import summary
     from t5x_like.parallel.distributed import is_first
     from t5x_like.train import train
 
@@ -74,6 +73,8 @@ def run_experiment(
         return 128 + outcome.interrupted
     if not is_first():
         return 0
+    from t5x_like import summary
+
     written = summary.write(experiment, directory, outcome)
     if json_output:
         common.print_json(written)

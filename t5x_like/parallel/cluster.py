@@ -66,7 +66,8 @@ class Cluster:
       coordinator: `HOST:PORT` of process 0.
       processes: how many there are, more than one.
       process: this one's number.
-      said_by: who said so, for a person.
+      address_from: what the address is from, for a person.
+      count_from: what the number of processes is from.
       wait: seconds to wait for the others.
       devices: the local devices this process may use; None for all.
     """
@@ -74,7 +75,8 @@ class Cluster:
     coordinator: str
     processes: int
     process: int
-    said_by: str
+    address_from: str
+    count_from: str
     wait: float = WAIT
     devices: tuple[int, ...] | None = None
 
@@ -114,20 +116,27 @@ def find(
     for field, variable in VARIABLES.items():
         if field not in sources and os.environ.get(variable):
             given[field], sources[field] = _from_variable(field, variable), variable
-    said_by, local, patience = " and ".join(sources.values()), None, WAIT
+    local, patience = None, WAIT
     if len(sources) < len(given):
         asked = _ask_launcher(given)
         if asked is None and not sources:
             return None
         if asked is None:
             missing = " and ".join(FLAGS[field] for field in given if field not in sources)
-            raise UserError(f"{said_by} is given without {missing}; all three say who takes part")
+            there = " and ".join(sources.values())
+            raise UserError(f"there is no {missing} with {there}; the three together say who takes part")
         launcher, given, local = asked
-        said_by, patience = " and ".join([*sources.values(), launcher.name]), launcher.wait
-    _check(given, sources, said_by)
+        patience, sources = launcher.wait, dict.fromkeys(given, launcher.name) | sources
+    _check(given, sources)
     if given["processes"] == 1:
         return None
-    return Cluster(**given, said_by=said_by, wait=patience if wait is None else wait, devices=local)
+    return Cluster(
+        **given,
+        address_from=sources["coordinator"],
+        count_from=sources["processes"],
+        wait=patience if wait is None else wait,
+        devices=local,
+    )
 
 
 def _from_variable(field: str, variable: str) -> str | int:
@@ -139,19 +148,20 @@ def _from_variable(field: str, variable: str) -> str | int:
     return int(value)
 
 
-def _check(given: Mapping[str, Any], sources: Mapping[str, str], said_by: str) -> None:
+def _check(given: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     """Raises UserError for an address, a count or a number that cannot be."""
-    names = {field: sources.get(field, f"what {said_by} gives as {field}") for field in given}
     if given["processes"] < 1:
-        raise UserError(f"{names['processes']} is {given['processes']}; it must be at least 1")
+        raise UserError(f"{given['processes']} processes (from {sources['processes']}): there must be at least 1")
     if not 0 <= given["process"] < given["processes"]:
         raise UserError(
-            f"{names['process']} is {given['process']}; of {given['processes']} processes the first is 0 and the last"
-            f" {given['processes'] - 1}"
+            f"process {given['process']} (from {sources['process']}): of {given['processes']} the first is 0 and the"
+            f" last {given['processes'] - 1}"
         )
     host, _, port = given["coordinator"].rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
-        raise UserError(f"{names['coordinator']} is {given['coordinator']!r}; it must be HOST:PORT of process 0")
+        raise UserError(
+            f"the coordinator {given['coordinator']!r} (from {sources['coordinator']}) is not HOST:PORT of process 0"
+        )
 
 
 def _ask_launcher(given: Mapping[str, Any]) -> tuple[Launcher, dict[str, Any], tuple[int, ...] | None] | None:

@@ -5,12 +5,14 @@ in JAX's own shutdown. So a failure is told to all over the line of `rollcall`, 
 `os._exit`: an orderly end would wait.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from t5x_like.errors import UserError, explain
 from t5x_like.parallel.cluster import Cluster
@@ -37,18 +39,18 @@ def run(cluster: Cluster | None, command: Callable[[], int]) -> int:
     """
     if cluster is None:
         return command()
-    _keep_stdout_for_results()
     line = gather(cluster, _leave_after, _say)
-    try:
-        _initialize(cluster)
-        status = command()
-        line.finish()
-    except BaseException as error:
-        _fail(line, error)
-    import jax
+    with _stdout_for_results():
+        try:
+            _initialize(cluster)
+            status = command()
+            line.finish()
+        except BaseException as error:
+            _fail(line, error)
+        import jax
 
-    jax.distributed.shutdown()
-    return status
+        jax.distributed.shutdown()
+        return status
 
 
 def is_first() -> bool:
@@ -81,15 +83,22 @@ def _initialize(cluster: Cluster) -> None:
         ) from error
 
 
-def _keep_stdout_for_results() -> None:
+@contextlib.contextmanager
+def _stdout_for_results() -> Iterator[None]:
     """Sends to stderr what libraries print on stdout from C++, as gloo does, and leaves stdout to Python."""
     sys.stdout.flush()
-    results = os.dup(1)
+    results, before = os.dup(1), sys.stdout
     os.dup2(2, 1)
-    sys.stdout = os.fdopen(results, "w", buffering=1, encoding=sys.stdout.encoding)
+    with os.fdopen(results, "w", buffering=1, encoding=before.encoding) as sys.stdout:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(results, 1)
+            sys.stdout = before
 
 
-def _fail(line: Line, error: BaseException) -> None:
+def _fail(line: Line, error: BaseException) -> NoReturn:
     """Ends the run because of an error in this process."""
     sentence = explain(error)
     if sentence is not None:
@@ -119,7 +128,7 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def _leave(status: int) -> None:
+def _leave(status: int) -> NoReturn:
     if sys.stderr.isatty():
         sys.stderr.write("\x1b[?25h")  # a progress bar hides the cursor
     sys.stdout.flush()

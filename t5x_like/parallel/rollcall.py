@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from t5x_like.errors import UserError
 from t5x_like.parallel.cluster import Cluster
@@ -218,7 +218,8 @@ class _RollCall:
                 if waited > self.cluster.wait:
                     raise UserError(
                         f"{self._missing()} did not come to {self.cluster.coordinator} within {self.cluster.wait:g} s;"
-                        f" {self.cluster.said_by} says that there are {self.cluster.processes}"
+                        f" start {'it' if self.cluster.processes == 2 else 'them'}, or correct the number of processes"
+                        f" (it is from {self.cluster.count_from})"
                     )
                 if waited > _LATE and not said:
                     said = True
@@ -296,10 +297,9 @@ def _join(cluster: Cluster) -> Peer:
     if "failed" in answer:
         raise UserError(str(Failure(**answer["failed"])))
     if "all" not in answer:
-        _refuse(
-            cluster,
+        raise UserError(
             f"what listens at {cluster.coordinator} is not process 0 of this run, or it has ended; start process 0"
-            " there, at a port that nobody else uses",
+            f" there, at a port that nobody else uses (the address is from {cluster.address_from})"
         )
     peer.socket.settimeout(None)
     return peer
@@ -317,12 +317,7 @@ def _knock(cluster: Cluster, until: float) -> socket.socket:
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
         time.sleep(_PAUSE)
-    _refuse(
-        cluster,
+    raise UserError(
         f"no coordinator answers at {cluster.coordinator} ({reason}; tried for {cluster.wait:g} s); start process 0"
-        " there, or correct the address",
+        f" there, or correct the address (it is from {cluster.address_from})"
     )
-
-
-def _refuse(cluster: Cluster, sentence: str) -> NoReturn:
-    raise UserError(f"{sentence} (it is from {cluster.said_by})")
