@@ -127,6 +127,7 @@ def test_it_is_shown_and_compared(figures, capsys):
 # --- Rules broken on purpose ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_attention_without_a_kernel_is_seen(monkeypatch):
     monkeypatch.setattr(kernels, "has_splash", lambda length: False)
     found = report.report(build.build(experiment(model={"layers": 2}), TOPOLOGY))
@@ -134,6 +135,7 @@ def test_attention_without_a_kernel_is_seen(monkeypatch):
     assert any("[length, length]" in problem for problem in found["problems"])
 
 
+@pytest.mark.slow
 def test_a_kernel_that_remat_runs_again_is_seen():
     found = report.report(build.build(experiment(model={"layers": 2}, remat="full"), TOPOLOGY))
     assert found["attention_kernel_calls_per_layer"] == 2

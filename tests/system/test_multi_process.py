@@ -187,6 +187,8 @@ def test_a_killed_process_ends_the_others(together, tmp_path, victim):
 BROKEN = """
 from t5x_like.data import pipeline
 
+pytestmark = pytest.mark.slow  # a process of JAX takes seconds of CPU to start, and these start dozens
+
 def raises(self):
     raise RuntimeError("a lane is blocked")
 
