@@ -16,6 +16,7 @@ import time
 import pytest
 from runs import TINY, lines
 
+pytestmark = pytest.mark.slow  # a process of JAX takes seconds of CPU to start, and these start dozens
 STEPS = 10
 FLAGS = (
     *TINY,
@@ -186,8 +187,6 @@ def test_a_killed_process_ends_the_others(together, tmp_path, victim):
 
 BROKEN = """
 from t5x_like.data import pipeline
-
-pytestmark = pytest.mark.slow  # a process of JAX takes seconds of CPU to start, and these start dozens
 
 def raises(self):
     raise RuntimeError("a lane is blocked")
