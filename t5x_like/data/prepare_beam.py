@@ -21,7 +21,6 @@ from etils import epath
 
 from t5x_like.data import prepare_steps as steps
 from t5x_like.data import sources
-from t5x_like.data.cleaning import cleaner as cleaners
 from t5x_like.data.cleaning.base import Record
 from t5x_like.data.prepare_groups import Group, Grouping, GroupWriter, finish
 from t5x_like.data.prepare_steps import Plan, Position
@@ -228,7 +227,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(
         task=found,
         splits=tuple(dict.fromkeys(options.split)) or tuple(found.splits),
-        cleaner=cleaners.from_flag(options.stages),
+        cleaner=steps.cleaner_of(found, options.stages),
         shard_tokens=options.shard_tokens,
     )
 
