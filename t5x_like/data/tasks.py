@@ -22,9 +22,7 @@ from t5x_like.data.sources import formats
 from t5x_like.data.stream import Stream, StreamedCorpus
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Choice, require_one_of, require_positive
-
-VOCABULARY_FILE = "vocabulary.model"  # its name among the assets beside a checkpoint
+from t5x_like.experiment import Choice, require_at_least, require_one_of, require_positive
 
 _WHERE = "data.task"
 _GROUP_BYTES = 1 << 23  # of text encoded in one call
@@ -102,7 +100,8 @@ class TextTask:
       max_line_bytes: the longest line, or record of another format, that is taken into memory.
       data_dir: where TFDS keeps its datasets; empty for its own default.
       data_split: the TFDS split that the splits below divide.
-      tokenizer: the SentencePiece model to read it with.
+      tokenizer: what to read it with: a SentencePiece model, a Hugging Face `tokenizer.json`, or `bytes`.
+      extra_ids: ids to put on top of the tokenizer's, as sentinels of span corruption; 0 where it has them or none.
       cleaning: stages that documents go through on the way, by name or as sections, as for `t5x_like data prepare`;
         those that must see the whole corpus first are for `prepare` alone.
       splits: which documents are trained on and which are not; every 20th is held out by default. Cleaning moves none
@@ -119,6 +118,7 @@ class TextTask:
     data_dir: str = ""
     data_split: str = "train"
     tokenizer: str = ""
+    extra_ids: int = 0
     cleaning: tuple[Annotated[AnyStage, Choice("cleaning", default="c4")], ...] = ()
     splits: Mapping[str, Split] = dataclasses.field(default_factory=_every_twentieth)
 
@@ -128,6 +128,7 @@ class TextTask:
         require_one_of(self, "unit", sources.UNITS)
         require_one_of(self, "on_error", sources.POLICIES)
         require_positive(self, "max_line_bytes")
+        require_at_least(self, 0, "extra_ids")
 
     def corpus(self) -> sources.Corpus:
         """The files that the splits divide, shard by shard.
@@ -141,7 +142,7 @@ class TextTask:
         """The tokenizer, read from its file.
 
         Raises:
-          ExperimentError: when it is missing or is no SentencePiece model.
+          ExperimentError: when it is missing or is no vocabulary.
         """
         return self._vocabulary
 
@@ -206,7 +207,7 @@ class TextTask:
 
     def assets(self) -> dict[str, bytes]:
         """The tokenizer."""
-        return {VOCABULARY_FILE: self._vocabulary.model}
+        return {self._vocabulary.file: self._vocabulary.model}
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
         """SHA-256 of the corpus and the tokenizer, how files are read and cleaned, the split's rule; no paths.
@@ -261,7 +262,7 @@ class TextTask:
 
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
-        return vocabularies.load(self.tokenizer)
+        return vocabularies.load(self.tokenizer, extra_ids=self.extra_ids)
 
     @functools.cached_property
     def _corpus(self) -> sources.Corpus:

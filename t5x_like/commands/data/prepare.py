@@ -27,7 +27,9 @@ def add_parser(actions: Any) -> None:
         allow_abbrev=False,
     )
     corpus.add_flags(parser)
-    parser.add_argument("--tokenizer", default="", metavar="FILE", help="with --input: the .model file")
+    parser.add_argument(
+        "--tokenizer", default="", metavar="FILE", help="with --input: a .model or tokenizer.json file, or bytes"
+    )
     parser.add_argument(
         "--split", action="append", default=[], metavar="NAME", help="a split to prepare; may be repeated (default all)"
     )
