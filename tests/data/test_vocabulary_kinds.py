@@ -119,7 +119,7 @@ def test_bytes_have_the_ids_of_seqio():
     vocabulary = load("bytes")
     assert (vocabulary.size, vocabulary.eos_id, vocabulary.unk_id) == (259, 1, 2)
     assert vocabulary.encode("hé\x00") == [107, 198, 172, 3]
-    assert load("bytes", extra_ids=125).size == 384  # ByT5's table
+    assert load("bytes", extra_ids=125).size == 384
     assert vocabulary.decode([0, 107, 198, 1, 2]) == "h\ufffd\ufffd"
     random_bytes = random.Random(0).randbytes(4000)
     text = random_bytes.decode("utf-8", "replace")
