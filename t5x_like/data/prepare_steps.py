@@ -206,11 +206,15 @@ class Worker:
         collected: dict[str, list[tuple[np.ndarray, int]]] = {split: [] for split in self._rules}
         read = 0
         for number, text in block.documents:
-            read += byte_length(text)
-            left = cleaner.clean(text, counts, _ordinal(block.start.file, number), self._verdicts).text
-            if left is None:
-                continue
-            document = self._vocabulary.encode_document(left), byte_length(left)
+            size = byte_length(text)
+            read += size
+            if cleaner.stages:
+                left = cleaner.clean(text, counts, _ordinal(block.start.file, number), self._verdicts).text
+                if left is None:
+                    continue
+                if left is not text:
+                    text, size = left, byte_length(left)
+            document = self._vocabulary.encode_document(text), size
             for split, rule in self._rules.items():
                 if rule.holds(block.start.file + number):
                     collected[split].append(document)
