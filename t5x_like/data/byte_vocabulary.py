@@ -23,8 +23,7 @@ class ByteVocabulary(Vocabulary):
         """Needs no file.
 
         Args:
-          extra_ids: sentinels above the bytes. ByT5 has none: the last 100 bytes, which are in no UTF-8 text or
-            in few, serve as sentinels.
+          extra_ids: sentinels above the bytes; ByT5 has none, and the last 100 bytes serve as sentinels, too.
         """
         self.size = _SPECIALS + _BYTES + extra_ids
         self.sentinels = extra_ids
