@@ -105,10 +105,11 @@ class Generator:
     ) -> jax.Array:
         """int32 [new_tokens]: the tokens after the prompt; from the end of the document on, its end token."""
         model, end = self.structure.merge(parameters), self.vocabulary.eos_id
+        pieces = self.vocabulary.size  # a model's table may be longer, to be a round number
         cache = model.empty_cache(1, prompt_t.shape[0] + new_tokens)
         logits_btv, cache = model.decode(prompt_t[None], cache, jnp.int32(0))
         # What the padding of the prompt left in the cache is overwritten, slot by slot, before it is looked at.
-        first = choose(logits_btv[0, prompt_length - 1], jax.random.fold_in(key, 0), sampling)
+        first = choose(logits_btv[0, prompt_length - 1, :pieces], jax.random.fold_in(key, 0), sampling)
 
         def unfinished(carry: Any) -> jax.Array:
             index, token, _, _ = carry
@@ -118,7 +119,12 @@ class Generator:
             index, token, cache, written = carry
             written = written.at[index].set(token)
             logits_btv, cache = model.decode(token[None, None], cache, prompt_length + index)
-            return index + 1, choose(logits_btv[0, 0], jax.random.fold_in(key, index + 1), sampling), cache, written
+            return (
+                index + 1,
+                choose(logits_btv[0, 0, :pieces], jax.random.fold_in(key, index + 1), sampling),
+                cache,
+                written,
+            )
 
         written = jnp.full(new_tokens, end, jnp.int32)
         return jax.lax.while_loop(unfinished, step, (jnp.int32(0), first, cache, written))[3]
