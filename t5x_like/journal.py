@@ -131,6 +131,8 @@ class Journal:
             "data/epoch": counts.epoch,
             "data/examples": counts.examples,
         }
+        if counts.cleaned_fraction is not None:
+            line["data/cleaned_fraction"] = counts.cleaned_fraction
         if rates.steps:
             speed = self.flops_per_step * rates.steps_per_second
             share = mfu(speed, jax.devices(), self._dtype)
