@@ -77,7 +77,13 @@ def _train(run: "GinRun", options: argparse.Namespace) -> int:
     if not run.workdir:
         raise UserError("MODEL_DIR must be given; set it with --gin.MODEL_DIR='\"runs/NAME\"'")
     command = f"python -m t5x_like.main {shlex.join(sys.argv[1:])}"
-    return run_experiment(run.experiment, run.workdir, json_output=options.json, command=command)
+    return run_experiment(
+        run.experiment,
+        run.workdir,
+        json_output=options.json,
+        modules=[*options.module, *run.modules],
+        command=command,
+    )
 
 
 def _evaluate(run: "GinRun", options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +28,21 @@ from t5x_like.parallel import agreement, exchange, layout
 from t5x_like.parallel.placement import Share, place, share
 from t5x_like.pulse import Pulse
 from t5x_like.step import Program, State, program
-from t5x_like.telemetry.environment import environment
+from t5x_like.telemetry.environment import environment, versions
 from t5x_like.telemetry.throughput import Rates
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """How one call of `train` is run; nothing of it changes what is trained.
+
+    Attributes:
+      show: whether to show progress on stderr.
+      modules: the user's own modules, as `--module` names them; all processes must have the same.
+    """
+
+    show: bool = True
+    modules: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +77,13 @@ class Outcome:
     flops_per_step: float
 
 
-def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> Outcome:
+def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outcome:
     """Trains, from the workdir's last commit or from the start, to `experiment.steps`.
 
     Args:
       experiment: what to do.
       workdir: where everything is written; a run that is there is gone on with.
-      show: whether to show progress on stderr.
+      job: how this call of it is run.
 
     Raises:
       UserError: for what the user can mend: the experiment, the corpus, the workdir, a full disk, a diverged run.
@@ -82,14 +96,14 @@ def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> 
         check(experiment, placed, part)
         corpus, fingerprint = open_corpus(experiment)
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
-        agree(experiment, workdir, fingerprint, store)
+        agree(experiment, workdir, fingerprint, store, job.modules)
         run = program(experiment, placed)
         context = Context(experiment, run, experiment.data.task)
         evaluators = {key: options.start(context) for key, options in experiment.evaluators.items()}
         describe(experiment, run, workdir)
         state, position, before = begin(experiment, run, store, fingerprint)
         start = int(state["step"])
-        journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, start, show)))
+        journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, start, job.show)))
         batches = stack.enter_context(contextlib.closing(feed(experiment, corpus, position, part)))
         interruption, pulse = stack.enter_context(Interruption()), Pulse(part.index, late=IN_FLIGHT)
         take_step, totals = run.compiled_step(), before
@@ -165,7 +179,13 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
         )
 
 
-def agree(experiment: Experiment, workdir: epath.Path, fingerprint: dict[str, str], store: CheckpointStore) -> None:
+def agree(
+    experiment: Experiment,
+    workdir: epath.Path,
+    fingerprint: dict[str, str],
+    store: CheckpointStore,
+    modules: Sequence[str],
+) -> None:
     """Checks that all processes are about to do the same.
 
     Raises:
@@ -174,13 +194,13 @@ def agree(experiment: Experiment, workdir: epath.Path, fingerprint: dict[str, st
     agreement.require(
         {
             "experiment": flatten(experiment.to_dict()) | {"--workdir": str(workdir)},
-            "code": agreement.code(),
+            "code": agreement.code(versions(), modules),
             "data": {f"the fingerprint of {field}": value for field, value in fingerprint.items()},
             "commits": {"the latest checkpoint": store.latest()},
         },
         advice={
             "experiment": "start every process with the same command",
-            "code": "install the same packages on every host",
+            "code": "install the same packages, and set the same variables, on every host",
             "data": "give every host the same corpus",
             "commits": "--workdir must be a directory that all hosts share",
         },

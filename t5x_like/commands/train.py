@@ -36,7 +36,10 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     experiment = configdict.load(options.config, rest)
     command = f"t5x_like {shlex.join(sys.argv[1:])}"
     return common.run_processes(
-        options, lambda: run_experiment(experiment, options.workdir, json_output=options.json, command=command)
+        options,
+        lambda: run_experiment(
+            experiment, options.workdir, json_output=options.json, modules=options.module, command=command
+        ),
     )
 
 
@@ -49,7 +52,7 @@ def run_experiment(
       experiment: what to do.
       workdir: where.
       json_output: print the summary as JSON.
-      modules: the user's modules to import first.
+      modules: the user's modules, already imported.
       command: what the user typed, to be told how to go on with.
 
     Returns:
@@ -58,11 +61,10 @@ def run_experiment(
     from etils import epath
 
     from t5x_like.parallel.distributed import is_first
-    from t5x_like.train import train
+    from t5x_like.train import Job, train
 
-    common.import_modules(modules)
     directory = epath.Path(workdir).expanduser()
-    outcome = train(experiment, directory)
+    outcome = train(experiment, directory, Job(modules=modules))
     if outcome.interrupted:
         if is_first():
             print(
