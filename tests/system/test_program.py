@@ -5,19 +5,14 @@ import subprocess
 import sys
 
 import pytest
-from runs import TINY, lines
+from runs import TINY, Program, lines
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, hasty_environment):
     """A finished tiny run, and what it printed."""
-    import os
-
-    from runs import Program
-
     directory = tmp_path_factory.mktemp("trained")
-    clean = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")}
-    program = Program(directory, clean)
+    program = Program(directory, hasty_environment)
     out, err = program.train(directory / "run", "--config.telemetry.tensorboard=true")
     return program, directory / "run", out, err
 
