@@ -8,7 +8,6 @@ import pytest
 from t5x_like import main
 from t5x_like.frontends import configdict
 
-
 NO_JOB = {"modules": [], "profile": "", "executable": ""}
 
 

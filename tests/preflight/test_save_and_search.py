@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from t5x_like import step
+from t5x_like import step, train
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, Parallelism, Telemetry, flatten
 from t5x_like.parallel import executables, topologies
@@ -79,6 +80,17 @@ def test_a_saved_executable_is_the_step(tmp_path, built):
         return jax.device_get(compiled(placed, place(batch, built.layout))[1])
 
     assert run(loaded) == run(built.compiled)
+
+
+def test_training_runs_what_was_saved_and_compiles_what_was_not(tmp_path, built):
+    program, said = step.program(experiment(), built.layout), []
+    journal = types.SimpleNamespace(message=said.append)
+    assert not isinstance(train.step_of(experiment(), program, train.Job(), journal), jax.stages.Compiled)
+    job = train.Job(executable=str(tmp_path))
+    assert not isinstance(train.step_of(experiment(), program, job, journal), jax.stages.Compiled)
+    build.save(built, epath.Path(tmp_path))
+    assert isinstance(train.step_of(experiment(), program, job, journal), jax.stages.Compiled)
+    assert [sentence.split(":")[0] for sentence in said] == ["the step is compiled here", said[-1]]
 
 
 def test_an_executable_of_another_program_is_not_run(tmp_path, built):
