@@ -28,8 +28,7 @@ def run(cluster: Cluster | None, command: Callable[[], int]) -> int:
     """Runs a command in all processes of a cluster at once.
 
     Does not return when this or another process fails: the process then ends, with the failed one's exit status, or
-    with `rollcall.LOST` where that one was killed. A host that vanishes without its connections being closed is noticed
-    by JAX's heartbeat, which ends the process as well, in less than two minutes.
+    with `rollcall.LOST` where that one was killed, or its host vanished, which is noticed in a minute.
 
     Args:
       cluster: the processes, as `cluster.find` gives them; None for this one alone.

@@ -29,6 +29,8 @@ LOST = 75
 _LATE = 5.0  # seconds after which a person is told what is waited for
 _PAUSE = 0.1  # seconds between two knocks, and between two looks at whether all is done
 _LONGEST = 1 << 16  # bytes of a message
+# After how many seconds of silence the system asks whether the other host is there, how often then, and how many times.
+_PROBES = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class Peer:
         self.socket, self.process, self.host = connection, process, host
         self.inbox: collections.deque[dict[str, Any]] = collections.deque()
         self.done = False
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _PROBES.items():
+            if hasattr(socket, name):  # not everywhere by these names
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._received = b""
         self._sending = threading.Lock()
 

@@ -94,6 +94,14 @@ def test_a_death_is_noticed_by_all(pool, port, victim):
     close(lines)
 
 
+def test_a_host_that_vanishes_is_asked_for(pool, port):
+    lines = members(pool, port, 2)
+    for line, _ in lines:
+        for peer in line._peers:
+            assert peer.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    finish(pool, lines)
+
+
 def test_who_does_not_come_is_named_to_all_that_came(pool, port):
     first = pool.submit(member, port, 0, 4, 1.0)
     third = pool.submit(member, port, 2, 4)
