@@ -1,10 +1,9 @@
-"""Matrix products of eight-bit numbers, for training: the parameters, their gradients and everything else stay as they are.
+"""Matrix products of eight-bit numbers, for training: parameters and their gradients stay as they are.
 
-What is contracted is scaled by the largest magnitude of each row of the one operand and each column of the other, as it
-is at that step; the product is taken in eight bits and scaled back. That holds for the output and for the gradient of the
-activations. The gradient of a kernel is a sum over all tokens of a batch, where the errors of eight bits would add up
-(Wortsman et al. 2023, "Stable and low-precision training for large-scale vision-language models", section 2.2): it is
-taken in the computation's dtype.
+Each row of the one operand and each column of the other is scaled by its largest magnitude at that step; the product is
+taken in eight bits and scaled back. That holds for the output and for the gradient of the activations. The gradient of
+a kernel is a sum over all tokens of a batch, where the errors of eight bits add up (Wortsman et al. 2023, "Stable and
+low-precision training for large-scale vision-language models", section 2.2): it is taken in the computation's dtype.
 
 Shapes: n tokens, i inputs, o outputs.
 """
@@ -29,7 +28,7 @@ class Format(NamedTuple):
     gradient: Any
 
 
-# float8: more digits forward, more range backward (Micikevicius et al. 2022, "FP8 formats for deep learning", section 3).
+# float8: more digits forward, more range backward (Micikevicius et al. 2022, "FP8 formats for deep learning", 3).
 FORMATS: Mapping[str, Format] = {
     "int8": Format(jnp.int8, jnp.int8),
     "fp8": Format(jnp.float8_e4m3fn, jnp.float8_e5m2),

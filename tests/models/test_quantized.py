@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import tiny
 
+from t5x_like import step
+from t5x_like.experiment import Parallelism
 from t5x_like.models import quantized
+from t5x_like.objectives.causal_lm import CausalLM
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 16)).astype(np.float32)
@@ -59,3 +63,21 @@ def test_the_compiled_product_is_of_eight_bits(name):
     [line] = [line for line in text.splitlines() if "dot_general" in line]
     kind = {"int8": "i8", "fp8": "f8E4M3FN"}[name]
     assert f"tensor<24x16x{kind}>, tensor<16x40x{kind}>" in line
+
+
+def gradients(quantization, **parallelism):
+    """Of a tiny model on one batch, by path."""
+    model = tiny.architecture(quantization=quantization)
+    program = step.program(tiny.experiment(CausalLM(), model=model, parallelism=Parallelism(**parallelism)))
+    records = [{"tokens": np.arange(1 + i, 9 + i), "previous": np.arange(i, 8 + i)} for i in range(tiny.ROWS)]
+    batch = tiny.batch_of(program.objective, records)
+    state = tiny.initial(program)
+    return tiny.gradients(tiny.Steps(program, state, batch)(state, batch)[0])
+
+
+def test_a_model_in_eight_bits_has_the_gradients_on_any_mesh():
+    exact, whole, split = gradients("none"), gradients("int8"), gradients("int8", fsdp=2, tensor=2, data=2)
+    for a, b, c in zip(*map(jax.tree.leaves, (exact, whole, split)), strict=True):
+        np.testing.assert_allclose(b, c, rtol=1e-4, atol=1e-6)
+        cosine = np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
+        assert 0.99 < cosine < 0.999999
