@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -192,13 +192,12 @@ class TextTask:
         rule, vocabulary, cleaner = self.rule(split), self._vocabulary, self._cleaner
         shards = tuple(map(_Streamed, self._corpus.shards()))
 
-        def encode(texts: Sequence[str]) -> list[np.ndarray]:
-            return [np.array([*ids, vocabulary.eos_id], vocabulary.dtype) for ids in vocabulary.encode_many(texts)]
-
         def holds(shard: int, record: int) -> bool:
             return rule.holds(shard + record)
 
-        stream = Stream("", shards, holds, encode, vocabulary.dtype, cleaner if self.cleaning else None)
+        stream = Stream(
+            "", shards, holds, vocabulary.encode_documents, vocabulary.dtype, cleaner if self.cleaning else None
+        )
         return StreamedCorpus((stream,))
 
     def texts(self, split: str) -> Iterator[str]:
@@ -317,8 +316,8 @@ def tokenize(texts: Iterable[str], vocabulary: Vocabulary) -> Documents:
 
 def _encoded(texts: Iterable[str], vocabulary: Vocabulary) -> Iterator[tuple[np.ndarray, int]]:
     for group in _groups(texts):
-        for ids, size in zip(vocabulary.encode_many([text for text, _ in group]), (s for _, s in group), strict=True):
-            yield np.array([*ids, vocabulary.eos_id], vocabulary.dtype), size
+        encoded = vocabulary.encode_documents([text for text, _ in group])
+        yield from zip(encoded, (size for _, size in group), strict=True)
 
 
 def _groups(texts: Iterable[str]) -> Iterator[list[tuple[str, int]]]:

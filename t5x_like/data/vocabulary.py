@@ -60,6 +60,10 @@ class Vocabulary(abc.ABC):
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, on every core this process may use."""
 
+    def encode_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of many texts, each with its end, in `dtype` [n], on every core this process may use."""
+        return [np.array([*ids, self.eos_id], self.dtype) for ids in self.encode_many(texts)]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; padding and ends are left out, and a broken character is U+FFFD.
 

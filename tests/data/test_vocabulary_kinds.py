@@ -88,6 +88,8 @@ def test_every_text_comes_back_and_all_ways_to_encode_agree(place, kind, extra_i
         assert document.tolist() == [*ids, vocabulary.eos_id] and document.dtype == np.int32
         assert vocabulary.decode(document) == text
     assert vocabulary.encode_many(HARD) == [vocabulary.encode(text) for text in HARD]
+    for document, text in zip(vocabulary.encode_documents(HARD), HARD, strict=True):
+        assert document.tolist() == vocabulary.encode_document(text).tolist() and document.dtype == vocabulary.dtype
     with pytest.raises(ValueError, match=f"ids must be at least 0 and below {vocabulary.size}, not "):
         vocabulary.decode([vocabulary.size])
 

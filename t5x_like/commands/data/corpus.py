@@ -59,7 +59,7 @@ def add_stages(parser: argparse.ArgumentParser, *, required: bool) -> None:
         default="",
         metavar="NAMES|FILE",
         help="names of stages with commas between them, or a .json file with a list of names and of objects with a"
-        " name and options" + ("" if required else "; none by default"),
+        " name and options" + ("" if required else "; by default those of data.task.cleaning"),
     )
 
 
