@@ -9,7 +9,7 @@ import numpy as np
 
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.documents import Corpus
-from t5x_like.data.packing import Batch, groups_of
+from t5x_like.data.packing import Batch, groups_of, record_length_of
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.data.stream import Stream, StreamedCorpus
@@ -130,6 +130,7 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
     tokens, dropped = (sum(getattr(each.counts, name) for each in batches) for name in ("tokens", "dropped"))
     lengths, cleaned = look_at_documents(corpus)
     tokens_a_run = experiment.steps * batches[0].counts.places
+    text_a_run = experiment.steps * data.batch_size * record_length_of(experiment.objective, data.sequence_length)
     vocabulary = vocabulary_of(experiment.objective, data.task.vocabulary())
     texts = (row_texts(batch.batch, row, vocabulary) for batch in batches for row in range(data.batch_size))
     return Inspection(
@@ -140,7 +141,7 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
         weighted=_weighted([each.batch for each in batches]),
         examples_a_row=float(np.mean([_examples(each.batch) for each in batches])),
         steps=tuple(stage.step for stage in corpus.stages),
-        parts=tuple(_parts(corpus, experiment.steps, tokens_a_run)),
+        parts=tuple(_parts(corpus, experiment.steps, text_a_run)),
         tokens_an_epoch=sum(part.tokens for part in corpus.components) if isinstance(corpus, Corpus) else None,
         tokens_a_run=tokens_a_run,
         lengths=tuple(histogram(lengths)),
@@ -197,7 +198,7 @@ def _records(stream: Stream) -> Iterator[Any]:
         yield from (text for number, text in shard.records() if stream.holds(file, number))
 
 
-def _parts(corpus: Corpus | StreamedCorpus, steps: int, tokens_a_run: int) -> Iterator[Part]:
+def _parts(corpus: Corpus | StreamedCorpus, steps: int, text_a_run: int) -> Iterator[Part]:
     """The components; without weights, each is read as often as the others."""
     sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(corpus.components)
     if isinstance(corpus, Corpus):
@@ -208,7 +209,7 @@ def _parts(corpus: Corpus | StreamedCorpus, steps: int, tokens_a_run: int) -> It
     lasts = np.diff(np.minimum([*begins, steps], steps)) / max(steps, 1)
     for number, (name, (documents, tokens)) in enumerate(zip(names, sizes, strict=True)):
         shares = tuple(weights[number] / sum(weights) for weights in stages)
-        read = sum(share * last for share, last in zip(shares, lasts, strict=True)) * tokens_a_run
+        read = sum(share * last for share, last in zip(shares, lasts, strict=True)) * text_a_run
         yield Part(name, documents, tokens, shares, float(read / tokens) if tokens else None)
 
 

@@ -65,9 +65,9 @@ class SpanCorruption(SequenceToSequence, span_corruption.SpanCorruption):
         """Raises ExperimentError where ids of the text would be taken for sentinels, or ends are other ids."""
         _check_vocabulary(self, vocabulary)
 
-    def vocabulary(self, vocabulary: Any) -> SentinelVocabulary:
-        """The task's vocabulary with the sentinels."""
-        return SentinelVocabulary(vocabulary, self.vocab_size, self.sentinels)
+    def vocabulary(self, vocabulary: Any) -> Any:
+        """The task's vocabulary, with sentinels on top where it has none."""
+        return _with_sentinels(self, vocabulary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +99,9 @@ class MixtureOfDenoisers(SequenceToSequence, ul2.MixtureOfDenoisers):
         """Raises ExperimentError where ids of the text would be taken for sentinels, or ends are other ids."""
         _check_vocabulary(self, vocabulary)
 
-    def vocabulary(self, vocabulary: Any) -> SentinelVocabulary:
-        """The task's vocabulary with the sentinels."""
-        return SentinelVocabulary(vocabulary, self.vocab_size, self.sentinels)
+    def vocabulary(self, vocabulary: Any) -> Any:
+        """The task's vocabulary, with sentinels on top where it has none."""
+        return _with_sentinels(self, vocabulary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +144,27 @@ def _check_end(objective: Any, vocabulary: Any) -> None:
 
 def _check_vocabulary(objective: Any, vocabulary: Any) -> None:
     _check_end(objective, vocabulary)
-    # Sentinels that a vocabulary has itself, as SeqIO's do, are no ids of any text.
-    text = vocabulary.size - getattr(vocabulary, "extra_ids", 0)
-    if objective.vocab_size - objective.sentinels < text:
+    own, size = getattr(vocabulary, "sentinels", 0), objective.vocab_size
+    if not own:
+        if size - objective.sentinels < vocabulary.size:
+            raise ExperimentError(
+                "objective.vocab_size",
+                f"{size} makes its last {objective.sentinels} ids sentinels, and the task has {vocabulary.size} ids of"
+                f" text; use {vocabulary.size + objective.sentinels}",
+            )
+        return
+    if size != vocabulary.size:
         raise ExperimentError(
             "objective.vocab_size",
-            f"{objective.vocab_size} makes its last {objective.sentinels} ids sentinels, and the task has {text} ids of"
-            f" text; use {text + objective.sentinels}",
+            f"{size} is not the size of the task's vocabulary, whose last ids are sentinels; use {vocabulary.size}",
         )
+    if objective.sentinels > own:
+        raise ExperimentError(
+            "objective.sentinels", f"{objective.sentinels} are more than the {own} of the task's vocabulary; use {own}"
+        )
+
+
+def _with_sentinels(objective: Any, vocabulary: Any) -> Any:
+    if getattr(vocabulary, "sentinels", 0):
+        return vocabulary
+    return SentinelVocabulary(vocabulary, objective.vocab_size, objective.sentinels)

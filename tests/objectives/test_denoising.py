@@ -267,6 +267,20 @@ def test_ids_that_are_not_the_vocabularys(options, sentence):
     assert str(error.value).startswith(sentence)
 
 
+def test_a_vocabulary_with_sentinels_of_its_own():
+    vocabulary = section(Data, {"task": {"name": "sotu", "extra_ids": 100}}, "data").task.vocabulary()
+    objective = SpanCorruption(vocab_size=4196)
+    objective.check_vocabulary(vocabulary)
+    assert objective.vocabulary(vocabulary) is vocabulary
+    assert vocabulary.encode("the <extra_id_0>")[-1] == objective.vocab_size - 1
+    with pytest.raises(
+        ExperimentError, match=r"^objective\.vocab_size: 32100 is not the size of the task's vocabulary"
+    ):
+        SpanCorruption().check_vocabulary(vocabulary)
+    with pytest.raises(ExperimentError, match=r"^objective\.sentinels: 200 are more than the 100 of the task's"):
+        SpanCorruption(vocab_size=4196, sentinels=200).check_vocabulary(vocabulary)
+
+
 def test_options_are_plain_values():
     objective = choose(Choice("objective", "causal_lm"), {"name": "ul2", "mode_ids": [2, 3, 4], "target_length": 99})
     assert objective.denoisers[0].mode == "R" and objective.target_length == 99

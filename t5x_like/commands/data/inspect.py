@@ -165,7 +165,7 @@ def _print_totals(found: Any, experiment: Any, console: Any) -> None:
         "dropped": f"{found.dropped:.2%} of tokens are in no example",
         "examples a row": f"{found.examples_a_row:.3g}",
         "tokens a run": f"{found.tokens_a_run:,}  ({experiment.steps:,} steps × {data.batch_size:,} rows ×"
-        f" {data.sequence_length:,} tokens)",
+        f" {found.tokens_a_run // (experiment.steps * data.batch_size):,} tokens)",
     }
     if found.weighted is not None:
         rows["counted by the loss"] = f"{found.weighted:.2%} of tokens"
