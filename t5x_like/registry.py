@@ -47,6 +47,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     "evaluator": {
         "loss": "t5x_like.evaluation.loss:LossEvaluator",
         "samples": "t5x_like.evaluation.samples:SamplesEvaluator",
+        "seqio": "t5x_like.evaluation.seqio_evaluator:SeqioEvaluator",
     },
     "cleaning": {
         "c4": "t5x_like.data.cleaning.c4:C4",

@@ -86,7 +86,9 @@ class ExampleMaker:
         """
         self._key(record.epoch, record.number)
         return [
-            self._one({"tokens": p.tokens, "previous": p.previous, "document": p.document, "start": p.start})
+            self._one(
+                {"tokens": p.tokens, "previous": p.previous, "document": p.document, "start": p.start, **p.sequences}
+            )
             for p in record.pieces
         ]
 

@@ -73,8 +73,17 @@ class Generator:
         Raises:
           UserError: when prompt and continuation exceed the model's length.
         """
+        ids = np.array(self.vocabulary.encode(prompt), np.int32)
+        out = self.ids(parameters, ids, tokens=tokens, sampling=sampling, key=key)
+        ends = np.flatnonzero(out == self.vocabulary.eos_id)
+        return self.vocabulary.decode(out[: ends[0]] if len(ends) else out)
+
+    def ids(
+        self, parameters: Tree, prompt: np.ndarray, *, tokens: int, sampling: Sampling, key: jax.Array
+    ) -> np.ndarray:
+        """The same in ids: int32 [tokens] after int32 [n], with end tokens from the end of the document on."""
         # A document's first token is predicted from the padding id, so a text starts with it.
-        ids = np.array([self.vocabulary.pad_id, *self.vocabulary.encode(prompt)], np.int32)
+        ids = np.concatenate([np.array([self.vocabulary.pad_id], np.int32), prompt])
         padded = np.pad(ids, (0, -len(ids) % PROMPT_MULTIPLE), constant_values=self.vocabulary.pad_id)
         if len(padded) + tokens > self.max_length:
             raise UserError(
@@ -89,9 +98,7 @@ class Generator:
             sampling=sampling,
             new_tokens=tokens,
         )
-        out = np.asarray(written)
-        ends = np.flatnonzero(out == self.vocabulary.eos_id)
-        return self.vocabulary.decode(out[: ends[0]] if len(ends) else out)
+        return np.asarray(written)
 
     def _continue(
         self,
