@@ -259,11 +259,10 @@ class SeqioTask:
             yield ids, len(str(vocabulary.decode(ids[:-1].tolist())).encode())
 
     def _sized(self, examples: Iterable[Sequences], vocabulary: Any) -> Iterator[tuple[Sequences, int]]:
-        """Each example and the UTF-8 bytes of what `feature` says."""
-        place = list(self.features).index(self.feature)
+        """Each example and the UTF-8 bytes of its features."""
         for example in examples:
-            ids = np.split(example.tokens, example.ends[:-1])[place]
-            yield example, len(str(vocabulary.decode(ids.tolist())).encode())
+            texts = (vocabulary.decode(ids.tolist()) for ids in np.split(example.tokens, example.ends[:-1]))
+            yield example, sum(len(str(text).encode()) for text in texts)
 
     def _joined(self, example: Mapping[str, np.ndarray]) -> Sequences:
         """The features of an example, end to end."""
@@ -314,6 +313,7 @@ class _Wrapped:
         self._vocabulary = vocabulary
         self.size: int = vocabulary.vocab_size
         self.eos_id: int = vocabulary.eos_id
+        self.extra_ids: int = vocabulary.extra_ids
         self.dtype = np.dtype(np.uint16 if self.size <= 1 << 16 else np.uint32)
 
     def encode(self, text: str) -> list[int]:

@@ -61,6 +61,12 @@ class Vocabulary:
         """SHA-256 of the file, in hexadecimal."""
         return hashlib.sha256(self.model).hexdigest()
 
+    @functools.cached_property
+    def extra_ids(self) -> int:
+        """How many of the last ids are sentinels, `<extra_id_0>` and so on, which are in no text."""
+        ids = range(self.size - 1, -1, -1)
+        return next((n for n, i in enumerate(ids) if "<extra_id_" not in self._processor.IdToPiece(i)), self.size)
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """The smallest unsigned type that holds every id: uint16 or uint32."""

@@ -59,7 +59,7 @@ def batches(corpus, count, state=None, lanes=2, host=0, hosts=1):
 
 task = door("my_c4_span_corruption")
 vocabulary = task.vocabulary()
-found["vocabulary"] = [vocabulary.size, vocabulary.eos_id]
+found["vocabulary"] = [vocabulary.size, vocabulary.eos_id, vocabulary.extra_ids]
 (documents,) = task.open("train").shards
 theirs = task._provider.get_dataset(FEATURES, "train", shuffle=False, seed=0)
 found["theirs"] = [[e["inputs"].tolist(), e["targets"].tolist()] for e in theirs.as_numpy_iterator()]
@@ -67,7 +67,7 @@ windows = Windows(task.open("train"), 64)
 pieces = [next(windows.pieces(n)) for n in range(len(windows))]
 found["ours"] = [[p.sequences["inputs"].tolist(), p.sequences["targets"].tolist()] for p in pieces]
 found["tokens are both"] = all(p.tokens.tolist() == [*p.sequences["inputs"], *p.sequences["targets"]] for p in pieces)
-found["bytes"] = [int(documents.byte_lengths[0]), vocabulary.decode(pieces[0].sequences["targets"])]
+found["bytes"] = [int(documents.byte_lengths[0]), *map(vocabulary.decode, pieces[0].sequences.values())]
 found["again"] = task.fingerprint("train") == door("my_c4_span_corruption").fingerprint("train")
 text = SeqioTask(mixture="my_c4_text", data_dir=str(place / "tfds"))
 found["text"] = [text.open("train").shards[0].document(n).tolist() for n in range(60)]
@@ -216,8 +216,8 @@ def test_examples_are_those_that_seqio_makes(found):
 
 def test_span_corruption_loses_no_token(found):
     """The stand-in's spans, put back in their places, are the documents end to end."""
-    size, end = found["vocabulary"]
-    assert (size, end) == (500, 1)
+    size, end, sentinels = found["vocabulary"]
+    assert (size, end, sentinels) == (500, 1, 100)
     text = []
     for inputs, targets in found["ours"]:
         assert inputs[-1] == targets[-1] == end
@@ -236,9 +236,10 @@ def test_span_corruption_loses_no_token(found):
     assert text == [token for document in found["text"] for token in document[:-1]]
 
 
-def test_bytes_are_those_of_the_targets(found):
-    count, text = found["bytes"]
-    assert count == len(text.encode()) > 0
+def test_bytes_are_those_of_all_features(found):
+    count, *texts = found["bytes"]
+    assert count == sum(len(text.encode()) for text in texts)
+    assert all(texts)
 
 
 @pytest.mark.parametrize("kind", ["open", "stream"])
