@@ -19,6 +19,8 @@ _TABLE: Mapping[str, dict[str, str]] = {
     "model": {
         "gpt2": "t5x_like.models.gpt2:FAMILY",
         "llama": "t5x_like.models.llama:FAMILY",
+        "t5": "t5x_like.models.t5:ORIGINAL",
+        "t5_1_1": "t5x_like.models.t5:VERSION_1_1",
     },
     "objective": {
         "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",
