@@ -111,7 +111,8 @@ class Documents:
         chosen = range(first, len(self), stride)
         tokens = [self.tokens[:0], *map(self.document, chosen)]
         offsets = np.cumsum([len(part) for part in tokens], dtype=np.int64)
-        return Documents.unchecked(np.concatenate(tokens), offsets, self.byte_lengths[first::stride])
+        ends = self.ends[first::stride] if self.names else self.ends
+        return Documents(np.concatenate(tokens), offsets, self.byte_lengths[first::stride], self.names, ends)
 
 
 class Component(NamedTuple):

@@ -4,7 +4,8 @@ Shapes: b batch, t length, v vocabulary.
 """
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,31 @@ def choose(logits_v: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array
     return jax.random.categorical(key, logits_v).astype(jnp.int32)
 
 
+class Padded(NamedTuple):
+    """Ids with padding behind them, so that few lengths are compiled.
+
+    Attributes:
+      ids_t: int32 [length].
+      real_t: int32 [length], 1 on ids and 0 on padding, which is what one sequence's segment ids are.
+    """
+
+    ids_t: np.ndarray
+    real_t: np.ndarray
+
+
+def pad(ids: np.ndarray) -> Padded:
+    """Ids, int32 [n], with zeros behind them, at least one place in all."""
+    length = max(math.ceil(len(ids) / PROMPT_MULTIPLE), 1) * PROMPT_MULTIPLE
+    return Padded(np.pad(ids, (0, length - len(ids))), (np.arange(length) < len(ids)).astype(np.int32))
+
+
+def encode(model: Any, inputs: Padded) -> tuple[jax.Array, jax.Array]:
+    """The encoder's states [1, inputs, embed] of one sequence, and its segment ids, int32 [1, inputs]."""
+    ids_s, real_s = (jnp.asarray(values) for values in inputs)
+    positions_s = jnp.arange(len(ids_s))
+    return model.encode(ids_s[None], positions_bs=positions_s[None], segment_ids_bs=real_s[None]), real_s[None]
+
+
 class Generator:
     """Continues prompts with one model.
 
@@ -79,9 +105,19 @@ class Generator:
         return self.vocabulary.decode(out[: ends[0]] if len(ends) else out)
 
     def ids(
-        self, parameters: Tree, prompt: np.ndarray, *, tokens: int, sampling: Sampling, key: jax.Array
+        self,
+        parameters: Tree,
+        prompt: np.ndarray,
+        *,
+        tokens: int,
+        sampling: Sampling,
+        key: jax.Array,
+        inputs: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The same in ids: int32 [tokens] after int32 [n], with end tokens from the end of the document on."""
+        """The same in ids: int32 [tokens] after int32 [n], with end tokens from the end of the document on.
+
+        With `inputs`, int32 [s], for the encoder, where the model has one.
+        """
         # A document's first token is predicted from the padding id, so a text starts with it.
         ids = np.concatenate([np.array([self.vocabulary.pad_id], np.int32), prompt])
         padded = np.pad(ids, (0, -len(ids) % PROMPT_MULTIPLE), constant_values=self.vocabulary.pad_id)
@@ -95,6 +131,7 @@ class Generator:
             padded,
             jnp.int32(len(ids)),
             key,
+            None if inputs is None else pad(inputs),
             sampling=sampling,
             new_tokens=tokens,
         )
@@ -106,13 +143,15 @@ class Generator:
         prompt_t: jax.Array,
         prompt_length: jax.Array,
         key: jax.Array,
+        inputs: Padded | None,
         *,
         sampling: Sampling,
         new_tokens: int,
     ) -> jax.Array:
         """int32 [new_tokens]: the tokens after the prompt; from the end of the document on, its end token."""
         model, end = self.structure.merge(parameters), self.vocabulary.eos_id
-        cache = model.empty_cache(1, prompt_t.shape[0] + new_tokens)
+        slots = prompt_t.shape[0] + new_tokens
+        cache = model.empty_cache(1, slots) if inputs is None else model.remember(*encode(model, inputs), slots)
         logits_btv, cache = model.decode(prompt_t[None], cache, jnp.int32(0))
         # What the padding of the prompt left in the cache is overwritten, slot by slot, before it is looked at.
         first = choose(logits_btv[0, prompt_length - 1], jax.random.fold_in(key, 0), sampling)

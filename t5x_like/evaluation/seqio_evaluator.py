@@ -4,7 +4,6 @@ SeqIO postprocesses and measures; here are the two functions it asks a model for
 greedily after an example's inputs, a score is the log-probability of its targets after them, ends included.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +15,10 @@ import numpy as np
 from t5x_like import registry
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.evaluation.base import Context, Findings
-from t5x_like.evaluation.decoding import PROMPT_MULTIPLE, Generator, Sampling
+from t5x_like.evaluation.decoding import Generator, Padded, Sampling, encode, pad
 from t5x_like.experiment import require_at_least, require_positive
+from t5x_like.models.attention import same_segment
+from t5x_like.models.decoder import Memory
 from t5x_like.step import State
 
 Enumerated = Iterable[tuple[int, Mapping[str, np.ndarray]]]
@@ -118,30 +119,32 @@ class RunningSeqio:
 class Responder:
     """What `seqio.Evaluator.evaluate` asks of a model, for a user who calls it himself, too.
 
-    An example has `targets` and may have `inputs`, int32 [n]. Those of a decoder are one sequence, as in training.
+    An example has `targets` and may have `inputs`, int32 [n]. An encoder reads the inputs; without one they and the
+    targets are one sequence, as in training.
     """
 
     def __init__(self, context: Context, tokens: int) -> None:
         """Takes the run's model, and how many tokens a prediction has at most."""
         self._tokens, self._structure = tokens, context.program.structure
+        self._encodes = context.experiment.model.encoder_layers > 0
         self._generate = Generator(self._structure, context.task.vocabulary(), context.experiment.model.max_length)
         self._scores = jax.jit(self._log_probability)
 
     def predict(self, state: State, examples: Enumerated) -> list[tuple[int, list[int]]]:
         """(number, tokens) of each example; all are equally long, with ends behind the end."""
-        return [
-            (
-                int(number),
-                self._generate.ids(
-                    state["parameters"],
-                    _inputs(example),
-                    tokens=self._tokens,
-                    sampling=Sampling(temperature=0),
-                    key=jax.random.key(0),
-                ).tolist(),
+        written = []
+        for number, example in examples:
+            inputs, none = _inputs(example), np.zeros(0, np.int32)
+            ids = self._generate.ids(
+                state["parameters"],
+                none if self._encodes else inputs,
+                tokens=self._tokens,
+                sampling=Sampling(temperature=0),
+                key=jax.random.key(0),
+                inputs=inputs if self._encodes else None,
             )
-            for number, example in examples
-        ]
+            written.append((int(number), ids.tolist()))
+        return written
 
     def score(self, state: State, examples: Enumerated) -> list[tuple[int, float]]:
         """(number, log p of the targets in nats) of each example."""
@@ -149,19 +152,29 @@ class Responder:
 
     def _score(self, state: State, example: Mapping[str, np.ndarray]) -> float:
         inputs, targets = _inputs(example), np.asarray(example["targets"], np.int32)
-        sequence = np.concatenate([inputs, targets])
-        length = math.ceil(max(len(sequence), 1) / PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-        places = np.arange(length)
-        counted = (places >= len(inputs)) & (places < len(sequence))
-        padded = np.pad(sequence, (0, length - len(sequence)))
-        return float(self._scores(state["parameters"], state["model_state"], padded, counted))
+        sequence = pad(targets if self._encodes else np.concatenate([inputs, targets]))
+        counted = sequence.real_t.astype(bool)
+        counted[: 0 if self._encodes else len(inputs)] = False
+        read = pad(inputs) if self._encodes else None
+        return float(self._scores(state["parameters"], state["model_state"], sequence, counted, read))
 
-    def _log_probability(self, parameters: Any, model_state: Any, tokens_t: jax.Array, counted_t: jax.Array) -> Any:
+    def _log_probability(
+        self, parameters: Any, model_state: Any, sequence: Padded, counted_t: jax.Array, inputs: Padded | None
+    ) -> jax.Array:
         """The sum of log p of the counted tokens, each from all before it."""
         model = self._structure.merge(parameters, model_state)
-        previous_t = jnp.pad(tokens_t[:-1], (1, 0))  # a sequence begins after the padding id, as in training
+        tokens_t, real_t = (jnp.asarray(values) for values in sequence)
         places_t = jnp.arange(len(tokens_t))
-        hidden_btd = model(previous_t[None], positions_bt=places_t[None], segment_ids_bt=jnp.ones_like(places_t)[None])
+        memory = {}
+        if inputs is not None:
+            states_bsd, real_bs = encode(model, inputs)
+            memory["memory"] = Memory(states_bsd, same_segment(real_t[None], real_bs))
+        hidden_btd = model(
+            jnp.pad(tokens_t[:-1], (1, 0))[None],  # a sequence begins after the padding id, as in training
+            positions_bt=places_t[None],
+            segment_ids_bt=real_t[None],
+            **memory,
+        )
         log_p_tv = jax.nn.log_softmax(model.logits(hidden_btd)[0])
         return jnp.where(counted_t, log_p_tv[places_t, tokens_t], 0.0).sum()
 
