@@ -24,6 +24,10 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "objective": {
         "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",
+        "seq2seq": "t5x_like.objectives.seq2seq:GivenPairs",
+        "span_corruption": "t5x_like.objectives.denoising:SpanCorruption",
+        "prefix_lm": "t5x_like.objectives.denoising:PrefixLM",
+        "ul2": "t5x_like.objectives.denoising:MixtureOfDenoisers",
     },
     "task": {
         "sotu": "t5x_like.data.tasks:SOTU",

@@ -158,10 +158,14 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
         raise ExperimentError(
             "parallelism.fsdp", f"{placed.divisor('embed')} devices do not divide model.embed={model.embed}"
         )
-    pieces = data.task.vocabulary().size
+    vocabulary = data.task.vocabulary()
+    if hasattr(experiment.objective, "check_vocabulary"):
+        experiment.objective.check_vocabulary(vocabulary)
+    pieces = max(vocabulary.size, getattr(experiment.objective, "vocab_size", 0))
     if pieces > model.vocab_size:
         raise ExperimentError(
-            "model.vocab_size", f"{model.vocab_size} rows cannot hold the task's {pieces} pieces; use at least {pieces}"
+            "model.vocab_size",
+            f"{model.vocab_size} rows cannot hold the {pieces} ids of task and objective; use at least {pieces}",
         )
 
 

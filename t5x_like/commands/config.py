@@ -39,9 +39,12 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _show(experiment: Any, *, json_output: bool) -> int:
+    from t5x_like.data.packing import places_of
     from t5x_like.models.count import describe
 
-    tokens = experiment.steps * experiment.data.batch_size * experiment.data.sequence_length
+    length = experiment.data.sequence_length
+    length = places_of(experiment.objective.features(length), length)
+    tokens = experiment.steps * experiment.data.batch_size * length
     described = dict(describe(experiment))
     totals = {**described, "train_tokens": tokens, "train_flops": described["flops_per_step"] * experiment.steps}
     if json_output:
@@ -54,7 +57,7 @@ def _show(experiment: Any, *, json_output: bool) -> int:
         # Never wrapped, so that a pipe gets one field a line.
         console.print(section, markup=False, highlight=console.is_terminal, soft_wrap=True)
         console.print()
-    _print_totals(totals, experiment)
+    _print_totals(totals, experiment, length)
     return 0
 
 
@@ -70,10 +73,10 @@ def _sections(values: dict[str, Any]) -> list[str]:
     return ["\n".join(f"{path:{width}}  {json.dumps(value)}" for path, value in groups[key].items()) for key in order]
 
 
-def _print_totals(totals: dict[str, Any], experiment: Any) -> None:
+def _print_totals(totals: dict[str, Any], experiment: Any, length: int) -> None:
     from t5x_like.telemetry.progress import summary_table
 
-    batch, length = experiment.data.batch_size, experiment.data.sequence_length
+    batch = experiment.data.batch_size
     rows = {name: f"{value:,}" if isinstance(value, int) else f"{value:.3g}" for name, value in totals.items()}
     rows["train_tokens"] += f"  ({experiment.steps:,} steps × {batch:,} rows × {length:,} tokens)"
     summary_table(f"{experiment.name}: what it amounts to", rows)

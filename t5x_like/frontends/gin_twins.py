@@ -120,8 +120,8 @@ def _feature_lengths(value: Any, context: Context) -> list[Pair]:
         return [("data.sequence_length", value["targets"])]
     if features != {"inputs", "targets"}:
         raise UserError(
-            f"{value!r} fits neither a language model, whose one feature is targets, nor an encoder-decoder; write"
-            " {'targets': 256}, or {'inputs': 512, 'targets': 114}"
+            f"{value!r} does not fit a language model, whose one feature is targets, or an encoder-decoder; write"
+            " {'targets': 256} or {'inputs': 512, 'targets': 114}"
         )
     pairs = [("data.sequence_length", value["inputs"]), ("objective.target_length", value["targets"])]
     objective = context.section("objective").get("name", _AS_THEY_ARE)

@@ -1,7 +1,5 @@
 """The encoder-decoder against an independent reference, and its ways of running against each other."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,21 +54,26 @@ def rows(inputs=INPUTS, targets=TARGETS, seed=0):
     return (rng.integers(0, 48, inputs.shape), inputs), (rng.integers(0, 48, targets.shape), targets)
 
 
-def logits(structure, tree, encoder, decoder, noise=None):
-    return _logits(
-        structure, tree, encoder, decoder, *(jnp.asarray(places(ids)) for _, ids in (encoder, decoder)), noise
-    )
+class Subject:
+    """A model with scrambled parameters, and its logits compiled once for each shape."""
 
+    def __init__(self, options):
+        self.structure, tree = functional.split(options.build(nnx.Rngs(0)))
+        self.tree, self.options, self._compiled = scrambled(tree), options, jax.jit(self.compute)
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(structure, tree, encoder, decoder, input_places, target_places, noise):
-    model = structure.merge(tree)
-    (inputs, input_ids), (targets, target_ids) = encoder, decoder
-    states = model.encode(inputs, positions_bs=input_places, segment_ids_bs=input_ids, noise=noise)
-    memory = Memory(states, same_segment(target_ids, input_ids))
-    return model.logits(
-        model(targets, positions_bt=target_places, segment_ids_bt=target_ids, noise=noise, memory=memory)
-    )
+    @property
+    def model(self):
+        return self.structure.merge(self.tree)
+
+    def logits(self, encoder, decoder, noise=None):
+        return np.asarray(self._compiled(self.tree, encoder, decoder, places(encoder[1]), places(decoder[1]), noise))
+
+    def compute(self, tree, encoder, decoder, input_places, target_places, noise):
+        model, (inputs, input_ids), (targets, target_ids) = self.structure.merge(tree), encoder, decoder
+        states = model.encode(inputs, positions_bs=input_places, segment_ids_bs=input_ids, noise=noise)
+        memory = Memory(states, same_segment(target_ids, input_ids))
+        hidden = model(targets, positions_bt=target_places, segment_ids_bt=target_ids, noise=noise, memory=memory)
+        return model.logits(hidden)
 
 
 def scrambled(tree, seed=1):
@@ -81,71 +84,62 @@ def scrambled(tree, seed=1):
     return structure.unflatten(moved)
 
 
-@pytest.fixture(scope="module")
-def build(build_architecture):
-    def build(family, **changes):
-        options = build_architecture({**TINY, "family": family, "dropout": 0.0, **changes})
-        structure, tree = functional.split(options.build(nnx.Rngs(0)))
-        return structure, scrambled(tree)
-
-    return build
+@pytest.fixture(scope="module", params=["t5", "t5_1_1"])
+def subject(request, build_architecture):
+    return Subject(build_architecture({**TINY, "family": request.param, "dropout": 0.0}))
 
 
-@pytest.mark.parametrize("family", ["t5", "t5_1_1"])
-def test_equals_the_reference(build, family):
-    structure, tree = build(family)
-    expected = t5_reference.forward(tree, structure.merge(tree).options, *rows())
+def test_equals_the_reference(subject):
+    expected = t5_reference.forward(subject.tree, subject.options, *rows())
     real = TARGETS > 0
-    np.testing.assert_allclose(np.asarray(logits(structure, tree, *rows()))[real], expected[real], rtol=2e-4, atol=5e-5)
+    np.testing.assert_allclose(subject.logits(*rows())[real], expected[real], rtol=2e-4, atol=5e-5)
 
 
-def test_packed_is_unpacked(build):
-    structure, tree = build("t5_1_1")
+def test_packed_is_unpacked(subject):
     (inputs, _), (targets, _) = rows()
-    packed = np.asarray(logits(structure, tree, *rows()))
+    packed = subject.logits(*rows())
     for segment in (1, 2):
         alone = []
         for tokens, ids in ((inputs, INPUTS), (targets, TARGETS)):
             moved = [np.argsort(row != segment, kind="stable") for row in ids]  # the segment first, padding after it
             kept = [np.where(row[order] == segment, 1, 0) for row, order in zip(ids, moved, strict=True)]
             alone.append((np.take_along_axis(tokens, np.array(moved), 1), np.array(kept)))
-        found = np.asarray(logits(structure, tree, *alone))
+        found = subject.logits(*alone)
         for row in range(2):
             there = TARGETS[row] == segment
             np.testing.assert_allclose(packed[row, there], found[row, : there.sum()], rtol=1e-4, atol=1e-5)
 
 
-def test_the_encoder_sees_ahead_and_the_decoder_does_not(build):
-    structure, tree = build("t5")
+def test_the_encoder_sees_ahead_and_the_decoder_does_not(subject):
     (inputs, input_ids), (targets, target_ids) = rows()
-    before = np.asarray(logits(structure, tree, *rows()))
+    before = subject.logits(*rows())
     changed = inputs.copy()
     changed[0, 8] += 1 if changed[0, 8] < 47 else -1  # the last of the first segment
-    after = np.asarray(logits(structure, tree, (changed, input_ids), (targets, target_ids)))
+    after = subject.logits((changed, input_ids), (targets, target_ids))
     assert (before[0, :5] != after[0, :5]).any(-1).all()
     np.testing.assert_array_equal(before[0, 5:11], after[0, 5:11])
     np.testing.assert_array_equal(before[1], after[1])
     changed = targets.copy()
     changed[0, 2] += 1 if changed[0, 2] < 47 else -1
-    after = np.asarray(logits(structure, tree, (inputs, input_ids), (changed, target_ids)))
+    after = subject.logits((inputs, input_ids), (changed, target_ids))
     np.testing.assert_array_equal(before[0, :2], after[0, :2])
     assert (before[0, 2:5] != after[0, 2:5]).any(-1).all()
     np.testing.assert_array_equal(before[0, 5:11], after[0, 5:11])
 
 
-def test_every_way_of_running_is_the_same(build):
-    structure, tree = build("t5_1_1", dropout=0.1)
+def test_every_way_of_running_is_the_same(build_architecture):
+    subject = Subject(build_architecture({**TINY, "family": "t5_1_1", "dropout": 0.1}))
     noise = Noise(jax.random.key(3), jnp.arange(2))
 
     def loss(tree, setting):
         with setting.use():
-            return jnp.square(_logits.__wrapped__(structure, tree, *rows(), *PLACES, noise)).mean()
+            return jnp.square(subject.compute(tree, *rows(), *PLACES, noise)).mean()
 
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    expected_loss, expected = run(tree, _Hashable())
-    assert not np.isclose(expected_loss, jnp.square(logits(structure, tree, *rows())).mean(), rtol=1e-3)
+    expected_loss, expected = run(subject.tree, _Hashable())
+    assert not np.isclose(expected_loss, jnp.square(subject.logits(*rows())).mean(), rtol=1e-3)
     for setting in (_Hashable(remat="full", scan_layers=False), _Hashable(remat="save_qkv_attention")):
-        got_loss, got = run(tree, setting)
+        got_loss, got = run(subject.tree, setting)
         np.testing.assert_allclose(got_loss, expected_loss, rtol=1e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
 
@@ -156,13 +150,12 @@ class _Hashable(Layout):
     __hash__ = object.__hash__
 
 
-def test_decoding_equals_reading_at_once(build):
-    structure, tree = build("t5")
-    model = structure.merge(tree)
+def test_decoding_equals_reading_at_once(subject):
+    model = subject.model
     (inputs, _), (targets, _) = rows()
     input_ids = np.array([[1] * 20, [1] * 13 + [0] * 7])
     target_ids = np.ones_like(targets)
-    whole = logits(structure, tree, (inputs, input_ids), (targets, target_ids))
+    whole = subject.logits((inputs, input_ids), (targets, target_ids))
     states = jax.jit(model.encode)(inputs, positions_bs=places(input_ids), segment_ids_bs=input_ids)
     decode = jax.jit(lambda tokens, cache, slot: model.decode(tokens, cache, slot))
     cache, parts, slot = model.remember(states, input_ids, 18), [], 0
