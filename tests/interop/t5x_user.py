@@ -41,6 +41,12 @@ seqio.TaskRegistry.add(
     output_features={"targets": seqio.Feature(vocabulary=VOCABULARY, add_eos=True)},
 )
 seqio.TaskRegistry.add(
+    "my_c4_lm",
+    source=C4,
+    preprocessors=[*TEXT, preprocessors.full_lm],
+    output_features={"targets": seqio.Feature(vocabulary=VOCABULARY, add_eos=False)},
+)
+seqio.TaskRegistry.add(
     "my_shouting",
     source=seqio.TfdsDataSource(tfds_name="c4/en:2.2.0", splits={"train": "validation"}),
     preprocessors=[shout, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],

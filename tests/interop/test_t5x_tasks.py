@@ -71,6 +71,8 @@ found["bytes"] = [int(documents.byte_lengths[0]), *map(vocabulary.decode, pieces
 found["again"] = task.fingerprint("train") == door("my_c4_span_corruption").fingerprint("train")
 text = SeqioTask(mixture="my_c4_text", data_dir=str(place / "tfds"))
 found["text"] = [text.open("train").shards[0].document(n).tolist() for n in range(60)]
+lm = SeqioTask(mixture="my_c4_lm", features={"targets": 32}, data_dir=str(place / "tfds")).open("train").shards[0]
+found["lm"] = [lm.document(n).tolist() for n in range(len(lm))]
 
 evaluated = list(evaluation_batches(door("my_mixture").open("validation"), Pairs(), sequence_length=64, batch_size=4))
 found["evaluated"] = sum(int((b["targets"].any(1)).sum()) for b in evaluated)
@@ -234,6 +236,11 @@ def test_span_corruption_loses_no_token(found):
             text += spans.pop(token) if token >= size - 100 else [token]
         assert not spans
     assert text == [token for document in found["text"] for token in document[:-1]]
+
+
+def test_full_lm_is_the_text_with_its_ends_cut(found):
+    assert [len(row) for row in found["lm"][:-1]] == [32] * (len(found["lm"]) - 1)
+    assert [token for row in found["lm"] for token in row] == [t for document in found["text"] for t in document]
 
 
 def test_bytes_are_those_of_all_features(found):
