@@ -10,6 +10,7 @@ import numpy as np
 from t5x_like.data.documents import Corpus
 from t5x_like.data.packing import Batch, groups_of
 from t5x_like.data.pipeline import Pipeline
+from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.data.stream import StreamedCorpus
 
 # The features that are text, with an encoder and without.
@@ -125,9 +126,7 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
     tokens, dropped = (sum(getattr(each.counts, name) for each in batches) for name in ("tokens", "dropped"))
     lengths = document_lengths(corpus)
     tokens_a_run = experiment.steps * batches[0].counts.places
-    vocabulary = data.task.vocabulary()
-    if hasattr(experiment.objective, "vocabulary"):
-        vocabulary = experiment.objective.vocabulary(vocabulary)
+    vocabulary = vocabulary_of(experiment.objective, data.task.vocabulary())
     texts = (row_texts(batch.batch, row, vocabulary) for batch in batches for row in range(data.batch_size))
     return Inspection(
         rows=tuple(text for text, _ in zip(texts, range(shown), strict=False)),

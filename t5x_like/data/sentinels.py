@@ -45,3 +45,8 @@ class SentinelVocabulary:
             else:
                 parts.append(self._vocabulary.decode(list(run)))
         return " ".join(part for part in parts if part)
+
+
+def vocabulary_of(objective: Any, vocabulary: Any) -> Any:
+    """The vocabulary of a model's texts: the task's, with what the objective adds where it has ids of its own."""
+    return objective.vocabulary(vocabulary) if hasattr(objective, "vocabulary") else vocabulary

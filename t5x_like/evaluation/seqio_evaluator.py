@@ -15,7 +15,7 @@ import numpy as np
 from t5x_like import registry
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.evaluation.base import Context, Findings
-from t5x_like.evaluation.decoding import Generator, Padded, Sampling, encode, pad
+from t5x_like.evaluation.decoding import Generator, Padded, Sampling, pad
 from t5x_like.experiment import require_at_least, require_positive
 from t5x_like.models.attention import same_segment
 from t5x_like.models.decoder import Memory
@@ -38,7 +38,7 @@ class SeqioEvaluator:
       features: the tokens that each feature has at most, to which SeqIO trims it; those not named are not trimmed.
       examples: how many of each task are read; 0 for all.
       tokens: how many the model writes at most.
-      data_dir: where TFDS keeps its datasets, whatever the task says; empty for what it says.
+      data_dir: where TFDS keeps its datasets, whatever the task says; empty for `data.task.data_dir`, or what it says.
     """
 
     name: str = "seqio"
@@ -85,9 +85,10 @@ class RunningSeqio:
                 f"evaluators: SeqIO knows no task or mixture {options.mixture!r}; {hint}; --module=PATH imports what"
                 " defines it"
             )
-        for task in seqio.get_subtasks(seqio.get_mixture_or_task(options.mixture)) if options.data_dir else ():
+        data_dir = options.data_dir or getattr(context.task, "data_dir", "")
+        for task in seqio.get_subtasks(seqio.get_mixture_or_task(options.mixture)) if data_dir else ():
             if isinstance(task.source, seqio.TfdsDataSource):
-                task.source.tfds_dataset.override_data_dir(options.data_dir)
+                task.source.tfds_dataset.override_data_dir(data_dir)
         self._evaluator = seqio.Evaluator(
             options.mixture,
             AsItIs(),
@@ -126,22 +127,21 @@ class Responder:
     def __init__(self, context: Context, tokens: int) -> None:
         """Takes the run's model, and how many tokens a prediction has at most."""
         self._tokens, self._structure = tokens, context.program.structure
-        self._encodes = context.experiment.model.encoder_layers > 0
-        self._generate = Generator(self._structure, context.task.vocabulary(), context.experiment.model.max_length)
+        self._generate = Generator.of(context.program, context.task)
+        self._encodes = self._generate.encoder
         self._scores = jax.jit(self._log_probability)
 
     def predict(self, state: State, examples: Enumerated) -> list[tuple[int, list[int]]]:
         """(number, tokens) of each example; all are equally long, with ends behind the end."""
         written = []
         for number, example in examples:
-            inputs, none = _inputs(example), np.zeros(0, np.int32)
+            inputs = _inputs(example)
             ids = self._generate.ids(
                 state["parameters"],
-                none if self._encodes else inputs,
+                inputs if self._encodes else np.pad(inputs, (1, 0)),  # a sequence begins after the padding id
                 tokens=self._tokens,
                 sampling=Sampling(temperature=0),
                 key=jax.random.key(0),
-                inputs=inputs if self._encodes else None,
             )
             written.append((int(number), ids.tolist()))
         return written
@@ -167,8 +167,10 @@ class Responder:
         places_t = jnp.arange(len(tokens_t))
         memory = {}
         if inputs is not None:
-            states_bsd, real_bs = encode(model, inputs)
-            memory["memory"] = Memory(states_bsd, same_segment(real_t[None], real_bs))
+            inputs_s, read_s = (jnp.asarray(values) for values in inputs)
+            places_s = jnp.arange(len(inputs_s))
+            states_bsd = model.encode(inputs_s[None], positions_bs=places_s[None], segment_ids_bs=read_s[None])
+            memory["memory"] = Memory(states_bsd, same_segment(real_t[None], read_s[None]))
         hidden_btd = model(
             jnp.pad(tokens_t[:-1], (1, 0))[None],  # a sequence begins after the padding id, as in training
             positions_bt=places_t[None],

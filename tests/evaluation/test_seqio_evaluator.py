@@ -35,12 +35,8 @@ def model(request):
         else choose(Choice("model", "t5_1_1", "family"), {**SMALL, "encoder_layers": 1, "max_length": 64})
     )
     structure, parameters = functional.split(architecture.build(nnx.Rngs(params=3)))
-    program = SimpleNamespace(structure=structure)
-    context = SimpleNamespace(
-        program=program,
-        task=SimpleNamespace(vocabulary=lambda: VOCABULARY),
-        experiment=SimpleNamespace(model=architecture),
-    )
+    program = SimpleNamespace(structure=structure, architecture=architecture, objective=None)
+    context = SimpleNamespace(program=program, task=SimpleNamespace(vocabulary=lambda: VOCABULARY))
     state = {"parameters": parameters, "model_state": {}}
     return structure.merge(parameters), Responder(context, 6), state
 

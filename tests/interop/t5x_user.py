@@ -16,6 +16,16 @@ from t5.data import preprocessors
 from words import shout
 
 VOCABULARY = seqio.SentencePieceVocabulary(os.path.join(os.path.dirname(__file__), "v.model"), extra_ids=100)
+
+
+def same(targets, predictions):
+    return {"same": sum(target == prediction for target, prediction in zip(targets, predictions))}
+
+
+def nats(targets, scores):
+    return {"nats": sum(scores)}
+
+
 TEXT = [
     functools.partial(preprocessors.rekey, key_map={"inputs": None, "targets": "text"}),
     seqio.preprocessors.tokenize,
@@ -52,6 +62,13 @@ seqio.TaskRegistry.add(
     preprocessors=[shout, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
     output_features=PAIR,
     metric_fns=[],
+)
+seqio.TaskRegistry.add(
+    "my_measured",
+    source=seqio.TfdsDataSource(tfds_name="c4/en:2.2.0", splits={"validation": "validation[:6]"}),
+    preprocessors=[shout, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+    output_features=PAIR,
+    metric_fns=[same, nats],
 )
 seqio.MixtureRegistry.add("my_text_mixture", ["my_c4_text"], default_rate=1.0)
 seqio.MixtureRegistry.add("my_mixture", [("my_c4_span_corruption", 3.0), ("my_shouting", 1.0)])

@@ -16,29 +16,34 @@ PRETRAIN = """
 from __gin__ import dynamic_registration
 import tasks
 
-MIXTURE_OR_TASK_NAME = "my_text_mixture"
-TASK_FEATURE_LENGTHS = {"targets": 32}
+include "t5x/examples/t5/t5_1_1/small.gin"
+include "t5x/configs/runs/pretrain.gin"
+
+MIXTURE_OR_TASK_NAME = "my_mixture"
+TASK_FEATURE_LENGTHS = {"inputs": 64, "targets": 24}
 TRAIN_STEPS = 24
 DROPOUT_RATE = 0.1
 BATCH_SIZE = 4
-
-include "t5x/configs/runs/pretrain.gin"
 """
 SMALL = {
     "data.lanes": 2,
     "data.streaming": True,
     "data.shuffle_window": 16,
+    "model.vocab_size": 512,
     "model.layers": 1,
+    "model.encoder_layers": 1,
     "model.embed": 16,
     "model.heads": 2,
-    "model.kv_heads": 1,
+    "model.kv_heads": 2,
     "model.head_dim": 8,
     "model.mlp": 32,
-    "optimizer.schedule.warmup_steps": 2,
+    "model.dtype": "float32",
     "checkpoint.every": 5,
     "telemetry.every": 1,
     "telemetry.tensorboard": False,
-    "evaluators": {"validation": {"name": "loss"}},
+    "evaluators": {"validation": {"name": "loss"}, "theirs": {"name": "seqio", "mixture": "my_measured"}},
+    "evaluators.theirs.features": {"inputs": 32},
+    "evaluators.theirs.tokens": 4,
 }
 
 
@@ -84,6 +89,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(program, place):
 
     # A checkpoint runs nobody's module; what needs one says so.
     _, err = program.run("evaluate", f"--checkpoint={whole}", "--json", status=2)
-    assert "SeqIO knows no task or mixture 'my_text_mixture'; it knows none; --module=PATH" in err
+    assert "SeqIO knows no task or mixture 'my_mixture'; it knows none; --module=PATH" in err
     again, _ = program.run("evaluate", f"--checkpoint={whole}", "--module=tasks.py", "--json")
-    assert json.loads(again)["validation/loss"] == json.loads(out)["validation/loss"]
+    for name in ("validation/loss", "theirs/my_measured/same", "theirs/my_measured/nats"):
+        assert json.loads(again)[name] == json.loads(out)[name]
