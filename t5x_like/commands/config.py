@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_like import startup
 from t5x_like.commands import common
 
 
@@ -47,8 +49,9 @@ def _show(experiment: Any, *, json_output: bool) -> int:
     tokens = experiment.steps * experiment.data.batch_size * length
     described = dict(describe(experiment))
     totals = {**described, "train_tokens": tokens, "train_flops": described["flops_per_step"] * experiment.steps}
+    flags = {"here": os.environ.get("XLA_FLAGS", ""), "nvidia": startup.xla_flags(os.environ.get("XLA_FLAGS", ""))}
     if json_output:
-        common.print_json({"experiment": experiment.to_dict(), **totals})
+        common.print_json({"experiment": experiment.to_dict(), **totals, "xla_flags": flags})
         return 0
     from rich.console import Console
 
@@ -57,6 +60,12 @@ def _show(experiment: Any, *, json_output: bool) -> int:
         # Never wrapped, so that a pipe gets one field a line.
         console.print(section, markup=False, highlight=console.is_terminal, soft_wrap=True)
         console.print()
+    console.print(
+        f"XLA_FLAGS here            {flags['here'] or '(none)'}\nXLA_FLAGS on NVIDIA GPUs  {flags['nvidia']}\n",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     _print_totals(totals, experiment, length)
     return 0
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.vocabulary import PAD_ID
 
 
@@ -121,10 +122,12 @@ class Component(NamedTuple):
     Attributes:
       name: what a mixture calls it; empty where there is one part alone.
       shards: its documents, in files that are cut into windows each by itself.
+      counts: what cleaning did on the way; None where nothing was cleaned.
     """
 
     name: str
     shards: tuple[Documents, ...]
+    counts: Counts | None = None
 
     @property
     def tokens(self) -> int:

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.documents import Corpus
-from t5x_like.data.packing import Batch, groups_of
+from t5x_like.data.packing import Batch, groups_of, record_length_of
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.sentinels import vocabulary_of
-from t5x_like.data.stream import StreamedCorpus
+from t5x_like.data.stream import Stream, StreamedCorpus
 
 # The features that are text, with an encoder and without.
 TEXTS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "inputs", "targets")
@@ -82,6 +83,8 @@ class Inspection:
       tokens_a_run: places of all batches of the run.
       lengths: documents by length.
       sampled: documents that `lengths` is of, where it is not of all; None where it is.
+      cleaned: what cleaning did to each part that is cleaned on the way, by its name; of what is streamed, to the
+        first documents.
     """
 
     rows: tuple[Mapping[str, tuple[Run, ...]], ...]
@@ -96,6 +99,7 @@ class Inspection:
     tokens_a_run: int
     lengths: tuple[Bin, ...]
     sampled: int | None
+    cleaned: Mapping[str, Counts]
 
 
 def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, shown: int) -> Inspection:
@@ -124,8 +128,9 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
     finally:
         pipeline.close()
     tokens, dropped = (sum(getattr(each.counts, name) for each in batches) for name in ("tokens", "dropped"))
-    lengths = document_lengths(corpus)
+    lengths, cleaned = look_at_documents(corpus)
     tokens_a_run = experiment.steps * batches[0].counts.places
+    text_a_run = experiment.steps * data.batch_size * record_length_of(experiment.objective, data.sequence_length)
     vocabulary = vocabulary_of(experiment.objective, data.task.vocabulary())
     texts = (row_texts(batch.batch, row, vocabulary) for batch in batches for row in range(data.batch_size))
     return Inspection(
@@ -136,11 +141,12 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
         weighted=_weighted([each.batch for each in batches]),
         examples_a_row=float(np.mean([_examples(each.batch) for each in batches])),
         steps=tuple(stage.step for stage in corpus.stages),
-        parts=tuple(_parts(corpus, experiment.steps, tokens_a_run)),
+        parts=tuple(_parts(corpus, experiment.steps, text_a_run)),
         tokens_an_epoch=sum(part.tokens for part in corpus.components) if isinstance(corpus, Corpus) else None,
         tokens_a_run=tokens_a_run,
         lengths=tuple(histogram(lengths)),
         sampled=None if isinstance(corpus, Corpus) else len(lengths),
+        cleaned=cleaned,
     )
 
 
@@ -171,25 +177,28 @@ def histogram(lengths: np.ndarray) -> Iterator[Bin]:
         yield Bin(low + 1, high, len(inside), int(inside.sum()))
 
 
-def document_lengths(corpus: Corpus | StreamedCorpus) -> np.ndarray:
-    """Tokens of each document, int64 [documents]; of what is streamed, of the first of each component."""
+def look_at_documents(corpus: Corpus | StreamedCorpus) -> tuple[np.ndarray, dict[str, Counts]]:
+    """Tokens of each document, int64 [documents], and by component what cleaning did; see `Inspection`."""
     if isinstance(corpus, Corpus):
         found = [np.diff(shard.offsets) for shard in corpus.shards]
+        cleaned = {part.name: part.counts for part in corpus.components if part.counts is not None}
     else:
-        found = []
+        found, cleaned = [], {}
         for stream in corpus.components:
-            records = (
-                text
-                for file, shard in enumerate(stream.shards)
-                for number, text in shard.records()
-                if stream.holds(file, number)
-            )
-            texts = [text for text, _ in zip(records, range(_SAMPLE), strict=False)]
+            texts = list(itertools.islice(_records(stream), _SAMPLE))
+            if stream.cleaner is not None:
+                texts, cleaned[stream.name] = stream.cleaner.clean_many(texts)
             found.append(np.array([len(ids) for ids in stream.encode(texts)], np.int64))
-    return np.concatenate([np.zeros(0, np.int64), *found])
+    return np.concatenate([np.zeros(0, np.int64), *found]), cleaned
 
 
-def _parts(corpus: Corpus | StreamedCorpus, steps: int, tokens_a_run: int) -> Iterator[Part]:
+def _records(stream: Stream) -> Iterator[Any]:
+    """The texts of the split from the beginning of the first file on."""
+    for file, shard in enumerate(stream.shards):
+        yield from (text for number, text in shard.records() if stream.holds(file, number))
+
+
+def _parts(corpus: Corpus | StreamedCorpus, steps: int, text_a_run: int) -> Iterator[Part]:
     """The components; without weights, each is read as often as the others."""
     sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(corpus.components)
     if isinstance(corpus, Corpus):
@@ -200,7 +209,7 @@ def _parts(corpus: Corpus | StreamedCorpus, steps: int, tokens_a_run: int) -> It
     lasts = np.diff(np.minimum([*begins, steps], steps)) / max(steps, 1)
     for number, (name, (documents, tokens)) in enumerate(zip(names, sizes, strict=True)):
         shares = tuple(weights[number] / sum(weights) for weights in stages)
-        read = sum(share * last for share, last in zip(shares, lasts, strict=True)) * tokens_a_run
+        read = sum(share * last for share, last in zip(shares, lasts, strict=True)) * text_a_run
         yield Part(name, documents, tokens, shares, float(read / tokens) if tokens else None)
 
 

@@ -59,6 +59,11 @@ def places_of(features: Mapping[str, Any], length: int) -> int:
     return sum(group.length for group in groups_of(features)) or length
 
 
+def record_length_of(objective: Any, length: int) -> int:
+    """The tokens of text that an objective makes a row of `length` of."""
+    return objective.record_length(length) if hasattr(objective, "record_length") else length
+
+
 class Record(NamedTuple):
     """What a reader gives: the pieces of one window.
 
@@ -119,7 +124,7 @@ class ExampleMaker:
           seed: of the examples' randomness.
         """
         self.example, self.features = objective.example, objective.features(length)
-        self.record_length: int = getattr(objective, "record_length", int)(length)
+        self.record_length = record_length_of(objective, length)
         self.packs = bool(groups_of(self.features))
         self.groups = groups_of(self.features) or (Group("", length, ()),)
         self.places = sum(group.length for group in self.groups)

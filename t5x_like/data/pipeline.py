@@ -31,6 +31,9 @@ class Counts(NamedTuple):
       dropped: tokens of records that the objective made no example of.
       epoch: how often the split has been read since the start of the run, after this batch.
       examples: windows of the order up to the farthest lane's, which is how `data.skip` counts.
+      bytes_read: where texts are cleaned on the way, the bytes of those around each lane's place, which were read
+        together.
+      bytes_left: what cleaning left of them.
     """
 
     tokens: int
@@ -38,6 +41,8 @@ class Counts(NamedTuple):
     dropped: int
     epoch: float
     examples: int
+    bytes_read: int = 0
+    bytes_left: int = 0
 
     @property
     def fill_fraction(self) -> float:
@@ -48,6 +53,11 @@ class Counts(NamedTuple):
     def dropped_fraction(self) -> float:
         """Dropped tokens over those read."""
         return self.dropped / (self.tokens + self.dropped) if self.dropped else 0.0
+
+    @property
+    def cleaned_fraction(self) -> float | None:
+        """Bytes that cleaning took out over those read; None where nothing is cleaned."""
+        return 1 - self.bytes_left / self.bytes_read if self.bytes_read else None
 
 
 class Prepared(NamedTuple):
@@ -179,7 +189,9 @@ class Pipeline:
         epoch = sum(lane.reader.epoch() for lane in self._lanes) / len(self._lanes)
         places = len(self._row_numbers) * self._maker.places
         examples = int(state[:, 0].max()) * len(state)
-        return Prepared(batch, state, Counts(tokens, places, dropped, epoch, examples))
+        cleaned = [lane.reader.cleaned for lane in self._lanes if isinstance(lane.reader, StreamReader)]
+        read, left = sum(each.read for each in cleaned), sum(each.left for each in cleaned)
+        return Prepared(batch, state, Counts(tokens, places, dropped, epoch, examples, read, left))
 
 
 def evaluation_batches(

@@ -17,9 +17,10 @@ import numpy as np
 from t5x_like import registry
 from t5x_like.data import sources
 from t5x_like.data.documents import Component, Corpus, Documents, Sequences, Stage
+from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from t5x_like.data.stream import Stream, StreamedCorpus
-from t5x_like.data.tasks import VOCABULARY_FILE, TextTask
-from t5x_like.data.vocabulary import PAD_ID, Vocabulary
+from t5x_like.data.tasks import TextTask
+from t5x_like.data.vocabulary import BYTES, PAD_ID, Vocabulary
 from t5x_like.errors import ExperimentError, UserError
 
 _WHERE = "data.task.mixture"
@@ -87,7 +88,7 @@ class SeqioTask:
     def assets(self) -> Mapping[str, bytes]:
         """The SentencePiece model, where there is one."""
         vocabulary = self._vocabulary
-        return {VOCABULARY_FILE: vocabulary.model} if isinstance(vocabulary, Vocabulary) else {}
+        return {vocabulary.file: vocabulary.model} if isinstance(vocabulary, Vocabulary) else {}
 
     def stream(self, split: str) -> StreamedCorpus:
         """The same, as SeqIO's shards of each task: for what does not fit into memory, such as C4.
@@ -104,7 +105,7 @@ class SeqioTask:
 
         rates = self._rates(split)
         parts = tuple(
-            Stream(task.name, self._shards(task, split), lambda shard, record: True, encode, dtype, names)
+            Stream(task.name, self._shards(task, split), lambda shard, record: True, encode, dtype, names=names)
             for task, _ in rates
         )
         return StreamedCorpus(parts, (Stage(0, tuple(rate for _, rate in rates)),) if len(parts) > 1 else ())
@@ -172,7 +173,7 @@ class SeqioTask:
         if vocabulary.eos_id is None or vocabulary.eos_id < 0:
             raise ExperimentError("data.task.feature", f"the vocabulary of {self.feature!r} has no id that ends a text")
         if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-            return Vocabulary(vocabulary.sp_model, _WHERE, self.mixture)
+            return SentencePieceVocabulary(vocabulary.sp_model, _WHERE, self.mixture)
         return _Wrapped(vocabulary)
 
     def _rates(self, split: str) -> list[tuple[Any, float]]:
@@ -313,7 +314,7 @@ class _Wrapped:
         self._vocabulary = vocabulary
         self.size: int = vocabulary.vocab_size
         self.eos_id: int = vocabulary.eos_id
-        self.extra_ids: int = vocabulary.extra_ids
+        self.sentinels: int = vocabulary.extra_ids
         self.dtype = np.dtype(np.uint16 if self.size <= 1 << 16 else np.uint32)
 
     def encode(self, text: str) -> list[int]:
@@ -355,10 +356,22 @@ def as_seqio(task: TextTask, name: str) -> Any:
             output_signature={"targets": tf.TensorSpec((None,), tf.int32)},
         )
 
-    vocabulary = seqio.SentencePieceVocabulary(str(sources.resolve(task.tokenizer)))
+    vocabulary = _vocabulary_of(task)
     return seqio.TaskRegistry.add(
         name,
         source=seqio.FunctionDataSource(read, splits=tuple(task.splits)),
         preprocessors=[seqio.preprocessors.append_eos],
         output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
     )
+
+
+def _vocabulary_of(task: TextTask) -> Any:
+    """SeqIO's own vocabulary where it has the kind, and otherwise one that passes ids through."""
+    import seqio
+
+    vocabulary = task.vocabulary()
+    if task.tokenizer == BYTES:
+        return seqio.ByteVocabulary(task.extra_ids)
+    if isinstance(vocabulary, SentencePieceVocabulary):
+        return seqio.SentencePieceVocabulary(str(sources.resolve(task.tokenizer)), task.extra_ids)
+    return seqio.PassThroughVocabulary(vocabulary.size, vocabulary.eos_id)

@@ -151,9 +151,10 @@ class Generator:
     ) -> jax.Array:
         """int32 [new_tokens]: the tokens after the prompt; from the end of the document on, its end token."""
         model, end = self.structure.merge(parameters), self.vocabulary.eos_id
+        pieces = self.vocabulary.size  # a model's table may be longer, to be a round number
         read = self._read_encoded if self.encoder else self._read
         logits_v, cache, taken = read(model, prompt_t, prompt_length, new_tokens)
-        first = choose(logits_v, jax.random.fold_in(key, 0), sampling)
+        first = choose(logits_v[:pieces], jax.random.fold_in(key, 0), sampling)
 
         def unfinished(carry: Any) -> jax.Array:
             index, token, _, _ = carry
@@ -163,7 +164,8 @@ class Generator:
             index, token, cache, written = carry
             written = written.at[index].set(token)
             logits_btv, cache = model.decode(token[None, None], cache, taken + index)
-            return index + 1, choose(logits_btv[0, 0], jax.random.fold_in(key, index + 1), sampling), cache, written
+            token = choose(logits_btv[0, 0, :pieces], jax.random.fold_in(key, index + 1), sampling)
+            return index + 1, token, cache, written
 
         written = jnp.full(new_tokens, end, jnp.int32)
         return jax.lax.while_loop(unfinished, step, (jnp.int32(0), first, cache, written))[3]

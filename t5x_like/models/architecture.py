@@ -15,6 +15,7 @@ NORMS = ("layernorm", "rmsnorm")
 POSITIONS = ("learned", "rope", "relative")
 ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
 DTYPES = ("float32", "bfloat16")
+QUANTIZATIONS = ("none", "int8", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Transformer:
       embedding_std: of the token table's first values; 0 leaves it to `init_std`.
       residual_init: whether matrices that write to the residual stream start smaller by √(2 layers).
       dtype: of the computation; parameters and their gradients are float32.
+      quantization: `none`, or `int8` or `fp8` for the blocks' products against parameters (models/quantized.py).
     """
 
     family: str
@@ -86,6 +88,7 @@ class Transformer:
     embedding_std: float = 0.0
     residual_init: bool = True
     dtype: str = "float32"
+    quantization: str = "none"
 
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "mlp", "max_length")
@@ -93,6 +96,7 @@ class Transformer:
         require_one_of(self, "positions", POSITIONS)
         require_one_of(self, "activation", ACTIVATIONS)
         require_one_of(self, "dtype", DTYPES)
+        require_one_of(self, "quantization", QUANTIZATIONS)
         if self.heads % self.kv_heads:
             raise ExperimentError(
                 "kv_heads", f"{self.heads} heads cannot share {self.kv_heads} key-value heads; use a divisor of heads"

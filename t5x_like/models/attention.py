@@ -3,6 +3,7 @@
 Shapes: b batch, t queries, s keys, h heads, k key-value heads, g = h/k heads a group, e head width, d width.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -146,10 +147,11 @@ class Attention(nnx.Module):
         o = self.options = options
         self.causal = causal
         heads, kv = o.heads * o.head_dim, o.kv_heads * o.head_dim
-        self.query = Linear(o.embed, heads, ("embed", "heads"), bias=o.bias, std=o.query_std(), rngs=rngs)
-        self.key = Linear(o.embed, kv, ("embed", "kv"), bias=o.bias, std=o.init_std, rngs=rngs)
-        self.value = Linear(o.embed, kv, ("embed", "kv"), bias=o.bias, std=o.init_std, rngs=rngs)
-        self.output = Linear(heads, o.embed, ("heads", "embed"), bias=o.bias, std=o.residual_std(heads), rngs=rngs)
+        linear = partial(Linear, bias=o.bias, quantization=o.quantization, rngs=rngs)
+        self.query = linear(o.embed, heads, ("embed", "heads"), std=o.query_std())
+        self.key = linear(o.embed, kv, ("embed", "kv"), std=o.init_std)
+        self.value = linear(o.embed, kv, ("embed", "kv"), std=o.init_std)
+        self.output = linear(heads, o.embed, ("heads", "embed"), std=o.residual_std(heads))
 
     def __call__(
         self,

@@ -27,11 +27,10 @@ class MLP(nnx.Module):
         o = options
         self.activation = o.activation
         self.dropout = o.dropout if o.dropout_inside else 0.0
-        self.up = Linear(o.embed, o.mlp, ("embed", "mlp"), bias=o.bias, std=o.init_std, rngs=rngs)
-        self.gate = (
-            Linear(o.embed, o.mlp, ("embed", "mlp"), bias=o.bias, std=o.init_std, rngs=rngs) if o.gated else None
-        )
-        self.down = Linear(o.mlp, o.embed, ("mlp", "embed"), bias=o.bias, std=o.residual_std(o.mlp), rngs=rngs)
+        linear = partial(Linear, bias=o.bias, quantization=o.quantization, rngs=rngs)
+        self.up = linear(o.embed, o.mlp, ("embed", "mlp"), std=o.init_std)
+        self.gate = linear(o.embed, o.mlp, ("embed", "mlp"), std=o.init_std) if o.gated else None
+        self.down = linear(o.mlp, o.embed, ("mlp", "embed"), std=o.residual_std(o.mlp))
 
     def __call__(self, x_btd: jax.Array, noise: Noise | None = None) -> jax.Array:
         """[batch, length, embed] → [batch, length, embed]; `noise` drops hidden units, where the model has that."""

@@ -145,7 +145,7 @@ def _check_end(objective: Any, vocabulary: Any) -> None:
 def _check_vocabulary(objective: Any, vocabulary: Any) -> None:
     _check_end(objective, vocabulary)
     # Sentinels that a vocabulary has itself, as SeqIO's do, are no ids of any text.
-    text = vocabulary.size - getattr(vocabulary, "extra_ids", 0)
+    text = vocabulary.size - getattr(vocabulary, "sentinels", 0)
     if objective.vocab_size - objective.sentinels < text:
         raise ExperimentError(
             "objective.vocab_size",

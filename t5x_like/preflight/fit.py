@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from t5x_like.data.packing import groups_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, Parallelism
 from t5x_like.parallel import topologies
@@ -69,7 +70,10 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     """
     p, model, data = experiment.parallelism, experiment.model, experiment.data
     shards = p.fsdp * p.tensor
-    tokens = math.ceil(data.batch_size * data.sequence_length / p.microbatches / (chips / p.tensor))
+    rows = data.batch_size / p.microbatches / (chips / p.tensor)
+    lengths = [group.length for group in groups_of(experiment.objective.features(data.sequence_length))]
+    read, written = (lengths[0], lengths[-1]) if len(lengths) > 1 else (0, data.sequence_length)
+    tokens = math.ceil(rows * max(read, written))
     width = 2 if str(model.dtype) in ("bfloat16", "float16") else 4
     heads, kv = model.heads * model.head_dim / p.tensor, model.kv_heads * model.head_dim / p.tensor
     mlp = (3 if model.gated else 2) * model.mlp / p.tensor
@@ -81,12 +85,14 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     }[p.remat]
     layer = tokens * (4 * model.embed + 2 * mlp + 2 * heads + 2 * kv) * width
     weights = 2 * (mlp * model.embed + 2 * model.embed * (heads + kv)) * width
-    head = min(2 * tokens * model.vocab_size / p.tensor * 4, 1 << 30)
+    # A kernel has no scores, and none adds a bias to them: of one layer, in float32 and as weights, there and back.
+    scores = 2 * tokens * max(read, written) * model.heads / p.tensor * (4 + width)
+    head = min(2 * math.ceil(rows * written) * model.vocab_size / p.tensor * 4, 1 << 30)
     return Need(
         state=state_bytes // shards,
         gradients=parameter_bytes // shards,
-        activations=int(model.layers * tokens * kept * width),
-        layer=int(layer + weights + head),
+        activations=int(rows * (model.layers * written + model.encoder_layers * read) * kept * width),
+        layer=int(layer + weights + head + (scores if model.positions == "relative" else 0)),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.data.packing import places_of
 from t5x_like.experiment import Experiment
 from t5x_like.models.count import describe
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, times
@@ -149,8 +150,9 @@ def _layer_shapes(built: Built) -> Sequence[tuple[int, ...]]:
     import jax
 
     shapes = [leaf.shape for leaf in jax.tree.leaves(built.state["parameters"])]
-    layers = built.experiment.model.layers
-    return [tuple(n for n in (s[1:] if len(s) > 2 and s[0] == layers else s) if n != 1) for s in shapes]
+    model = built.experiment.model
+    stacks = (model.layers, model.encoder_layers)
+    return [tuple(n for n in (s[1:] if len(s) > 2 and s[0] in stacks else s) if n != 1) for s in shapes]
 
 
 def _time(reading: _Reading, topology: Topology, ideal: float, executed: float) -> dict[str, Any]:
@@ -187,7 +189,8 @@ def _run(
     experiment: Experiment, topology: Topology, described: dict[str, Any], seconds: float, rates: prices.Rates
 ) -> dict[str, Any]:
     """The whole run: time, money, energy, and its tokens beside Chinchilla's."""
-    batch = experiment.data.batch_size * experiment.data.sequence_length
+    length = experiment.data.sequence_length
+    batch = experiment.data.batch_size * places_of(experiment.objective.features(length), length)
     tokens = experiment.steps * batch
     chip_hours = experiment.steps * seconds * topology.chips / 3600
     parameters = int(described["parameters"])

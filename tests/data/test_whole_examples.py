@@ -58,7 +58,7 @@ def corpus(kind, *parts, weights=()):
         return Corpus(tuple(Component(str(n), (indexed(made),)) for n, made in enumerate(parts)), stages)
     files = [(File(made[0::2]), File(made[1::2])) for made in parts]
     streams = (
-        Stream(str(n), shards, lambda shard, record: True, list, np.dtype(np.uint32), NAMES)
+        Stream(str(n), shards, lambda shard, record: True, list, np.dtype(np.uint32), names=NAMES)
         for n, shards in enumerate(files)
     )
     return StreamedCorpus(tuple(streams), stages)

@@ -60,6 +60,9 @@ class Letters:
 
     pad_id, eos_id = 0, 1
 
+    def __init__(self, size=tiny.VOCABULARY):
+        self.size = size
+
     def encode(self, text):
         return [int(word) for word in text.split()]
 
@@ -92,6 +95,15 @@ def test_greedy_generation_is_the_argmax_of_reading_again(model):
             ids.pop()
             break
     assert text == Letters().decode(ids[4:])
+
+
+def test_rows_of_the_table_without_a_token_are_never_drawn(model):
+    structure, parameters = model
+    generate = Generator(structure, Letters(7), 64)
+    for seed in range(4):
+        sampling = Sampling(temperature=seed / 2)
+        text = generate(parameters, "5", tokens=20, sampling=sampling, key=jax.random.key(seed))
+        assert all(int(i) < 7 for i in text.split())
 
 
 def test_the_seed_decides_and_too_much_is_refused(model):

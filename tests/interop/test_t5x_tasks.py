@@ -59,7 +59,7 @@ def batches(corpus, count, state=None, lanes=2, host=0, hosts=1):
 
 task = door("my_c4_span_corruption")
 vocabulary = task.vocabulary()
-found["vocabulary"] = [vocabulary.size, vocabulary.eos_id, vocabulary.extra_ids]
+found["vocabulary"] = [vocabulary.size, vocabulary.eos_id, vocabulary.sentinels]
 (documents,) = task.open("train").shards
 theirs = task._provider.get_dataset(FEATURES, "train", shuffle=False, seed=0)
 found["theirs"] = [[e["inputs"].tolist(), e["targets"].tolist()] for e in theirs.as_numpy_iterator()]
