@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--module", action="append", default=[], metavar="PATH", help="a Python file or module to import first"
     )
+    parser.add_argument("--tfds_data_dir", default="", metavar="DIR", help="where TFDS keeps its datasets")
+    parser.add_argument(
+        "--seqio_additional_cache_dirs", default="", metavar="DIR,DIR", help="where SeqIO's offline caches are"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
     # T5X's names for what `t5x_like` calls --coordinator, --processes and --process.
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, where there are several")
@@ -80,15 +84,22 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     topology = topologies.parse(options.topology) if options.run_mode == "precompile" else None
     if topology:
         topologies.prepare()
-    common.import_modules(options.module)
     search_paths = [path for path in options.gin_search_paths.split(",") if path]
-    run = gin.load(options.gin_file, [*options.gin_bindings, *rest], search_paths)
-    common.import_modules(run.modules)
+    common.import_modules(options.module, search_paths)
+    run = gin.load(options.gin_file, [*options.gin_bindings, *_directories(options), *rest], search_paths)
+    common.import_modules(run.modules, search_paths)
     if topology:
         return _precompile(run, topology, options)
     mode = {"train": _train, "eval": _evaluate, "infer": _infer}[options.run_mode]
     processes = cluster.find(options.coordinator_address, options.process_count, options.process_index)
     return distributed.run(processes, lambda: mode(run, options))
+
+
+def _directories(options: argparse.Namespace) -> list[str]:
+    """T5X's flags for directories, as the fields of the task that they are here."""
+    caches = tuple(path for path in options.seqio_additional_cache_dirs.split(",") if path)
+    named = {"data_dir": options.tfds_data_dir, "cache_dirs": caches}
+    return [f"data.task.{field} = {value!r}" for field, value in named.items() if value]
 
 
 def _train(run: "GinRun", options: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "objective": {
         "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",
+        "seq2seq": "t5x_like.objectives.seq2seq:GivenPairs",
         "span_corruption": "t5x_like.objectives.denoising:SpanCorruption",
         "prefix_lm": "t5x_like.objectives.denoising:PrefixLM",
         "ul2": "t5x_like.objectives.denoising:MixtureOfDenoisers",
@@ -52,6 +53,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     "evaluator": {
         "loss": "t5x_like.evaluation.loss:LossEvaluator",
         "samples": "t5x_like.evaluation.samples:SamplesEvaluator",
+        "seqio": "t5x_like.evaluation.seqio_evaluator:SeqioEvaluator",
     },
     "cleaning": {
         "c4": "t5x_like.data.cleaning.c4:C4",

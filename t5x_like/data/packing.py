@@ -144,7 +144,9 @@ class ExampleMaker:
         self._key(record.epoch, record.number)
         pieces = [_joined(list(record.pieces))] if self._joins else record.pieces
         return [
-            self._one({"tokens": p.tokens, "previous": p.previous, "document": p.document, "start": p.start})
+            self._one(
+                {"tokens": p.tokens, "previous": p.previous, "document": p.document, "start": p.start, **p.sequences}
+            )
             for p in pieces
         ]
 

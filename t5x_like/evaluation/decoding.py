@@ -4,7 +4,8 @@ Shapes: b batch, t length, v vocabulary.
 """
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,24 @@ def choose(logits_v: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array
     return jax.random.categorical(key, logits_v).astype(jnp.int32)
 
 
+class Padded(NamedTuple):
+    """Ids with padding behind them, so that few lengths are compiled.
+
+    Attributes:
+      ids_t: int32 [length].
+      real_t: int32 [length], 1 on ids and 0 on padding, which is what one sequence's segment ids are.
+    """
+
+    ids_t: np.ndarray
+    real_t: np.ndarray
+
+
+def pad(ids: np.ndarray) -> Padded:
+    """Ids, int32 [n], with zeros behind them, at least one place in all."""
+    length = max(math.ceil(len(ids) / PROMPT_MULTIPLE), 1) * PROMPT_MULTIPLE
+    return Padded(np.pad(ids, (0, length - len(ids))), (np.arange(length) < len(ids)).astype(np.int32))
+
+
 class Generator:
     """Continues prompts with one model, or answers them where it reads them with an encoder.
 
@@ -87,8 +106,24 @@ class Generator:
         text = self.vocabulary.encode(prompt)
         # A document's first token is predicted from the padding id, so a text starts with it; an encoder's has an end.
         text = [*text, self.vocabulary.eos_id] if self.encoder else [self.vocabulary.pad_id, *text]
-        ids = np.array(text, np.int32)
-        padded = np.pad(ids, (0, -len(ids) % PROMPT_MULTIPLE), constant_values=self.vocabulary.pad_id)
+        out = self.ids(parameters, np.array(text, np.int32), tokens=tokens, sampling=sampling, key=key)
+        ends = np.flatnonzero(out == self.vocabulary.eos_id)
+        return self.vocabulary.decode(out[: ends[0]] if len(ends) else out)
+
+    def ids(self, parameters: Tree, ids: np.ndarray, *, tokens: int, sampling: Sampling, key: jax.Array) -> np.ndarray:
+        """The same of ids: int32 [tokens], with end tokens from the end of the document on.
+
+        Args:
+          parameters: the model's.
+          ids: int32 [n], what the model reads as it stands: a text after the padding id, or all that an encoder reads.
+          tokens: how many to write at most.
+          sampling: how they are chosen.
+          key: of the random choices.
+
+        Raises:
+          UserError: when ids and continuation exceed the model's length.
+        """
+        padded = pad(ids).ids_t
         if not self.encoder and len(padded) + tokens > self.max_length:
             raise UserError(
                 f"the prompt's {len(ids)} tokens (padded to {len(padded)}) and {tokens} new ones exceed the model's"
@@ -102,9 +137,7 @@ class Generator:
             sampling=sampling,
             new_tokens=tokens,
         )
-        out = np.asarray(written)
-        ends = np.flatnonzero(out == self.vocabulary.eos_id)
-        return self.vocabulary.decode(out[: ends[0]] if len(ends) else out)
+        return np.asarray(written)
 
     def _continue(
         self,

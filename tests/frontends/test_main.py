@@ -90,6 +90,25 @@ def test_search_paths_and_modules(calls, tmp_path, monkeypatch):
     assert calls[0][1][1] == "a"
 
 
+def test_modules_are_looked_for_in_the_search_paths(calls, tmp_path, monkeypatch):
+    """What T5X leaves to PYTHONPATH."""
+    (tmp_path / "only_in_search_paths.py").write_text("IMPORTED = True\n")
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr("sys.meta_path", list(sys.meta_path))
+    bindings = ['--gin.MODEL_DIR="a"', '--gin.MIXTURE_OR_TASK_MODULE="only_in_search_paths"']
+    assert main.main([f"--gin_search_paths={tmp_path}", "--gin_file=gin/runs/pretrain.gin", *bindings]) == 0
+    assert sys.modules.pop("only_in_search_paths").IMPORTED
+
+
+def test_directories_of_tfds_and_seqio(calls):
+    flags = ["--tfds_data_dir=/data/tfds", "--seqio_additional_cache_dirs=/a,/b"]
+    bindings = ['--gin.MODEL_DIR="a"', '--gin.MIXTURE_OR_TASK_NAME="theirs"', "--gin.USE_CACHED_TASKS=True"]
+    assert main.main([*flags, "--gin_file=gin/runs/pretrain.gin", *bindings]) == 0
+    task = calls[0][1][0].data.task
+    assert (task.mixture, task.data_dir, task.cache_dirs) == ("theirs", "/data/tfds", ("/a", "/b"))
+    assert task.use_cached
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
