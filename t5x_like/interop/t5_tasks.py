@@ -111,10 +111,7 @@ def _register(name: str, features: tuple[str, ...], preprocessors: list[Any]) ->
             seqio.CacheDatasetPlaceholder(),
             *preprocessors,
         ],
-        output_features={
-            feature: seqio.Feature(get_default_vocabulary(), add_eos=name.endswith("corruption"))
-            for feature in features
-        },
+        output_features={feature: seqio.Feature(get_default_vocabulary(), add_eos=True) for feature in features},
     )
 
 

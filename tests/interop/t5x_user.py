@@ -54,7 +54,7 @@ seqio.TaskRegistry.add(
     "my_c4_lm",
     source=C4,
     preprocessors=[*TEXT, preprocessors.full_lm],
-    output_features={"targets": seqio.Feature(vocabulary=VOCABULARY, add_eos=False)},
+    output_features={"targets": seqio.Feature(vocabulary=VOCABULARY, add_eos=True)},
 )
 seqio.TaskRegistry.add(
     "my_shouting",
