@@ -90,10 +90,10 @@ class Generator:
         self._compiled = jax.jit(self._continue, static_argnames=("sampling", "new_tokens"))
 
     @classmethod
-    def of(cls, program: Program, task: Any) -> "Generator":
-        """That of a program's model, for texts as its objective spells them."""
+    def of(cls, program: Program, vocabulary: Any) -> "Generator":
+        """That of a program's model, for texts of a vocabulary as its objective spells them."""
         architecture = program.architecture
-        vocabulary = vocabulary_of(program.objective, task.vocabulary())
+        vocabulary = vocabulary_of(program.objective, vocabulary)
         has_encoder = getattr(architecture, "encoder_layers", 0) > 0
         return cls(program.structure, vocabulary, architecture.max_length, encoder=has_encoder)
 

@@ -127,7 +127,7 @@ class Responder:
     def __init__(self, context: Context, tokens: int) -> None:
         """Takes the run's model, and how many tokens a prediction has at most."""
         self._tokens, self._structure = tokens, context.program.structure
-        self._generate = Generator.of(context.program, context.task)
+        self._generate = Generator.of(context.program, context.task.vocabulary())
         self._encodes = self._generate.encoder
         self._scores = jax.jit(self._log_probability)
 

@@ -1,6 +1,7 @@
 """The program as a user meets it, in an empty directory."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -61,6 +62,15 @@ def test_generate_is_seeded_and_greedy_is_greedy(trained):
     assert first["samples"][0]["prompt"] == "Fellow citizens"
     out, _ = program.run("generate", f"--checkpoint={workdir}/checkpoints/10", "--prompt=The", "--temperature=0")
     assert out.startswith("The")
+
+
+def test_texts_are_generated_with_the_vocabulary_beside_the_checkpoint(trained, tmp_path):
+    program, workdir, *_ = trained
+    taken = shutil.copytree(workdir, tmp_path / "taken")
+    [kept] = (taken / "assets").iterdir()
+    kept.write_bytes(b"no vocabulary")
+    _, err = program.run("generate", f"--checkpoint={taken}", "--prompt=The", status=2)
+    assert f"error: data.task.tokenizer: {kept} is no" in err
 
 
 def test_gin_spelling_trains(trained, tmp_path):
