@@ -19,6 +19,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     "model": {
         "gpt2": "t5x_like.models.gpt2:FAMILY",
         "llama": "t5x_like.models.llama:FAMILY",
+        "mixtral": "t5x_like.models.mixtral:FAMILY",
     },
     "objective": {
         "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",

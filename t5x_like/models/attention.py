@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_like.models import kernels
+from t5x_like.models import context, kernels
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
@@ -156,10 +156,13 @@ class Attention(nnx.Module):
                 jax.lax.dynamic_update_slice_in_dim(cache.value_bske, v_new, slot, 1),
             )
             k_btke, v_btke = cache
+        if cache is None:
+            q_bthe, k_btke, v_btke = context.whole_rows(q_bthe, k_btke, v_btke)
         if isinstance(mask_bts, kernels.Segments):
             mixed_bthe = kernels.splash(q_bthe, k_btke, v_btke, mask_bts)
         else:
             mixed_bthe = checkpoint_name(
                 attend(q_bthe, k_btke, v_btke, mask_bts, causal=self.causal and cache is None), kernels.RESIDUAL
             )
+        mixed_bthe = context.own_tokens(mixed_bthe)
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache

@@ -15,6 +15,7 @@ from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.kernels import Segments
 from t5x_like.models.linear import Embedding
 from t5x_like.models.mlp import MLP
+from t5x_like.models.moe import Experts
 from t5x_like.models.norm import Norm
 from t5x_like.models.rope import Rotation, rotation
 from t5x_like.models.stack import Stack
@@ -33,7 +34,7 @@ class Block(nnx.Module):
         self.attention_norm = Norm(o.norm, o.embed, epsilon=o.norm_epsilon, bias=o.bias, rngs=rngs)
         self.attention = Attention(o, rngs, causal=causal)
         self.mlp_norm = Norm(o.norm, o.embed, epsilon=o.norm_epsilon, bias=o.bias, rngs=rngs)
-        self.mlp = MLP(o, rngs)
+        self.mlp = Experts(o, rngs) if o.experts else MLP(o, rngs)
 
     def __call__(
         self,

@@ -22,6 +22,9 @@ def linear(x_bti: jax.Array, kernel_io: jax.Array, bias_o: jax.Array | None = No
     Returns:
       [..., outputs].
     """
+    if layout.current().divisor("length") > 1:  # rows are shared by devices: b·t would be no even cut of them
+        y_bto = jnp.einsum("...i,io->...o", x_bti, kernel_io.astype(x_bti.dtype))
+        return y_bto if bias_o is None else y_bto + bias_o.astype(y_bto.dtype)
     # With more than one leading dimension the kernel's gradient would contract over several, which XLA's CPU compiler
     # answers with transposed copies of both operands.
     y_no = product(x_bti.reshape(-1, x_bti.shape[-1]), kernel_io.astype(x_bti.dtype))

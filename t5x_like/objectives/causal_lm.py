@@ -14,6 +14,7 @@ from flax import nnx
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import require_one_of
+from t5x_like.models import routing
 from t5x_like.models.dropout import Noise
 from t5x_like.objectives.base import Batch, Loss, Record, Role
 from t5x_like.objectives.cross_entropy import auto_chunk, cross_entropy
@@ -80,35 +81,37 @@ class CausalLM:
         return architecture.build(rngs)
 
     def denominators(self, batch: Batch) -> Mapping[str, jax.Array]:
-        """One number for both terms, by `normalization`."""
+        """One number for the terms of the head, by `normalization`; what routers add is a mean over the tokens."""
         if not isinstance(self.normalization, str):
             total = jnp.float32(self.normalization)
         elif self.normalization == "total_target_tokens":
             total = jnp.float32(batch["targets"].size)
         else:
             total = self._weights(batch["segment_ids"]).sum()
-        return {"cross_entropy": total, "z_loss": total}
+        return {"cross_entropy": total, "z_loss": total, "router": _real(batch["segment_ids"]).sum()}
 
     def loss(self, model: Any, batch: Batch, key: jax.Array | None) -> Loss:
-        """Sums of −log p and z_loss·log²Z over the real targets, weighted by `normalization`.
+        """Sums of −log p and z_loss·log²Z over the real targets, weighted by `normalization`, and what routers add.
 
         In evaluation (no key) they are plain: every real token weighs 1, nothing is smoothed, and the metric `loss` is
         the cross-entropy in nats a token.
         """
         training = key is not None
-        hidden_btd = model(
-            batch["inputs"],
-            positions_bt=batch["positions"],
-            segment_ids_bt=batch["segment_ids"],
-            noise=Noise(key, batch["row"]) if key is not None else None,
-        )
+        with routing.collect(_real(batch["segment_ids"])) as noted:
+            hidden_btd = model(
+                batch["inputs"],
+                positions_bt=batch["positions"],
+                segment_ids_bt=batch["segment_ids"],
+                noise=Noise(key, batch["row"]) if key is not None else None,
+            )
         weights_bt = self._weights(batch["segment_ids"]) if training else _real(batch["segment_ids"])
         table_vd = model.head_table()
+        flatten = layout.current().flatten
         sums = cross_entropy(
-            hidden_btd.reshape(-1, hidden_btd.shape[-1]),
+            flatten(hidden_btd),
             table_vd,
-            batch["targets"].reshape(-1),
-            weights_bt.reshape(-1),
+            flatten(batch["targets"]),
+            flatten(weights_bt),
             z_loss=self.z_loss if training else 0.0,
             label_smoothing=self.label_smoothing if training else 0.0,
             chunk=self.chunk or _auto_chunk(batch["targets"].size, table_vd.shape[0]),
@@ -116,7 +119,9 @@ class CausalLM:
         metrics = {"accuracy": (sums.correct, weights_bt.sum())}
         if not training:
             metrics["loss"] = (sums.loss, weights_bt.sum())
-        return Loss({"cross_entropy": sums.loss, "z_loss": sums.z_loss}, metrics)
+        router = noted.get(routing.LOSS, jnp.float32(0)) if training else jnp.float32(0)
+        terms = {"cross_entropy": sums.loss, "z_loss": sums.z_loss, "router": router}
+        return Loss(terms, {**metrics, **routing.metrics(noted)})
 
     def update(self, model: Any, statistics: Any, step: jax.Array) -> None:
         """Nothing but the optimizer moves this model."""
@@ -135,7 +140,8 @@ def _auto_chunk(tokens: int, vocab: int) -> int:
     """The chunk by what one device holds of the logits; each of those that share the vocabulary has its part of it."""
     placed = layout.current()
     shares = placed.divisor("vocab")
-    return shares * auto_chunk(tokens // placed.divisor("batch"), vocab // shares)
+    devices = placed.divisor("batch") * placed.divisor("length")
+    return shares * auto_chunk(tokens // devices, vocab // shares)
 
 
 def _real(segment_ids_bt: jax.Array) -> jax.Array:
