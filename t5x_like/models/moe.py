@@ -118,8 +118,9 @@ def _spread(
     most = len(sorted_md) // k * min(k, here)
     sizes_pe = jax.lax.all_gather(sizes_e, axis)
     sizes_pp = sizes_pe.reshape(devices, devices, here).sum(-1)
-    send = partial(ragged.exchange, most=most, axis=axis, ragged=setting.platform == "tpu")
-    came_rd, total = send(sorted_md, sizes_pp, room=devices * most)
+    route = ragged.Route(devices * most, len(sorted_md), most, axis, ragged=setting.platform == "tpu")
+    came_rd = ragged.exchange(sorted_md, sizes_pp, route)
+    total = sizes_pp[:, jax.lax.axis_index(axis)].sum()
     own_pe = jax.lax.dynamic_slice_in_dim(sizes_pe, jax.lax.axis_index(axis) * here, here, axis=1)
     if here > 1:  # the copies came sorted by device, and by expert within each
         expert_r = jnp.repeat(jnp.tile(jnp.arange(here), devices), own_pe.reshape(-1), total_repeat_length=len(came_rd))
@@ -129,7 +130,7 @@ def _spread(
     mixed_rd = _grouped(came_rd, own_pe.sum(0), kernels, activation)
     if here > 1:
         mixed_rd = ragged.permute(mixed_rd, back_r, order_r)
-    return send(mixed_rd, sizes_pp.T, room=len(sorted_md))[0]
+    return ragged.exchange(mixed_rd, sizes_pp.T, route.back)
 
 
 def _whole(kernel_eio: jax.Array, name: str, setting: Layout) -> jax.Array:
@@ -142,7 +143,14 @@ def _whole(kernel_eio: jax.Array, name: str, setting: Layout) -> jax.Array:
 def _grouped(x_md: jax.Array, sizes_e: jax.Array, kernels: dict[str, Any], activation: str) -> jax.Array:
     """Each expert's MLP on its run of rows; what comes after the last run is of no meaning."""
     product = partial(jax.lax.ragged_dot, group_sizes=sizes_e.astype(jnp.int32))
-    hidden_mf = product(x_md, kernels["up"])
+    # A kernel need not write the rows after the last run. Whatever is there, NaN perhaps, is kept from where another
+    # product could meet it: by the masks here, and in the backward pass by their gradients.
+    in_group_m1 = (jnp.arange(len(x_md)) < sizes_e.sum())[:, None]
+
+    def into_hidden(name: str) -> jax.Array:
+        return jnp.where(in_group_m1, product(x_md, kernels[name]), 0)
+
     function = FUNCTIONS[activation]
-    hidden_mf = function(product(x_md, kernels["gate"])) * hidden_mf if "gate" in kernels else function(hidden_mf)
+    gate = "gate" if "gate" in kernels else "up"
+    hidden_mf = function(into_hidden(gate)) * (into_hidden("up") if gate == "gate" else 1)
     return product(hidden_mf, kernels["down"])

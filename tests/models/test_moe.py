@@ -34,6 +34,7 @@ LAYOUTS = {
     "rows split too, two parts": {"fsdp": 2, "expert": 2, "sequence": 2, "microbatches": 2},
 }
 DEVICES = 4
+ROUTE = ragged.Route(room=20, home=12, most=5, axis="expert", ragged=False)
 
 
 @pytest.fixture(scope="module")
@@ -156,11 +157,11 @@ def exchanged():
 
     @functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False)
     def there(rows, sizes):
-        return ragged.exchange(rows, sizes, room=20, most=5, axis="expert", ragged=False)[0]
+        return ragged.exchange(rows, sizes, ROUTE)
 
     @functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False)
     def back(rows, sizes):
-        return ragged.exchange(rows**2, sizes.T, room=12, most=5, axis="expert", ragged=False)[0]
+        return ragged.exchange(rows**2, sizes.T, ROUTE.back)
 
     def both(rows, sizes):
         return back(there(rows, sizes), sizes)
