@@ -96,7 +96,8 @@ class Transformer:
         require_positive(self, "experts_per_token")
         if self.experts and self.experts_per_token > self.experts:
             raise ExperimentError(
-                "experts_per_token", f"{self.experts_per_token} cannot be chosen of {self.experts}; choose at most those"
+                "experts_per_token",
+                f"{self.experts_per_token} cannot be chosen of {self.experts}; choose at most those",
             )
         if self.experts and self.bias:
             raise ExperimentError("bias", "experts have no biases; set it to False")

@@ -2,8 +2,8 @@
 
 Everything but attention goes token by token and stays where its tokens are. Attention needs whole rows, and its heads
 do not need each other: before it an all-to-all gives each device all tokens of some heads, and after it another gives
-the heads of its own tokens back (DeepSpeed-Ulysses, Jacobs et al. 2023, section 3.1). Every device has the same share of
-a causal mask then, segments need no care, and the kernel is that of a whole row.
+the heads of its own tokens back (DeepSpeed-Ulysses, Jacobs et al. 2023, section 3.1). Every device has the same share
+of a causal mask then, segments need no care, and the kernel is that of a whole row.
 
 Shapes: b batch, t length, h heads, k key-value heads, e head width.
 """
@@ -24,9 +24,7 @@ def is_shared() -> bool:
     return layout.current().divisor("length") > 1
 
 
-def whole_rows(
-    q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def whole_rows(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries, keys and values with all tokens of a row on a device, and part of the heads.
 
     Where there are fewer key-value heads than devices, each is repeated for the groups of queries that part.

@@ -1,4 +1,4 @@
-"""Mixtral (Jiang et al. 2024, section 2 and table 1): Mistral with eight experts a layer, two of them for each token."""
+"""Mixtral (Jiang et al. 2024, section 2, table 1): Mistral with eight experts a layer, two of them for each token."""
 
 from t5x_like.models.architecture import Transformer
 from t5x_like.registry import Preset

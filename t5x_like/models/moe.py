@@ -58,7 +58,12 @@ class Experts(nnx.Module):
         }
         setting = layout.current()
         b, t, _ = x_btd.shape
-        if setting.mesh is None or setting.mesh.size == 1 or b % setting.divisor("batch") or t % setting.divisor("length"):
+        if (
+            setting.mesh is None
+            or setting.mesh.size == 1
+            or b % setting.divisor("batch")
+            or t % setting.divisor("length")
+        ):
             return _mixed(x_btd, weights_btk, chosen_btk, kernels, activation=self.activation)
         tokens, axes = setting.spec(TOKENS), {"up": WIDE, "gate": WIDE, "down": NARROW}
         placed = jax.shard_map(
@@ -118,7 +123,7 @@ def _spread(
     most = len(sorted_md) // k * min(k, here)
     sizes_pe = jax.lax.all_gather(sizes_e, axis)
     sizes_pp = sizes_pe.reshape(devices, devices, here).sum(-1)
-    route = ragged.Route(devices * most, len(sorted_md), most, axis, ragged=setting.platform == "tpu")
+    route = ragged.Route(devices * most, len(sorted_md), most, axis, ragged.is_supported(setting))
     came_rd = ragged.exchange(sorted_md, sizes_pp, route)
     total = sizes_pp[:, jax.lax.axis_index(axis)].sum()
     own_pe = jax.lax.dynamic_slice_in_dim(sizes_pe, jax.lax.axis_index(axis) * here, here, axis=1)

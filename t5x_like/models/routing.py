@@ -73,9 +73,7 @@ def note(**sums: jax.Array) -> None:
 
 def metrics(noted: Sums) -> dict[str, tuple[jax.Array, jax.Array]]:
     """What `collect` found as metrics, `router_NAME` → (sum, weight): means over tokens and layers."""
-    return {
-        f"router_{name}": (value, noted[TOKENS]) for name, value in noted.items() if name not in (LOSS, TOKENS)
-    }
+    return {f"router_{name}": (value, noted[TOKENS]) for name, value in noted.items() if name not in (LOSS, TOKENS)}
 
 
 class Router(nnx.Module):

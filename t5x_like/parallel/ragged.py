@@ -9,6 +9,19 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from t5x_like.parallel.layout import Layout
+
+
+def is_supported(layout: Layout) -> bool:
+    """Whether the devices can exchange rows of any number.
+
+    Of TPUs all that were tried compile it (v5p 8×8×8, v6e 8×8) but v5e beyond 4×4 chips, whose routing is limited
+    (libtpu 0.0.51). XLA for CPUs has no such collective.
+    """
+    if layout.mesh is None or layout.platform != "tpu":
+        return False
+    return layout.mesh.devices.flat[0].device_kind != "TPU v5 lite" or layout.mesh.size <= 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Route:
