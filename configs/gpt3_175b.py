@@ -3,10 +3,10 @@
     t5x_like train --config=configs/gpt3_175b.py --workdir=gs://bucket/gpt3_175b --config.data.task.name=text \\
         --config.data.task.path='gs://bucket/corpus/*.jsonl.zst' --config.data.task.tokenizer=gs://bucket/v.model
 
-300 B tokens in batches of 3.1 M. Beside gradients that are added up over microbatches the paper's Adam does not fit into
-512 × 16 GB, so the optimizer is Adafactor as PaLM used it (Chowdhery et al. 2022, section 5). The vocabulary's 50,257
-pieces are filled up to a number that eight devices divide. docs/parallelism.md has the preflight on two slices of
-v5e:16x16.
+300 B tokens in batches of 3.1 M. Beside gradients that are added up over microbatches the paper's Adam does not fit
+into 512 × 16 GB, so the optimizer is Adafactor as PaLM used it (Chowdhery et al. 2022, section 5). The vocabulary's
+50,257 pieces are filled up to a number that eight devices divide. docs/parallelism.md has the preflight on two slices
+of v5e:16x16.
 """
 
 import ml_collections

@@ -31,7 +31,7 @@ class Transformer:
       kv_heads: key and value heads; a divisor of `heads`.
       head_dim: width of a head.
       mlp: width of the hidden layer of the feed-forward half; of one expert's, where there are experts.
-      experts: feed-forward halves of a layer, of which a router chooses some for each token; 0 for one without a router.
+      experts: feed-forward halves of a layer, of which a router chooses some for each token; 0 for one and no router.
       experts_per_token: how many it chooses.
       router_balance_loss: weight of the loss that evens out the experts' shares of the tokens.
       router_z_loss: weight of log²Z of the router's softmax, which keeps its scores small.
@@ -122,8 +122,8 @@ class Transformer:
     def flops(self, rows: int, length: int, *, causal: bool = True, head: bool = True) -> float:
         """Floating-point operations of one training step: forward, and twice that backward, nothing recomputed.
 
-        Six for each matrix parameter and token, of experts those that a token is sent to, and attention's two products (Narayanan et al. 2021, appendix; the
-        input embedding is a lookup and costs nothing).
+        Six for each matrix parameter and token, of experts those that a token is sent to, and attention's two products
+        (Narayanan et al. 2021, appendix; the input embedding is a lookup and costs nothing).
 
         Args:
           rows: sequences.

@@ -289,7 +289,7 @@ def test_evaluation_names_a_checkpoint_and_no_experiment():
         ),
         (
             ["--gin.MODEL=@models.DecoderOnlyModel()"],
-            "--gin.MODEL: @models.DecoderOnlyModel() is no model here; name a family, gpt2 or llama",
+            "--gin.MODEL: @models.DecoderOnlyModel() is no model here; name a family, gpt2 or gpt3 or llama or mixtral",
         ),
         (["--gin.MODEL_DIR=3"], "--gin.MODEL_DIR: MODEL_DIR is 3; it must be a path in quotes"),
         (["--gin.PROMPTS=3"], "--gin.PROMPTS: PROMPTS is 3; it must be a list of texts in quotes"),
@@ -382,7 +382,7 @@ def test_bindings_without_a_twin_are_all_named_with_their_lines(gin_file):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("\nMODEL = 'gpt3'", "model.family: there is no model 'gpt3'; did you mean 'gpt2'? (set in {}:2)"),
+        ("\nMODEL = 'lama'", "model.family: there is no model 'lama'; did you mean 'llama'? (set in {}:2)"),
         ("TRAIN_STEPS = 0", "steps: 0 is too small; it must be at least 1 (set in {}:1)"),
         ("optimizer.lr = 1.0", "optimizer.lr: there is no such field; it must be one of name, "),
         (
