@@ -209,3 +209,16 @@ def test_a_token_is_computed_by_its_experts_alone():
     dense, sparse = tiny.architecture(gated=True), tiny.architecture(gated=True, experts=8, experts_per_token=2)
     matrices = 3 * sparse.embed * sparse.mlp + sparse.embed * 8
     assert sparse.flops(3, 5) - dense.flops(3, 5) == 3 * 5 * 6 * sparse.layers * matrices
+
+
+def test_decoding_a_row_that_no_mesh_divides_is_the_same(initial):
+    """A prompt is one row: then every device computes it whole."""
+    run_alone = program(EXPERIMENT)
+
+    def decode(parameters):
+        model = run_alone.structure.merge(parameters)
+        return model.decode(jnp.arange(5)[None] + 3, model.empty_cache(1, 8), jnp.int32(0))[0]
+
+    expected = jax.jit(decode)(initial["parameters"])
+    with layout.make(Parallelism(fsdp=2, expert=4)).use():
+        np.testing.assert_allclose(jax.jit(lambda p: decode(p))(initial["parameters"]), expected, rtol=1e-5, atol=1e-6)
