@@ -184,6 +184,8 @@ class Experiment:
       checkpoint: commits.
       evaluators: measurements during and after training, by the prefix of their metrics.
       telemetry: logs.
+      compilation_cache: where compiled programs are kept, so that a restart does not compile them again: a directory,
+        `off`, or `auto` for the workdir on accelerators and nowhere on a CPU. JAX_COMPILATION_CACHE_DIR wins over it.
     """
 
     name: str = "experiment"
@@ -198,6 +200,7 @@ class Experiment:
     checkpoint: Checkpoint
     evaluators: Annotated[Mapping[str, Any], Choices("evaluator")]
     telemetry: Telemetry
+    compilation_cache: str = "auto"
 
     def __post_init__(self) -> None:
         require_positive(self, "steps")

@@ -21,9 +21,14 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "gpt3": "t5x_like.models.gpt3:FAMILY",
         "llama": "t5x_like.models.llama:FAMILY",
         "mixtral": "t5x_like.models.mixtral:FAMILY",
+        "t5": "t5x_like.models.t5:ORIGINAL",
+        "t5_1_1": "t5x_like.models.t5:VERSION_1_1",
     },
     "objective": {
         "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",
+        "span_corruption": "t5x_like.objectives.denoising:SpanCorruption",
+        "prefix_lm": "t5x_like.objectives.denoising:PrefixLM",
+        "ul2": "t5x_like.objectives.denoising:MixtureOfDenoisers",
     },
     "task": {
         "sotu": "t5x_like.data.tasks:SOTU",

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+_HASTE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 # Read when JAX is imported or asked for its first device, so they are set before any test module is imported.
 _FOR_TESTS_ALONE = {
     "JAX_PLATFORMS": "cpu",
-    # Tests are bound by compilation, so the compiler is told to hurry; programs that tests start compile as users' do.
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    " --xla_cpu_use_fusion_emitters=false",
+    # Tests are bound by compilation, so the compiler is told to hurry.
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {_HASTE}",
     "TF_CPP_MIN_LOG_LEVEL": "2",
     # Most of the time goes into compiling what the last run compiled too. With a limit on its size JAX locks the
     # cache, which the workers of pytest-xdist share.
@@ -38,10 +38,16 @@ def _prepare_environment() -> str | None:
 _CACHE = _prepare_environment()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def program_environment() -> dict[str, str]:
     """Environment variables for a program that a test starts: a user's, without what is set for the tests alone."""
     return {name: value for name, value in os.environ.items() if name not in _FOR_TESTS_ALONE}
+
+
+@pytest.fixture(scope="session")
+def hasty_environment(program_environment: dict[str, str]) -> dict[str, str]:
+    """The same for a program that trains, of which most of the time would go into optimising a tiny step."""
+    return {**program_environment, "XLA_FLAGS": _HASTE}
 
 
 @pytest.fixture
@@ -57,6 +63,11 @@ def small_disk(tmp_path):
         pytest.skip(sentence)
     yield tmp_path
     subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of whole programs come first: they are the longest, and no worker should begin one last."""
+    items.sort(key=lambda item: "system" not in item.path.parts)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

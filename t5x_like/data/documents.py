@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.vocabulary import PAD_ID
 
 
@@ -62,6 +63,13 @@ class Documents:
         """The tokens of one document, its end included."""
         return self.tokens[self.offsets[number] : self.offsets[number + 1]]
 
+    def every(self, stride: int, first: int) -> "Documents":
+        """A copy of the documents first, first + stride, …, alone."""
+        chosen = range(first, len(self), stride)
+        tokens = [self.tokens[:0], *map(self.document, chosen)]
+        offsets = np.cumsum([len(part) for part in tokens], dtype=np.int64)
+        return Documents.unchecked(np.concatenate(tokens), offsets, self.byte_lengths[first::stride])
+
 
 class Component(NamedTuple):
     """A part of what is read.
@@ -69,10 +77,12 @@ class Component(NamedTuple):
     Attributes:
       name: what a mixture calls it; empty where there is one part alone.
       shards: its documents, in files that are cut into windows each by itself.
+      counts: what cleaning did on the way; None where nothing was cleaned.
     """
 
     name: str
     shards: tuple[Documents, ...]
+    counts: Counts | None = None
 
     @property
     def tokens(self) -> int:
@@ -123,6 +133,18 @@ class Corpus:
     def bytes(self) -> int:
         """UTF-8 bytes of the texts."""
         return sum(int(np.sum(shard.byte_lengths)) for shard in self.shards)
+
+    def sampled(self, tokens: int) -> "Corpus":
+        """Whole documents from all over the corpus, of about `tokens` tokens: every k-th, k being the same for all."""
+        stride = max(sum(component.tokens for component in self.components) // tokens, 1)
+        components, seen = [], 0
+        for component in self.components:
+            shards = []
+            for shard in component.shards:
+                shards.append(shard.every(stride, -seen % stride))
+                seen += len(shard)
+            components.append(Component(component.name, tuple(shards)))
+        return Corpus(tuple(components), self.stages)
 
 
 class Piece(NamedTuple):

@@ -16,9 +16,10 @@ import numpy as np
 from t5x_like import registry
 from t5x_like.data import sources
 from t5x_like.data.documents import Component, Corpus, Documents, Stage
+from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from t5x_like.data.stream import Stream, StreamedCorpus
-from t5x_like.data.tasks import VOCABULARY_FILE, TextTask
-from t5x_like.data.vocabulary import PAD_ID, Vocabulary
+from t5x_like.data.tasks import TextTask
+from t5x_like.data.vocabulary import BYTES, PAD_ID, Vocabulary
 from t5x_like.errors import ExperimentError, UserError
 
 _WHERE = "data.task.mixture"
@@ -68,7 +69,7 @@ class SeqioTask:
     def assets(self) -> Mapping[str, bytes]:
         """The SentencePiece model, where there is one."""
         vocabulary = self._vocabulary
-        return {VOCABULARY_FILE: vocabulary.model} if isinstance(vocabulary, Vocabulary) else {}
+        return {vocabulary.file: vocabulary.model} if isinstance(vocabulary, Vocabulary) else {}
 
     def stream(self, split: str) -> StreamedCorpus:
         """The same, as SeqIO's shards of each task: for what does not fit into memory, such as C4.
@@ -139,7 +140,7 @@ class SeqioTask:
         if vocabulary.eos_id is None or vocabulary.eos_id < 0:
             raise ExperimentError("data.task.feature", f"the vocabulary of {self.feature!r} has no id that ends a text")
         if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-            return Vocabulary(vocabulary.sp_model, _WHERE, self.mixture)
+            return SentencePieceVocabulary(vocabulary.sp_model, _WHERE, self.mixture)
         return _Wrapped(vocabulary)
 
     def _rates(self, split: str) -> list[tuple[Any, float]]:
@@ -273,10 +274,22 @@ def as_seqio(task: TextTask, name: str) -> Any:
             output_signature={"targets": tf.TensorSpec((None,), tf.int32)},
         )
 
-    vocabulary = seqio.SentencePieceVocabulary(str(sources.resolve(task.tokenizer)))
+    vocabulary = _vocabulary_of(task)
     return seqio.TaskRegistry.add(
         name,
         source=seqio.FunctionDataSource(read, splits=tuple(task.splits)),
         preprocessors=[seqio.preprocessors.append_eos],
         output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
     )
+
+
+def _vocabulary_of(task: TextTask) -> Any:
+    """SeqIO's own vocabulary where it has the kind, and otherwise one that passes ids through."""
+    import seqio
+
+    vocabulary = task.vocabulary()
+    if task.tokenizer == BYTES:
+        return seqio.ByteVocabulary(task.extra_ids)
+    if isinstance(vocabulary, SentencePieceVocabulary):
+        return seqio.SentencePieceVocabulary(str(sources.resolve(task.tokenizer)), task.extra_ids)
+    return seqio.PassThroughVocabulary(vocabulary.size, vocabulary.eos_id)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from t5x_like.data.cleaning.cleaner import Cleaner
 from t5x_like.data.documents import Piece, Stage, cut
 from t5x_like.data.order import Blend, Mixed, Shuffled, derived_seed
 from t5x_like.data.packing import Record
@@ -42,6 +43,7 @@ class Stream:
       holds: whether record r of shard s belongs to the split, as (s, r).
       encode: tokens of many records, each with its end.
       dtype: of the tokens.
+      cleaner: what records that are texts go through first; None leaves them as they are.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Stream:
     holds: Callable[[int, int], bool]
     encode: Callable[[Sequence[Any]], Sequence[np.ndarray]]
     dtype: np.dtype
+    cleaner: Cleaner | None = None
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,18 @@ class _Place(NamedTuple):
     token: int
 
 
+class Cleaned(NamedTuple):
+    """UTF-8 bytes of some documents before they were cleaned and after; both are 0 where nothing is."""
+
+    read: int = 0
+    left: int = 0
+
+
 class _Block(NamedTuple):
     tokens: np.ndarray
     offsets: np.ndarray
     next_record: int | None  # None at the end of the shard
+    cleaned: Cleaned
 
 
 class _ComponentLane:
@@ -108,9 +119,11 @@ class _ComponentLane:
             if room:
                 place = self._following(place, block)
                 if not pieces and self.epoch(place) >= barren:
-                    raise ExperimentError(
-                        "data.split", f"no document of {self._stream.name or 'the corpus'} belongs to it"
-                    )
+                    name = self._stream.name or "the corpus"
+                    problem = f"no document of {name} belongs to it"
+                    if self._stream.cleaner is not None:
+                        problem += ", or none is left by its cleaning"
+                    raise ExperimentError("data.split", problem)
             else:
                 place = place._replace(token=place.token + taken)
         self.after = place
@@ -119,6 +132,10 @@ class _ComponentLane:
     def advance(self) -> None:
         """Goes behind the window that was read."""
         self.place = self.after
+
+    def cleaned(self) -> Cleaned:
+        """Of the block in which the window that was read ends."""
+        return self._block[1].cleaned if self._block is not None else Cleaned()
 
     def epoch(self, place: _Place) -> int:
         """How often the component has been read by all lanes together."""
@@ -141,7 +158,8 @@ class _ComponentLane:
         file, remainder = divmod(virtual, self._of)
         if self._open is None or self._open[0] != where:
             self._open = where, self._stream.shards[file].records(where.record)
-        records, texts, size, next_record = self._open[1], [], 0, None
+        records, size, next_record = self._open[1], 0, None
+        texts: list[Any] = []
         for number, text in records:
             if number % self._of == remainder and self._stream.holds(file, number):
                 texts.append(text)
@@ -150,16 +168,24 @@ class _ComponentLane:
                 next_record = number + 1
                 break
         self._open = (_Place(where.ordinal, next_record, 0), records) if next_record is not None else None
+        cleaned = Cleaned()
+        if self._stream.cleaner is not None:
+            texts, counts = self._stream.cleaner.clean_many(texts)
+            cleaned = Cleaned(counts.taken.bytes, counts.given.bytes)
         encoded = self._stream.encode(texts)
         philox = np.random.Philox(counter=[0, 0, virtual, where.record], key=[self._seed, epoch])
         order = np.random.Generator(philox).permutation(len(encoded))
         tokens = np.concatenate([np.zeros(0, self._stream.dtype), *(encoded[i] for i in order)])
         offsets = np.cumsum([0, *(len(encoded[i]) for i in order)], dtype=np.int64)
-        return _Block(tokens, offsets, next_record)
+        return _Block(tokens, offsets, next_record, cleaned)
 
 
 class StreamReader:
-    """One lane of a streamed corpus."""
+    """One lane of a streamed corpus.
+
+    Attributes:
+      cleaned: what cleaning left of the block in which the last window that was read ends.
+    """
 
     def __init__(
         self,
@@ -198,6 +224,7 @@ class StreamReader:
         for part, shard, token in zip(self._parts, words[::2], words[1::2], strict=True):
             part.place = _Place(shard >> _RECORD_BITS, shard & (1 << _RECORD_BITS) - 1, token)
         self._at_hand: tuple[_ComponentLane, list[Piece]] | None = None
+        self.cleaned = Cleaned()
 
     @classmethod
     def factory(
@@ -230,6 +257,7 @@ class StreamReader:
             self._load()
             self.advance()
         part, pieces = self._load()
+        self.cleaned = part.cleaned()
         return Record(part.epoch(part.place), self._index(), pieces)
 
     def advance(self) -> None:

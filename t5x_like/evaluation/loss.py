@@ -1,4 +1,4 @@
-"""The objective's loss on a whole split, read once and in order; for text, in bits per byte.
+"""The objective's loss on a split, read once and in order; for text, in bits per byte.
 
 Bits per byte divides the total −log₂ p of all tokens, end-of-document tokens included, by the UTF-8 bytes of the
 documents. Each byte counts once whatever the tokenizer, so that models with different vocabularies compare.
@@ -26,15 +26,17 @@ class LossEvaluator:
       split: which of the task's splits.
       every: steps between runs while training; 0 runs at the end alone.
       batch_size: rows at a time; 0 takes that of training.
+      tokens: about how many to read, as whole documents taken at even distances, the same in each run; 0 reads all.
     """
 
     name: str = "loss"
     split: str = "validation"
     every: int = 0
     batch_size: int = 0
+    tokens: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("every", "batch_size"):
+        for field in ("every", "batch_size", "tokens"):
             if getattr(self, field) < 0:
                 raise ExperimentError(field, f"{getattr(self, field)} is negative; it must be at least 0")
 
@@ -49,7 +51,8 @@ class RunningLoss:
     def __init__(self, options: LossEvaluator, context: Context) -> None:
         """Opens the split and compiles nothing yet."""
         self.options, self.context = options, context
-        self.corpus = context.task.open(options.split)
+        split = context.task.open(options.split)
+        self.corpus = split.sampled(options.tokens) if options.tokens else split
         self.sums = jax.jit(self._sums)
 
     def run(self, state: State, step: int) -> Findings:
@@ -72,7 +75,8 @@ class RunningLoss:
         sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
         metrics = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
         total_bytes = self.corpus.bytes
-        if "loss" in sums and total_bytes:
+        whole_text = getattr(self.context.program.objective, "predicts_every_token", False)
+        if whole_text and "loss" in sums and total_bytes:
             metrics["bits_per_byte"] = sums["loss"][0] / math.log(2) / total_bytes
         return Findings(metrics)
 

@@ -53,8 +53,7 @@ class Restored:
         """What the model writes after each prompt; see `decoding.Sampling` for the choices."""
         if not hasattr(self.program.model(self.state), "decode"):
             raise UserError(f"{self.path} holds a model that does not write text")
-        vocabulary = self.experiment.data.task.vocabulary()
-        generator = Generator(self.program.structure, vocabulary, self.experiment.model.max_length)
+        generator = Generator.of(self.program, self.experiment.data.task)
         key = jax.random.key(seed)
         return [
             generator(

@@ -111,11 +111,14 @@ def _same_task(value: Any, context: Context) -> list[Pair]:
 
 
 def _sequence_length(value: Any, _: Context) -> list[Pair]:
-    if not isinstance(value, Mapping) or set(value) != {"targets"}:
-        raise UserError(
-            f"{value!r} does not fit a language model, whose one feature is targets; write {{'targets': 256}}"
-        )
-    return [("data.sequence_length", value["targets"])]
+    if isinstance(value, Mapping) and set(value) == {"targets"}:
+        return [("data.sequence_length", value["targets"])]
+    if isinstance(value, Mapping) and set(value) == {"inputs", "targets"}:
+        return [("data.sequence_length", value["inputs"]), ("objective.target_length", value["targets"])]
+    raise UserError(
+        f"{value!r} does not fit a language model, whose one feature is targets, or an encoder-decoder; write"
+        " {'targets': 256} or {'inputs': 512, 'targets': 114}"
+    )
 
 
 def _use_cached(value: Any, context: Context) -> list[Pair]:

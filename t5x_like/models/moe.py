@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_like.models.architecture import Transformer
+from t5x_like.models.dropout import Noise
 from t5x_like.models.mlp import FUNCTIONS
 from t5x_like.models.parameters import parameter
 from t5x_like.models.routing import Router
@@ -48,8 +49,8 @@ class Experts(nnx.Module):
         self.gate = parameter(rngs, wide, WIDE, "matrix", std=std) if o.gated else None
         self.down = parameter(rngs, (o.experts, o.mlp, o.embed), NARROW, "matrix", std=o.residual_std(o.mlp))
 
-    def __call__(self, x_btd: jax.Array) -> jax.Array:
-        """[batch, length, embed] → [batch, length, embed]."""
+    def __call__(self, x_btd: jax.Array, noise: Noise | None = None) -> jax.Array:
+        """[batch, length, embed] → [batch, length, embed]; nothing inside is dropped, so `noise` is for an `MLP`."""
         weights_btk, chosen_btk = self.router(x_btd)
         kernels = {
             name: kernel[...].astype(x_btd.dtype)

@@ -68,6 +68,11 @@ class Stack(nnx.Module):
         routing.note(**{name: sums.sum(0) for name, sums in noted.items()})
         return x, caches
 
+    def each(self, function: Callable[[Any], Any]) -> Any:
+        """What a function makes of each layer, with a leading `layers` axis."""
+        structure, parameters = functional.split(self.layer)
+        return jax.lax.map(lambda parameters: function(structure.merge(parameters)), parameters)
+
     def _unrolled(self, body: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
         """The loop written out."""
         leaves, structure = jax.tree.flatten(stacked)

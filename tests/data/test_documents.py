@@ -68,3 +68,15 @@ def test_windows_are_numbered_through_shards_and_components():
         [[9, 10, 11, 12]],
         [[13, 14]],
     ]
+
+
+@pytest.mark.parametrize(("tokens", "stride"), [(60, 1), (1000, 1), (59, 1), (30, 2), (20, 3), (7, 8), (1, 60)])
+def test_a_sample_is_every_kth_document(tokens, stride):
+    parts = [Component("a", (made_of(3, 4, 2), made_of(1))), Component("b", (made_of(10, 20, 5, 15),))]
+    corpus = Corpus(tuple(parts))
+    whole = [(shard.document(d).tolist(), size) for shard in corpus.shards for d, size in enumerate(shard.byte_lengths)]
+    sample = corpus.sampled(tokens)
+    taken = [(shard.document(d).tolist(), size) for shard in sample.shards for d, size in enumerate(shard.byte_lengths)]
+    assert taken == whole[::stride]
+    assert all(shard.is_consistent() for shard in sample.shards)
+    assert sample.bytes == sum(size for _, size in taken)

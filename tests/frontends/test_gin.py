@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from t5x_like import registry
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import differences, flatten
 from t5x_like.frontends import configdict, gin, gin_twins, shipped
@@ -60,6 +61,10 @@ def test_a_corpus_of_ones_own():
 @pytest.mark.parametrize(
     ("bindings", "expected"),
     [
+        (
+            ["TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}", "objective.name='span_corruption'"],
+            {"data.sequence_length": 512, "objective.target_length": 114, "objective.name": "span_corruption"},
+        ),
         (["MODEL='gpt2'"], {"model": "gpt2"}),
         (["OPTIMIZER='lion'"], {"optimizer.name": "lion"}),
         (["OPTIMIZER=@adafactor.Adafactor()"], {"optimizer.name": "adafactor"}),
@@ -289,7 +294,8 @@ def test_evaluation_names_a_checkpoint_and_no_experiment():
         ),
         (
             ["--gin.MODEL=@models.DecoderOnlyModel()"],
-            "--gin.MODEL: @models.DecoderOnlyModel() is no model here; name a family, gpt2 or gpt3 or llama or mixtral",
+            "--gin.MODEL: @models.DecoderOnlyModel() is no model here; name a family,"
+            f" {' or '.join(registry.names('model'))}",
         ),
         (["--gin.MODEL_DIR=3"], "--gin.MODEL_DIR: MODEL_DIR is 3; it must be a path in quotes"),
         (["--gin.PROMPTS=3"], "--gin.PROMPTS: PROMPTS is 3; it must be a list of texts in quotes"),
@@ -303,9 +309,9 @@ def test_evaluation_names_a_checkpoint_and_no_experiment():
             " one this means; set it to False",
         ),
         (
-            ["--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}"],
-            "--gin.TASK_FEATURE_LENGTHS: {'inputs': 8, 'targets': 8} does not fit a language model, whose one feature"
-            " is targets; write {'targets': 256}",
+            ["--gin.TASK_FEATURE_LENGTHS={'inputs': 8}"],
+            "--gin.TASK_FEATURE_LENGTHS: {'inputs': 8} does not fit a language model, whose one feature is targets, or"
+            " an encoder-decoder; write {'targets': 256} or {'inputs': 512, 'targets': 114}",
         ),
         (
             ["--gin.USE_HARDWARE_RNG=True"],

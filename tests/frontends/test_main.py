@@ -8,6 +8,8 @@ import pytest
 from t5x_like import main
 from t5x_like.frontends import configdict
 
+NO_JOB = {"modules": [], "profile": "", "executable": ""}
+
 
 @pytest.fixture
 def calls(monkeypatch):
@@ -32,7 +34,38 @@ def test_train(calls, monkeypatch):
     command = (
         "python -m t5x_like.main --gin_file=gin/runs/pretrain.gin --gin.TRAIN_STEPS=90 '--gin.MODEL_DIR=\"a b\"' --json"
     )
-    assert calls == [("train", (experiment, "a b"), {"json_output": True, "command": command})]
+    assert calls == [("train", (experiment, "a b"), {"json_output": True, "command": command} | NO_JOB)]
+
+
+def test_train_with_flags_of_the_job(calls):
+    assert (
+        main.main(['--gin.MODEL_DIR="a"', "--gin_file=gin/runs/pretrain.gin", "--profile=1:3", "--executable=b"]) == 0
+    )
+    [(_, _, options)] = calls
+    assert (options["profile"], options["executable"]) == ("1:3", "b")
+
+
+def test_precompile(monkeypatch, calls):
+    monkeypatch.setattr("t5x_like.parallel.topologies.prepare", lambda: None)
+    monkeypatch.setattr("t5x_like.commands.preflight.run_preflight", lambda *arguments: calls.append(arguments) or 0)
+    arguments = ["--run_mode=precompile", "--topology=v5e:2x2", "--gin_file=gin/runs/pretrain.gin"]
+    assert main.main([*arguments, "--gin.MODEL_DIR='a'"]) == 0
+    [(experiment, topology, options)] = calls
+    assert experiment == configdict.load("configs/quickstart.py")
+    assert topology.chips == 4 and options.save == "a"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--run_mode=precompile"], "--topology is not given"),
+        (["--run_mode=train", "--topology=v5e:2x2"], "--topology is of --run_mode=precompile"),
+        (["--run_mode=eval", "--profile=3"], "--profile is of --run_mode=train"),
+    ],
+)
+def test_a_flag_of_another_mode(capsys, arguments, expected):
+    assert main.main(arguments) == 2
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("macro", ["CHECKPOINT_PATH", "MODEL_DIR"])

@@ -94,7 +94,7 @@ for line, arguments in json.load(sys.stdin):
 """
 
 
-def test_every_command_of_the_pages_runs(place, program_environment):
+def test_every_command_of_the_pages_runs(place, hasty_environment):
     runs, seen = [], set()
     first = "t5x_like train --config=configs/quickstart.py --workdir=runs/quickstart"
     for line in [first, *(command for _, command in ALL)]:
@@ -110,7 +110,7 @@ def test_every_command_of_the_pages_runs(place, program_environment):
         [sys.executable, "-c", DRIVER],
         input=json.dumps(runs),
         cwd=place,
-        env=dict(program_environment),
+        env=dict(hasty_environment),
         capture_output=True,
         text=True,
         timeout=280,

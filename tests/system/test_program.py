@@ -5,20 +5,15 @@ import subprocess
 import sys
 
 import pytest
-from runs import TINY, lines
+from runs import TINY, Program, lines
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, hasty_environment):
     """A finished tiny run, and what it printed."""
-    import os
-
-    from runs import Program
-
     directory = tmp_path_factory.mktemp("trained")
-    clean = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")}
-    program = Program(directory, clean)
-    out, err = program.train(directory / "run", "--config.telemetry.tensorboard=true")
+    program = Program(directory, hasty_environment)
+    out, err = program.train(directory / "run", "--config.telemetry.tensorboard=true", "--profile=12:14")
     return program, directory / "run", out, err
 
 
@@ -27,7 +22,8 @@ def test_the_summary_names_everything(trained):
     summary = json.loads((workdir / "summary.json").read_text())
     for name in ("validation/bits_per_byte", "train_tokens", "train_seconds", "tokens_per_second"):
         assert summary[name] > 0
-    for name in ("checkpoint", "report", "samples"):
+    assert summary["first_step_seconds"] > 0
+    for name in ("checkpoint", "report", "samples", "profile"):
         assert summary[name] in out
     assert summary["train_tokens"] == 20 * 4 * 32
     assert (workdir / "checkpoints" / "20").is_dir()
@@ -41,7 +37,9 @@ def test_the_workdir_holds_the_whole_run(trained):
     assert [line["step"] for line in metrics if "validation/loss" in line] == [10, 20]
     for name in ("train/learning_rate", "train/gradient_norm", "train/tokens_per_second", "train/data_wait_share"):
         assert metrics[-2].get(name) is not None
+    assert [line["step"] for line in metrics if "train/first_step_seconds" in line] == [1]
     assert list((workdir / "tensorboard").iterdir())
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
     assert (workdir / "report.html").stat().st_size > 10_000
     assert json.loads((workdir / "experiment.json").read_text())["data"]["task"]["name"] == "sotu"
     assert (workdir / "assets" / "vocabulary.model").exists()

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from runs import TINY, committed, exact, lines, same_bits
+from runs import TINY, Program, committed, exact, lines, same_bits
 
 KILLS = 3
 
@@ -26,7 +26,8 @@ def lines_or_none(workdir):
         return 0
 
 
-def test_killed_at_random_steps_it_ends_with_the_same_bits(program, tmp_path):
+def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path, program_environment):
+    program = Program(tmp_path, program_environment)  # compiled as a user's is: its bits are what is promised
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     slow = ("--config.steps=60", "--config.checkpoint.every=7")
     program.train(whole, *slow)

@@ -1,0 +1,38 @@
+"""The loss of a split, and of a sample of it."""
+
+import math
+
+import numpy as np
+import pytest
+import tiny
+
+from t5x_like import step
+from t5x_like.data.documents import Corpus, Documents
+from t5x_like.evaluation.base import Context
+from t5x_like.evaluation.loss import LossEvaluator
+from t5x_like.objectives.causal_lm import CausalLM
+
+SIZES = range(1, 41)
+
+
+class Task:
+    """Forty documents of different lengths, each of three bytes a token."""
+
+    def open(self, split):
+        del split
+        rng = np.random.default_rng(0)
+        pairs = [(rng.integers(1, tiny.VOCABULARY, size), 3 * size) for size in SIZES]
+        return Corpus.of(Documents.collect(pairs, np.dtype(np.uint16)))
+
+
+@pytest.mark.parametrize(("tokens", "read"), [(0, SIZES), (sum(SIZES) // 10, SIZES[::10])])
+def test_bits_per_byte_are_of_what_was_read(tokens, read, monkeypatch):
+    experiment = tiny.experiment(CausalLM())
+    program = step.program(experiment)
+    seen = []
+    evaluator = LossEvaluator(tokens=tokens).start(Context(experiment, program, Task()))
+    monkeypatch.setattr(evaluator, "sums", lambda *a, sums=evaluator.sums: seen.append(a[-1]) or sums(*a))
+    metrics = evaluator.run(tiny.initial(program), 0).metrics
+    assert sum(int((batch["segment_ids"] > 0).sum()) for batch in seen) == sum(read)
+    assert metrics["bits_per_byte"] == pytest.approx(metrics["loss"] / math.log(2) / 3, rel=1e-6)
+    assert metrics["loss"] == pytest.approx(math.log(tiny.VOCABULARY), rel=0.2)
