@@ -24,7 +24,7 @@ from t5x_like.experiment import Experiment, flatten
 from t5x_like.interruption import Interruption
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.models import functional
-from t5x_like.parallel import agreement, exchange, executables, layout
+from t5x_like.parallel import agreement, divisibility, exchange, executables, layout
 from t5x_like.parallel.placement import Share, batch_shapes, place, share
 from t5x_like.pulse import Pulse
 from t5x_like.step import Program, State, program
@@ -176,13 +176,14 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
     Raises:
       ExperimentError: when the mesh does not divide the batch or the model, or the vocabulary does not fit the model.
     """
-    data, model, tensor = experiment.data, experiment.model, placed.divisor("heads")
+    data, model = experiment.data, experiment.model
     rows = data.batch_size // experiment.parallelism.microbatches
+    axes = [axis for axis in placed.rules["batch"] if axis != "expert" or experiment.parallelism.expert > 1]
     if rows % placed.divisor("batch"):
         raise ExperimentError(
             "data.batch_size",
             f"{data.batch_size} rows in {experiment.parallelism.microbatches} microbatch(es) cannot be shared by the"
-            f" {placed.divisor('batch')} devices of parallelism.data × parallelism.fsdp; use a multiple of"
+            f" {placed.divisor('batch')} devices of parallelism.{' × parallelism.'.join(axes)}; use a multiple of"
             f" {placed.divisor('batch') * experiment.parallelism.microbatches}",
         )
     if data.lanes % part.count:
@@ -191,15 +192,7 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
             f"{data.lanes} lanes cannot be shared by the {part.count} parts of a batch that processes feed; use a"
             f" multiple of {part.count}",
         )
-    for field in ("heads", "kv_heads", "mlp", "vocab_size"):
-        if getattr(model, field) % tensor:
-            raise ExperimentError(
-                "parallelism.tensor", f"{tensor} devices do not divide model.{field}={getattr(model, field)}"
-            )
-    if model.embed % placed.divisor("embed"):
-        raise ExperimentError(
-            "parallelism.fsdp", f"{placed.divisor('embed')} devices do not divide model.embed={model.embed}"
-        )
+    divisibility.require(placed, model, data.sequence_length)
     vocabulary = data.task.vocabulary()
     if hasattr(experiment.objective, "check_vocabulary"):
         experiment.objective.check_vocabulary(vocabulary)

@@ -32,7 +32,11 @@ class Transformer:
       heads: query heads.
       kv_heads: key and value heads; a divisor of `heads`.
       head_dim: width of a head.
-      mlp: width of the hidden layer of the feed-forward half.
+      mlp: width of the hidden layer of the feed-forward half; of one expert's, where there are experts.
+      experts: feed-forward halves of a layer, of which a router chooses some for each token; 0 for one and no router.
+      experts_per_token: how many it chooses.
+      router_balance_loss: weight of the loss that evens out the experts' shares of the tokens.
+      router_z_loss: weight of log²Z of the router's softmax, which keeps its scores small.
       max_length: rows of the table of learned positions; with rotary ones, the length the model is meant for; with
         relative ones it bounds nothing but what is generated.
       norm: `layernorm` or `rmsnorm`.
@@ -69,6 +73,10 @@ class Transformer:
     kv_heads: int
     head_dim: int
     mlp: int
+    experts: int = 0
+    experts_per_token: int = 2
+    router_balance_loss: float = 0.0
+    router_z_loss: float = 0.0
     max_length: int
     norm: str
     norm_epsilon: float
@@ -103,6 +111,7 @@ class Transformer:
             )
         if self.positions == "rope" and self.head_dim % 2:
             raise ExperimentError("head_dim", f"{self.head_dim} is odd; rotary positions turn pairs, so make it even")
+        self._check_experts()
         require_at_least(self, 0, "encoder_layers", "embedding_std")
         if self.relative_buckets < 4 or self.relative_buckets % 4:
             raise ExperimentError("relative_buckets", f"{self.relative_buckets} is no multiple of 4, which it must be")
@@ -114,6 +123,21 @@ class Transformer:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ExperimentError("dropout", f"{self.dropout} is not a rate; it must be at least 0 and below 1")
+
+    def _check_experts(self) -> None:
+        require_at_least(self, 0, "experts", "router_balance_loss", "router_z_loss")
+        require_positive(self, "experts_per_token")
+        if self.experts and self.experts_per_token > self.experts:
+            raise ExperimentError(
+                "experts_per_token",
+                f"{self.experts_per_token} cannot be chosen of {self.experts}; choose at most those",
+            )
+        if self.experts and self.bias:
+            raise ExperimentError("bias", "experts have no biases; set it to False")
+        if self.experts and self.dropout_inside:
+            raise ExperimentError("dropout_inside", "no hidden unit of an expert is dropped; set it to False")
+        if self.experts and self.encoder_layers:
+            raise ExperimentError("experts", "a model with an encoder has none; set it to 0")
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The model with its first parameters."""
@@ -149,8 +173,8 @@ class Transformer:
     def flops(self, rows: int, length: int, *, inputs: int = 0, causal: bool = True, head: bool = True) -> float:
         """Floating-point operations of one training step: forward, and twice that backward, nothing recomputed.
 
-        Six for each matrix parameter and token, and attention's two products (Narayanan et al. 2021, appendix; the
-        input embedding is a lookup and costs nothing).
+        Six for each matrix parameter and token, of experts those that a token is sent to, and attention's two products
+        (Narayanan et al. 2021, appendix; the input embedding is a lookup and costs nothing).
 
         Args:
           rows: sequences.
@@ -162,6 +186,8 @@ class Transformer:
         queries = 2 * self.embed * self.head_dim * self.heads
         keys = 2 * self.embed * self.head_dim * self.kv_heads
         mlp = (3 if self.gated else 2) * self.embed * self.mlp
+        if self.experts:
+            mlp = self.experts_per_token * mlp + self.embed * self.experts
         pair = 12 * self.heads * self.head_dim  # of a query and a key
         block = 6 * (queries + keys + mlp)
         decoder = length * (block + pair * length / (2 if causal else 1))

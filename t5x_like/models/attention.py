@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_like.models import kernels
+from t5x_like.models import context, kernels
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
@@ -195,12 +195,15 @@ class Attention(nnx.Module):
             # A weight that is 0 for all queries of a head is a value that is 0.
             kept_bsk1 = jnp.ones((*v_bske.shape[:3], 1), v_bske.dtype)
             v_bske = v_bske * dropout(kept_bsk1, o.dropout, noise.fold(0))
+        if cache is None:
+            q_bthe, k_bske, v_bske = context.whole_rows(q_bthe, k_bske, v_bske)
         if isinstance(mask_bts, kernels.Segments):
             mixed_bthe = kernels.splash(q_bthe, k_bske, v_bske, mask_bts)
         else:
             causal = self.causal and cache is None
             mixed_bthe = attend(q_bthe, k_bske, v_bske, mask_bts, bias_hts, causal=causal, scaled=o.scaled_attention)
             mixed_bthe = checkpoint_name(mixed_bthe, kernels.RESIDUAL)
+        mixed_bthe = context.own_tokens(mixed_bthe)
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache
 
     def keys_and_values(self, x_bsd: jax.Array) -> Cache:

@@ -15,6 +15,7 @@ from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.kernels import Segments
 from t5x_like.models.linear import Embedding
 from t5x_like.models.mlp import MLP
+from t5x_like.models.moe import Experts
 from t5x_like.models.norm import Norm
 from t5x_like.models.relative import RelativeBias
 from t5x_like.models.rope import Rotation, rotation
@@ -51,7 +52,7 @@ class Block(nnx.Module):
         self.cross_norm = stream_norm(o, rngs) if cross else None
         self.cross = Attention(o, rngs, causal=False) if cross else None
         self.mlp_norm = stream_norm(o, rngs)
-        self.mlp = MLP(o, rngs)
+        self.mlp = Experts(o, rngs) if o.experts else MLP(o, rngs)
 
     def __call__(
         self,

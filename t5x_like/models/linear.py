@@ -26,10 +26,13 @@ def linear(
     Returns:
       [..., outputs].
     """
+    exact = quantization == "none"
+    if exact and layout.current().divisor("length") > 1:  # rows are shared by devices: b·t would be no even cut of them
+        y_bto = jnp.einsum("...i,io->...o", x_bti, kernel_io.astype(x_bti.dtype))
+        return y_bto if bias_o is None else y_bto + bias_o.astype(y_bto.dtype)
     # With more than one leading dimension the kernel's gradient would contract over several, which XLA's CPU compiler
     # answers with transposed copies of both operands.
     x_ni, kernel_io = x_bti.reshape(-1, x_bti.shape[-1]), kernel_io.astype(x_bti.dtype)
-    exact = quantization == "none"
     y_no = product(x_ni, kernel_io) if exact else quantized.product(x_ni, kernel_io, quantization)
     if bias_o is not None:
         y_no = y_no + bias_o.astype(y_no.dtype)

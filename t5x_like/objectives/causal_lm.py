@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from t5x_like.errors import ExperimentError
+from t5x_like.models import routing
 from t5x_like.models.dropout import Noise
 from t5x_like.objectives.base import Batch, Loss, Record
 from t5x_like.objectives.token_loss import TokenLoss
@@ -50,16 +52,21 @@ class CausalLM(TokenLoss):
         return super().build(architecture, rngs)
 
     def denominators(self, batch: Batch) -> Mapping[str, jax.Array]:
-        """One number for both terms, by `normalization`."""
-        return self.totals(batch["segment_ids"], batch["segment_ids"])
+        """One number for the terms of the head, by `normalization`; what routers add is a mean over the tokens."""
+        totals = self.totals(batch["segment_ids"], batch["segment_ids"])
+        return {**totals, "router": (batch["segment_ids"] > 0).sum().astype(jnp.float32)}
 
     def loss(self, model: Any, batch: Batch, key: jax.Array | None) -> Loss:
-        """The sums of `TokenLoss` over the real tokens; in evaluation there is no key."""
-        hidden_btd = model(
-            batch["inputs"],
-            positions_bt=batch["positions"],
-            segment_ids_bt=batch["segment_ids"],
-            noise=Noise(key, batch["row"]) if key is not None else None,
-        )
+        """The sums of `TokenLoss` over the real tokens, and what routers add; in evaluation there is no key."""
         real_bt = batch["segment_ids"]
-        return self.sums(model, hidden_btd, batch["targets"], real_bt, real_bt, training=key is not None)
+        with routing.collect((real_bt > 0).astype(jnp.float32)) as noted:
+            hidden_btd = model(
+                batch["inputs"],
+                positions_bt=batch["positions"],
+                segment_ids_bt=batch["segment_ids"],
+                noise=Noise(key, batch["row"]) if key is not None else None,
+            )
+        training = key is not None
+        sums = self.sums(model, hidden_btd, batch["targets"], real_bt, real_bt, training=training)
+        router = noted.get(routing.LOSS, jnp.float32(0)) if training else jnp.float32(0)
+        return Loss({**sums.terms, "router": router}, {**sums.metrics, **routing.metrics(noted)})

@@ -102,11 +102,12 @@ class TokenLoss:
         """
         weights_bt = self._weights(counted_bt, segment_ids_bt) if training else _real(counted_bt)
         table_vd = model.head_table()
+        flatten = layout.current().flatten
         sums = cross_entropy(
-            hidden_btd.reshape(-1, hidden_btd.shape[-1]),
+            flatten(hidden_btd),
             table_vd,
-            targets_bt.reshape(-1),
-            weights_bt.reshape(-1),
+            flatten(targets_bt),
+            flatten(weights_bt),
             z_loss=self.z_loss if training else 0.0,
             label_smoothing=self.label_smoothing if training else 0.0,
             chunk=self.chunk or chunk_of(targets_bt.size, table_vd.shape[0]),
@@ -132,7 +133,8 @@ def chunk_of(tokens: int, vocab: int) -> int:
     """The chunk by what one device holds of the logits; each of those that share the vocabulary has its part of it."""
     placed = layout.current()
     shares = placed.divisor("vocab")
-    return shares * auto_chunk(tokens // placed.divisor("batch"), vocab // shares)
+    devices = placed.divisor("batch") * placed.divisor("length")
+    return shares * auto_chunk(tokens // devices, vocab // shares)
 
 
 def _real(counted_bt: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from etils import epath
 from t5x_like import step
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Experiment, flatten
-from t5x_like.parallel import executables
+from t5x_like.parallel import divisibility, executables
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.compiled import memory
 from t5x_like.parallel.layout import Layout
@@ -74,6 +74,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     check_batch(experiment, made)
     program = step.program(experiment, made)
     state = check_state(program)
+    divisibility.require(made, experiment.model, experiment.data.sequence_length)
     batch = batch_shapes(experiment, made)
     whole, parameters = whole_bytes(state), whole_bytes(state["parameters"])
     _check_state_fits(experiment, topology, state, whole, parameters)

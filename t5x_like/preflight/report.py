@@ -66,7 +66,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "estimated_over_ideal": seconds / ideal,
         "mfu_estimate": ideal / seconds if seconds else 0.0,
         "time": _time(reading, topology, ideal, executed),
-        "attention_kernel_calls_per_layer": forward / experiment.model.layers,
+        "attention_kernel_calls_per_layer": forward / (experiment.model.layers * experiment.parallelism.microbatches),
         "oversized_tensors": [dataclasses.asdict(item) for item in reading.oversized],
         "donation_complete": reading.per_chip["alias_bytes"] >= memory.state_bytes(built.state),
         "collective_bytes": _totals(reading.moved),
@@ -101,7 +101,7 @@ def _read(built: Built) -> _Reading:
     model, chip = built.experiment.model, built.topology.chip
     mesh = dict(built.layout.mesh.shape)  # type: ignore[union-attr]
     moved = collectives.collectives(module, mesh, slices=built.topology.slices)
-    called = kernels.kernels(module, causal=True)
+    called = kernels.kernels(module, causal=True, grouped_share=_grouped_share(built))
     dcn = ("data",) if built.topology.slices > 1 else ()
     return _Reading(
         moved=moved,
@@ -117,6 +117,14 @@ def _read(built: Built) -> _Reading:
             allowed=_layer_shapes(built),
         ),
     )
+
+
+def _grouped_share(built: Built) -> float:
+    """Of the rows that a device has room for in the products of experts, those that are there when all is even."""
+    model, p = built.experiment.model, built.experiment.parallelism
+    if not model.experts or p.expert == 1:
+        return 1.0
+    return model.experts_per_token / (p.expert * min(model.experts_per_token, model.experts // p.expert))
 
 
 def _memory(built: Built, module: hlo.Module, chip: Chip) -> dict[str, int]:

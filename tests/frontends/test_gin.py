@@ -416,7 +416,7 @@ def test_bindings_without_a_twin_are_all_named_with_their_lines(gin_file):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("\nMODEL = 'gpt3'", "model.family: there is no model 'gpt3'; did you mean 'gpt2'? (set in {}:2)"),
+        ("\nMODEL = 'lama'", "model.family: there is no model 'lama'; did you mean 'llama'? (set in {}:2)"),
         ("TRAIN_STEPS = 0", "steps: 0 is too small; it must be at least 1 (set in {}:1)"),
         ("optimizer.lr = 1.0", "optimizer.lr: there is no such field; it must be one of name, "),
         (

@@ -32,6 +32,8 @@ MODELS = {
     "gpt2": {"positions": "learned", "norm": "layernorm", "bias": True, "tied_head": True, "dropout": 0.1},
 }
 
+MODELS["experts"] = MODELS["llama"] | {"experts": 4, "router_balance_loss": 0.02, "router_z_loss": 1e-3}
+
 # What it is called, whose model it trains, and its `parallelism`.
 TABLE = [
     ("data", "llama", {}),
@@ -41,6 +43,13 @@ TABLE = [
     ("hybrid", "llama", {"data": 2, "fsdp": 4}),
     ("zero-3 and tensor", "llama", {"fsdp": 4, "tensor": 2, "remat": "full"}),
     ("all three in microbatches", "gpt2", {"data": 2, "fsdp": 2, "tensor": 2, "microbatches": 2}),
+    ("zero-3 and long rows", "gpt2", {"fsdp": 2, "sequence": 4}),
+    ("experts", "experts", {"data": 2, "expert": 4}),
+    (
+        "experts, zero-3 and long rows in microbatches",
+        "experts",
+        {"fsdp": 2, "expert": 2, "sequence": 2, "microbatches": 2},
+    ),
 ]
 
 
