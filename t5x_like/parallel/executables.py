@@ -37,6 +37,8 @@ def keep_compiled(where: str, workdir_cache: epath.Path) -> None:
     elif not os.environ.get("JAX_COMPILATION_CACHE_DIR") and (where != "auto" or jax.default_backend() != "cpu"):
         path = workdir_cache if where == "auto" else epath.Path(where).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(path))
+        if "://" in str(path):  # XLA writes its own, of what it has tuned on a GPU, on local disks alone
+            jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         compilation_cache.reset_cache()  # it may have looked elsewhere
 
 

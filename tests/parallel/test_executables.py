@@ -11,7 +11,12 @@ from t5x_like.parallel import executables
 @pytest.fixture
 def configured(monkeypatch):
     """JAX as a user's process finds it, without the tests' own cache; gives what it is then told."""
-    names = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_enable_compilation_cache",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_enable_xla_caches",
+    )
     before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     jax.config.update("jax_compilation_cache_dir", None)
@@ -37,6 +42,7 @@ def test_where_compiled_programs_are_kept(configured, monkeypatch, where, backen
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     executables.keep_compiled(where, epath.Path("/workdir/compiled"))
     assert configured() == expected
+    assert ("none" in jax.config.jax_persistent_cache_enable_xla_caches) == where.startswith("gs:")
 
 
 def test_a_users_variable_wins(configured, monkeypatch):

@@ -16,20 +16,21 @@ import pytest
 import tiny
 
 from t5x_like.data.pipeline import Pipeline
-from t5x_like.experiment import Data, Parallelism, section
-from t5x_like.objectives.causal_lm import CausalLM
-from t5x_like.optim.adamw import AdamW
-from t5x_like.optim.schedules import Linear
+from t5x_like.experiment import Experiment
 from t5x_like.parallel import layout
 from t5x_like.parallel.placement import place, shared
 from t5x_like.step import program
 
-STEPS, ROWS, LENGTH, DEVICES, HOSTS = 20, 16, 16, 8, 4
+STEPS, ROWS, LENGTH, DEVICES, HOSTS = 20, 16, 32, 8, 4
 TOLERANCE = 1e-5  # relative, of a loss
 
+SIZE = {"layers": 2, "embed": 16, "heads": 4, "kv_heads": 4, "head_dim": 4, "mlp": 32}
+T5_OBJECTIVE = {"name": "span_corruption", "vocab_size": 4224}  # the corpus's 4,096 pieces and sentinels
+
 MODELS = {
-    "llama": {"kv_heads": 4, "gated": True, "activation": "silu"},
-    "gpt2": {"positions": "learned", "norm": "layernorm", "bias": True, "tied_head": True, "dropout": 0.1},
+    "llama": {"model": {"family": "llama", "vocab_size": 4096, **SIZE}},
+    "gpt2": {"model": {"family": "gpt2", "vocab_size": 4096, **SIZE, "dropout": 0.1}},
+    "t5": {"model": {"family": "t5_1_1", "vocab_size": 4224, **SIZE, "encoder_layers": 2}, "objective": T5_OBJECTIVE},
 }
 
 MODELS["experts"] = MODELS["llama"] | {"experts": 4, "router_balance_loss": 0.02, "router_z_loss": 1e-3}
@@ -42,6 +43,8 @@ TABLE = [
     ("tensor", "gpt2", {"tensor": 4}),
     ("hybrid", "llama", {"data": 2, "fsdp": 4}),
     ("zero-3 and tensor", "llama", {"fsdp": 4, "tensor": 2, "remat": "full"}),
+    ("t5, zero-3", "t5", {"fsdp": 8}),
+    ("t5, zero-3 and tensor", "t5", {"fsdp": 4, "tensor": 2}),
     ("all three in microbatches", "gpt2", {"data": 2, "fsdp": 2, "tensor": 2, "microbatches": 2}),
     ("zero-3 and long rows", "gpt2", {"fsdp": 2, "sequence": 4}),
     ("experts", "experts", {"data": 2, "expert": 4}),
@@ -53,22 +56,20 @@ TABLE = [
 ]
 
 
-def experiment_of(model, **parallelism):
-    data = {
-        "task": {"name": "sotu", "splits": {"train": {"every": 40, "include": [3]}}},
-        "sequence_length": LENGTH,
-        "batch_size": ROWS,
-        "lanes": 4,
-    }
-    options = tiny.architecture(vocab_size=4096, **MODELS[model])
-    optimizer = AdamW(schedule=Linear(warmup_steps=2), learning_rate=3e-3)
-    return tiny.experiment(
-        CausalLM(),
-        model=options,
-        data=section(Data, data, "data"),
-        optimizer=optimizer,
-        steps=STEPS,
-        parallelism=Parallelism(**parallelism),
+def experiment_of(name, **parallelism):
+    return Experiment.from_dict(
+        {
+            **MODELS[name],
+            "steps": STEPS,
+            "data": {
+                "task": {"name": "sotu", "splits": {"train": {"every": 40, "include": [3]}}},
+                "sequence_length": LENGTH,
+                "batch_size": ROWS,
+                "lanes": 4,
+            },
+            "optimizer": {"learning_rate": 3e-3, "schedule": {"name": "linear", "warmup_steps": 2}},
+            "parallelism": parallelism,
+        }
     )
 
 
@@ -78,7 +79,7 @@ def corpus():
 
 
 @contextlib.contextmanager
-def feeds(corpus, placed):
+def feeds(experiment, corpus, placed):
     """A pipeline for every part of a batch that the hosts of a layout's devices feed."""
     where = {jax.devices()[0]: (slice(None),)} if placed.mesh is None else None
     where = where or placed.sharding(("batch",)).devices_indices_map((ROWS,))
@@ -92,7 +93,7 @@ def feeds(corpus, placed):
                 contextlib.closing(
                     Pipeline(
                         corpus,
-                        CausalLM(),
+                        experiment.objective,
                         sequence_length=LENGTH,
                         batch_size=ROWS,
                         lanes=4,
@@ -118,7 +119,7 @@ def train(experiment, placed, corpus, initial):
     """The first losses, the digests of their batches, and the state after them."""
     run = program(experiment, placed)
     losses, digests, step, state = [], [], None, initial
-    with feeds(corpus, run.layout) as pipelines:
+    with feeds(experiment, corpus, run.layout) as pipelines:
         for parts in itertools.islice(zip(*pipelines, strict=True), STEPS):
             rows = [prepared.batch for prepared in parts]
             batch = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}

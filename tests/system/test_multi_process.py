@@ -116,28 +116,33 @@ def test_a_killed_process_ends_the_others(together, tmp_path, victim):
 
 
 BROKEN = """
-from t5x_like.data import pipeline
+import jax
+from t5x_like.data.pipeline import Pipeline
+
+prepare = Pipeline._prepare
 
 def raises(self):
-    raise RuntimeError("a lane is blocked")
+    if jax.process_index() == 1:
+        raise RuntimeError("a lane is blocked")
+    return prepare(self)
 
-pipeline.Pipeline._prepare = raises
+Pipeline._prepare = raises
 """
 
 
 def test_a_process_that_raises_ends_the_others(together, tmp_path):
     (tmp_path / "broken.py").write_text(BROKEN)
-    (_, cause), (_, effect) = reversed(
-        together.run(tmp_path / "run", 2, own=[[], [f"--module={tmp_path}/broken.py"]], status=1)
-    )
+    (_, effect), (_, cause) = together.run(tmp_path / "run", 2, f"--module={tmp_path}/broken.py", status=1)
     assert "Traceback" in cause and "RuntimeError: a lane is blocked" in cause
     assert "error: process 1 on " in effect and "ended the run: RuntimeError: a lane is blocked" in effect
 
 
 def test_processes_that_disagree_do_not_train(together, tmp_path):
-    own = [[], ["--config.seed=7"]]
+    (tmp_path / "mine.py").write_text("")
+    own = [[], ["--config.seed=7", f"--module={tmp_path}/mine.py"]]
     for _, err in together.run(tmp_path / "run", 2, own=own, status=2):
         assert f"seed is 7 for process 1 on {socket.gethostname()} and 0 for process 0 on" in err
+        assert f'the source of --module={tmp_path}/mine.py is "' in err and "and null for process 0" in err
     assert not (tmp_path / "run").exists()
 
 
