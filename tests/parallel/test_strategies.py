@@ -25,15 +25,15 @@ STEPS, ROWS, LENGTH, DEVICES, HOSTS = 20, 16, 32, 8, 4
 TOLERANCE = 1e-5  # relative, of a loss
 
 SIZE = {"layers": 2, "embed": 16, "heads": 4, "kv_heads": 4, "head_dim": 4, "mlp": 32}
+EXPERTS = {"experts": 4, "router_balance_loss": 0.02, "router_z_loss": 1e-3}
 T5_OBJECTIVE = {"name": "span_corruption", "vocab_size": 4224}  # the corpus's 4,096 pieces and sentinels
 
 MODELS = {
     "llama": {"model": {"family": "llama", "vocab_size": 4096, **SIZE}},
     "gpt2": {"model": {"family": "gpt2", "vocab_size": 4096, **SIZE, "dropout": 0.1}},
+    "experts": {"model": {"family": "llama", "vocab_size": 4096, **SIZE, **EXPERTS}},
     "t5": {"model": {"family": "t5_1_1", "vocab_size": 4224, **SIZE, "encoder_layers": 2}, "objective": T5_OBJECTIVE},
 }
-
-MODELS["experts"] = MODELS["llama"] | {"experts": 4, "router_balance_loss": 0.02, "router_z_loss": 1e-3}
 
 # What it is called, whose model it trains, and its `parallelism`.
 TABLE = [
