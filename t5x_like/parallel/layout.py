@@ -172,7 +172,9 @@ def _mesh(shape: tuple[int, ...], devices: list[jax.Device]) -> Mesh:
             f" {slices}, so that only gradients cross between slices",
         )
     inside = (shape[0] // slices, *shape[1:])
-    grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, *(1 for _ in shape[1:])), devices)
+    # An axis may be part of a slice's side: 32 × 8 of 16 × 16 chips.
+    across = (slices, *(1 for _ in shape[1:]))
+    grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=axis_types)
 
 
