@@ -14,7 +14,7 @@ from t5x_like.models import kernels
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
-from t5x_like.models.rope import Rotation, rotate
+from t5x_like.models.rope import Rotation, rotate, rotate_heads
 from t5x_like.parallel import layout
 
 BLOCK = 128  # queries whose scores are computed at once, against no key that is later than all of them
@@ -138,6 +138,8 @@ class Attention(nnx.Module):
         Returns:
           [batch, length, embed], and the cache with the new tokens in it.
         """
+        if isinstance(mask_bts, kernels.Segments):
+            return dropout(self._by_kernel(x_btd, rotation, mask_bts), self.options.dropout, noise), None
         o = self.options
         b, t, _ = x_btd.shape
         q_bthe = self.query(x_btd).reshape(b, t, o.heads, o.head_dim)
@@ -156,10 +158,22 @@ class Attention(nnx.Module):
                 jax.lax.dynamic_update_slice_in_dim(cache.value_bske, v_new, slot, 1),
             )
             k_btke, v_btke = cache
-        if isinstance(mask_bts, kernels.Segments):
-            mixed_bthe = kernels.splash(q_bthe, k_btke, v_btke, mask_bts)
-        else:
-            mixed_bthe = checkpoint_name(
-                attend(q_bthe, k_btke, v_btke, mask_bts, causal=self.causal and cache is None), kernels.RESIDUAL
-            )
+        mixed_bthe = checkpoint_name(
+            attend(q_bthe, k_btke, v_btke, mask_bts, causal=self.causal and cache is None), kernels.RESIDUAL
+        )
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache
+
+    def _by_kernel(self, x_btd: jax.Array, rotation: Rotation | None, segments: kernels.Segments) -> jax.Array:
+        """The same with heads before length from the first product to the last: what is saved is what the kernel takes."""
+        o = self.options
+        q_bhte = self.query.to_heads(x_btd, o.heads)
+        k_bkte = self.key.to_heads(x_btd, o.kv_heads)
+        v_bkte = self.value.to_heads(x_btd, o.kv_heads)
+        if rotation is not None:
+            q_bhte, k_bkte = rotate_heads(q_bhte, rotation), rotate_heads(k_bkte, rotation)
+        constrain = layout.current().constrain
+        q_bhte = constrain(q_bhte * o.head_dim**-0.5, ("batch", "act_heads", "length", None))
+        k_bkte = constrain(k_bkte, ("batch", "act_kv", "length", None))
+        v_bkte = constrain(v_bkte, ("batch", "act_kv", "length", None))
+        saved = (checkpoint_name(each, "qkv") for each in (q_bhte, k_bkte, v_bkte))
+        return self.output.from_heads(kernels.splash(*saved, segments))

@@ -12,7 +12,7 @@ from flax import nnx
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Attention, Cache, packed_mask
 from t5x_like.models.dropout import Noise, dropout
-from t5x_like.models.kernels import Segments
+from t5x_like.models.kernels import Segments, written
 from t5x_like.models.linear import Embedding
 from t5x_like.models.mlp import MLP
 from t5x_like.models.norm import Norm
@@ -47,10 +47,10 @@ class Block(nnx.Module):
         """[batch, length, embed] → the same, and this layer's cache."""
         constrain = layout.current().constrain
         mixed, cache = self.attention(
-            self.attention_norm(x_btd), rotation, mask_bts, noise and noise.fold(0), cache, slot
+            written(self.attention_norm(x_btd)), rotation, mask_bts, noise and noise.fold(0), cache, slot
         )
         x_btd = constrain(x_btd + mixed, RESIDUAL)
-        x_btd = x_btd + dropout(self.mlp(self.mlp_norm(x_btd)), self.dropout, noise and noise.fold(1))
+        x_btd = x_btd + dropout(self.mlp(written(self.mlp_norm(x_btd))), self.dropout, noise and noise.fold(1))
         return constrain(x_btd, RESIDUAL), cache
 
 

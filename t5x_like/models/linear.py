@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_like.models import kernels, shared
 from t5x_like.models.parameters import parameter
 from t5x_like.parallel import layout
 
@@ -59,12 +60,29 @@ class Linear(nnx.Module):
         self, inputs: int, outputs: int, axes: tuple[str, str], *, bias: bool, std: float, rngs: nnx.Rngs
     ) -> None:
         """Draws the kernel, with logical `axes`, from a normal of `std`; 0 stands for 1/√inputs."""
+        self.axes = axes
         self.kernel = parameter(rngs, (inputs, outputs), axes, "matrix", std=std or inputs**-0.5)
         self.bias = parameter(rngs, (outputs,), axes[1:], "bias") if bias else None
 
     def __call__(self, x_bti: jax.Array) -> jax.Array:
         """[..., inputs] → [..., outputs]."""
-        return linear(x_bti, self.kernel[...], None if self.bias is None else self.bias[...])
+        if kernels.platform() != "tpu":
+            return linear(x_bti, self.kernel[...], None if self.bias is None else self.bias[...])
+        y_no = shared.product(x_bti.reshape(-1, x_bti.shape[-1]), self.kernel[...].astype(x_bti.dtype), self.axes)
+        return self._biased(y_no).reshape(*x_bti.shape[:-1], -1)
+
+    def to_heads(self, x_btd: jax.Array, heads: int) -> jax.Array:
+        """[batch, length, inputs] → [batch, heads, length, outputs / heads], for an attention kernel."""
+        y_bhte = shared.to_heads(x_btd, self.kernel[...].astype(x_btd.dtype), self.axes, heads)
+        bias = None if self.bias is None else self.bias[...].astype(y_bhte.dtype).reshape(heads, 1, -1)
+        return y_bhte if bias is None else y_bhte + bias
+
+    def from_heads(self, x_bhte: jax.Array) -> jax.Array:
+        """[batch, heads, length, head width] → [batch, length, outputs]."""
+        return self._biased(shared.from_heads(x_bhte, self.kernel[...].astype(x_bhte.dtype), self.axes))
+
+    def _biased(self, y_bto: jax.Array) -> jax.Array:
+        return y_bto if self.bias is None else y_bto + self.bias[...].astype(y_bto.dtype)
 
 
 class Embedding(nnx.Module):
