@@ -164,10 +164,11 @@ class Attention(nnx.Module):
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache
 
     def _by_kernel(self, x_btd: jax.Array, rotation: Rotation | None, segments: kernels.Segments) -> jax.Array:
-        """The same with heads before length from the first product to the last: what is saved is what the kernel takes."""
+        """The same with heads before length throughout, so that what is saved is what the kernel takes."""
         o = self.options
         q_bhte = self.query.to_heads(x_btd, o.heads)
         k_bkte = self.key.to_heads(x_btd, o.kv_heads)
+        x_btd, q_bhte = kernels.written((x_btd, q_bhte))  # the third gather waits for the first product
         v_bkte = self.value.to_heads(x_btd, o.kv_heads)
         if rotation is not None:
             q_bhte, k_bkte = rotate_heads(q_bhte, rotation), rotate_heads(k_bkte, rotation)

@@ -14,6 +14,10 @@ from t5x_like.parallel import layout
 # mask hides. A TPU's registers are 128 wide, so a block is a multiple of that.
 BLOCKS = (512, 256, 128)
 
+# Keys of a block of the backward kernel, which makes all three gradients at once: five products where two kernels make
+# seven. The queries' gradient comes in a part for each block of keys, to be summed afterwards, so these are larger.
+BACKWARD_KEYS = 2048
+
 # The kernel's own residuals, its output and the logarithm of the softmax's sums, carry this name: a remat policy that
 # saves it spares the backward pass the forward kernel. The output must not be named a second time, or it is kept twice.
 RESIDUAL = "attention"
@@ -93,10 +97,9 @@ def _kernel(heads: int, length: int, interpret: bool) -> jax.tree_util.Partial:
         block_kv=block,
         block_kv_compute=block,
         block_q_dkv=block,
-        block_kv_dkv=block,
+        block_kv_dkv=next(size for size in (BACKWARD_KEYS, *BLOCKS) if length % size == 0),
         block_kv_dkv_compute=block,
-        block_q_dq=block,
-        block_kv_dq=block,
+        use_fused_bwd_kernel=True,
     )
     causal = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
     return splash_kernel.make_splash_mha(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.models import kernels, shared
+from t5x_like.models import kernels, lookup, shared
 from t5x_like.models.parameters import parameter
 from t5x_like.parallel import layout
 
@@ -65,11 +65,10 @@ class Linear(nnx.Module):
         self.bias = parameter(rngs, (outputs,), axes[1:], "bias") if bias else None
 
     def __call__(self, x_bti: jax.Array) -> jax.Array:
-        """[..., inputs] → [..., outputs]."""
+        """[batch, length, inputs] → [batch, length, outputs]."""
         if kernels.platform() != "tpu":
             return linear(x_bti, self.kernel[...], None if self.bias is None else self.bias[...])
-        y_no = shared.product(x_bti.reshape(-1, x_bti.shape[-1]), self.kernel[...].astype(x_bti.dtype), self.axes)
-        return self._biased(y_no).reshape(*x_bti.shape[:-1], -1)
+        return self._biased(shared.product(x_bti, self.kernel[...].astype(x_bti.dtype), self.axes))
 
     def to_heads(self, x_btd: jax.Array, heads: int) -> jax.Array:
         """[batch, length, inputs] → [batch, heads, length, outputs / heads], for an attention kernel."""
@@ -95,6 +94,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids_bt: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Integer ids [batch, length] → [batch, length, embed] in `dtype`."""
+        if lookup.goes_round(self.table.shape, (self.axis, "embed"), jnp.dtype(dtype)):
+            return lookup.take(self.table[...], ids_bt, dtype)
         # Whole rows are gathered: of a table split along its width too, every device would get every row of the batch.
         table = layout.current().constrain(self.table[...].astype(dtype), (self.axis, None))
         return table[ids_bt]

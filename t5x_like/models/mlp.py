@@ -36,9 +36,9 @@ class MLP(nnx.Module):
         """[batch, length, embed] → [batch, length, embed]."""
         function = FUNCTIONS[self.activation]
         if self.gate is None:
-            hidden_btf = kernels.written(function(kernels.written(self.up(x_btd))))
+            hidden_btf = function(kernels.written(self.up(x_btd)))
         else:
             gate_btf, up_btf = kernels.written((self.gate(x_btd), self.up(x_btd)))
-            hidden_btf = kernels.written(function(gate_btf) * up_btf)
+            hidden_btf = function(gate_btf) * up_btf
         hidden_btf = layout.current().constrain(hidden_btf, ("batch", "length", "act_mlp"))
-        return self.down(hidden_btf)
+        return kernels.written(self.down(hidden_btf))

@@ -1,4 +1,4 @@
-"""Matrix products with parameters of which each device holds a part: gathered for the product, gradients scattered back.
+"""Matrix products with parameters of which each device holds a part: gathered to multiply, their gradients scattered.
 
 These are the products of `linear` as TPUs want them. A parameter's gradient is summed by a reduce-scatter that the
 compiler leaves one (see `parallel.scatter`), and attention heads come and go as the kernel has them, [b, h, t, e]: the
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from t5x_like.parallel import layout, scatter
 
@@ -26,7 +27,7 @@ def gathered(kernel: jax.Array, axes: Axes) -> jax.Array:
     return setting.constrain(kernel, tuple(None if rows & set(setting.rules[axis]) else axis for axis in axes))
 
 
-def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes) -> jax.Array:
+def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes, dtype: DTypeLike | None = None) -> jax.Array:
     """A parameter's gradient, the product of two arrays whose first dimension is of the batch.
 
     Args:
@@ -34,6 +35,7 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes) -> ja
       left: [b or n, ...].
       right: likewise.
       axes: the parameter's.
+      dtype: of the result and the sum, by default the arrays'.
 
     Returns:
       [embed, ...], each device having summed its part where the mesh asks for it (see `scatter.stages`).
@@ -41,12 +43,13 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes) -> ja
     setting = layout.current()
     rows = setting.rules["batch"]
     split = [axis for axis in setting.rules["embed"] if axis in rows]
-    sizes = scatter.stages(setting.mesh, split[0]) if len(split) == 1 else ()
-    if not sizes or setting.mesh is None or setting.mesh.size != setting.divisor("batch"):
-        return jnp.einsum(equation, left, right)
+    plain = setting.mesh is None or setting.mesh.size != setting.divisor("batch") or len(split) != 1
+    sizes = (1,) if plain or setting.mesh is None else scatter.stages(setting.mesh, split[0])
+    if plain or len(sizes) == 1:
+        return jnp.einsum(equation, left, right, preferred_element_type=dtype)
 
     def local(left: jax.Array, right: jax.Array) -> jax.Array:
-        mine = scatter.reduce_scatter(jnp.einsum(equation, left, right), split[0], sizes)
+        mine = scatter.reduce_scatter(jnp.einsum(equation, left, right, preferred_element_type=dtype), split[0], sizes)
         return jax.lax.psum(mine, tuple(axis for axis in rows if axis not in split))
 
     batch = PartitionSpec(rows)
@@ -56,32 +59,34 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes) -> ja
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x_ni: jax.Array, kernel_io: jax.Array, axes: Axes) -> jax.Array:
-    """X @ kernel, [n, inputs] × [inputs, outputs]; one of `axes` is `embed`."""
-    return x_ni @ gathered(kernel_io, axes)
+def product(x_bti: jax.Array, kernel_io: jax.Array, axes: Axes) -> jax.Array:
+    """X @ kernel, [b, t, inputs] × [inputs, outputs]; one of `axes` is `embed`."""
+    return x_bti @ gathered(kernel_io, axes)
 
 
-def _product_backward(axes: Axes, kept: Any, grad_no: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x_ni, kernel_io = kept
-    grad_ni = grad_no @ gathered(kernel_io, axes).T
+def _product_backward(axes: Axes, kept: Any, grad_bto: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_bti, kernel_io = kept
+    grad_bti = grad_bto @ gathered(kernel_io, axes).T
     if axes[0] == "embed":
-        return grad_ni, gradient("ni,no->io", x_ni, grad_no, axes)
-    return grad_ni, gradient("ni,no->oi", x_ni, grad_no, axes).T
+        return _together(grad_bti, gradient("bti,bto->io", x_bti, grad_bto, axes))
+    return _together(grad_bti, gradient("bti,bto->oi", x_bti, grad_bto, axes).T)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def to_heads(x_btd: jax.Array, kernel_do: jax.Array, axes: Axes, heads: int) -> jax.Array:
     """X @ kernel, [b, t, d] × [d, h·e] → [b, h, t, e]; the first of `axes` is `embed`."""
     b, t, d = x_btd.shape
+    kernel_do, x_btd = jax.lax.optimization_barrier((kernel_do, x_btd))
     y_no = x_btd.reshape(-1, d) @ gathered(kernel_do, axes)
     return y_no.reshape(b, t, heads, -1).transpose(0, 2, 1, 3)
 
 
 def _to_heads_backward(axes: Axes, heads: int, kept: Any, grad_bhte: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_btd, kernel_do = kept
+    kernel_do, grad_bhte = jax.lax.optimization_barrier((kernel_do, grad_bhte))
     kernel_dhe = gathered(kernel_do, axes).reshape(x_btd.shape[-1], heads, -1)
     grad_dhe = gradient("btd,bhte->dhe", x_btd, grad_bhte, axes)
-    return jnp.einsum("bhte,dhe->btd", grad_bhte, kernel_dhe), grad_dhe.reshape(kernel_do.shape)
+    return _together(jnp.einsum("bhte,dhe->btd", grad_bhte, kernel_dhe), grad_dhe.reshape(kernel_do.shape))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -96,7 +101,15 @@ def _from_heads_backward(axes: Axes, kept: Any, grad_btd: jax.Array) -> tuple[ja
     b, h, t, e = x_bhte.shape
     grad_no = grad_btd.reshape(b * t, -1) @ gathered(kernel_od, axes).T
     grad_dhe = gradient("bhte,btd->dhe", x_bhte, grad_btd, axes)
-    return grad_no.reshape(b, t, h, e).transpose(0, 2, 1, 3), grad_dhe.reshape(kernel_od.shape[::-1]).T
+    return _together(grad_no.reshape(b, t, h, e).transpose(0, 2, 1, 3), grad_dhe.reshape(kernel_od.shape[::-1]).T)
+
+
+def _together(grad_x: jax.Array, grad_kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both gradients, neither to be used before both are there: else the compiler leaves all parameters' for the end.
+
+    Until then it would keep what they are computed from.
+    """
+    return jax.lax.optimization_barrier((grad_x, grad_kernel))
 
 
 product.defvjp(lambda x, kernel, axes: (product(x, kernel, axes), (x, kernel)), _product_backward)

@@ -14,7 +14,9 @@ from flax import nnx
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import require_one_of
+from t5x_like.models import kernels
 from t5x_like.models.dropout import Noise
+from t5x_like.objectives import cross_entropy_kept
 from t5x_like.objectives.base import Batch, Loss, Record, Role
 from t5x_like.objectives.cross_entropy import auto_chunk, cross_entropy
 from t5x_like.parallel import layout
@@ -111,12 +113,24 @@ class CausalLM:
             weights_bt.reshape(-1),
             z_loss=self.z_loss if training else 0.0,
             label_smoothing=self.label_smoothing if training else 0.0,
-            chunk=self.chunk or _auto_chunk(batch["targets"].size, table_vd.shape[0]),
+            **self._chunks(batch["targets"].size, table_vd.shape[0], hidden_btd.dtype.itemsize),
         )
         metrics = {"accuracy": (sums.correct, weights_bt.sum())}
         if not training:
             metrics["loss"] = (sums.loss, weights_bt.sum())
         return Loss({"cross_entropy": sums.loss, "z_loss": sums.z_loss}, metrics)
+
+    def _chunks(self, tokens: int, vocab: int, itemsize: int) -> dict[str, Any]:
+        """How the vocabulary is cut, by what one device holds; each of those that share it has its part of a chunk."""
+        if self.chunk:
+            return {"chunk": self.chunk}
+        chunk = _auto_chunk(tokens, vocab)
+        if not chunk or kernels.platform() != "tpu":
+            return {"chunk": chunk}
+        placed = layout.current()
+        shares = placed.divisor("vocab")
+        fitting = cross_entropy_kept.fitting(tokens // placed.divisor("batch"), vocab // shares, itemsize)
+        return {"chunk": shares * fitting or chunk, "keep": fitting > 0}
 
     def update(self, model: Any, statistics: Any, step: jax.Array) -> None:
         """Nothing but the optimizer moves this model."""

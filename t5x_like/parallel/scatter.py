@@ -1,9 +1,8 @@
 """Gradients summed over the devices that share a parameter, each device keeping its own part.
 
-XLA for TPUs turns a reduce-scatter over more than one line of chips into an all-reduce of everything, of which each chip
-then drops all but its part: twice the traffic. Over one line it does not. So the sum goes in stages, one along each
-dimension of the torus, each stage leaving a fraction of the work to the next (the two-dimensional algorithm of Ying et
-al. 2018, "Image classification at supercomputer scale", section 3.4, without its gather).
+XLA for TPUs turns a reduce-scatter over more than one line of chips into an all-reduce of everything, of which each
+chip then drops all but its part: twice the traffic. Over one line it does not. So the sum goes in stages, one along
+each dimension of the torus, each stage leaving a fraction of the work to the next.
 """
 
 import itertools
@@ -18,21 +17,24 @@ from jax.sharding import Mesh
 FEWEST = 64
 
 
-def stages(mesh: Mesh | None, axis: str) -> tuple[int, ...]:
-    """The lengths of the chips' lines along which a mesh axis runs, slowest first; () where one sum will do.
+def stages(mesh: Mesh, axis: str) -> tuple[int, ...]:
+    """The stages in which to sum over a mesh axis: the lengths of the lines of chips along it, slowest first.
 
     Args:
       mesh: of all devices.
       axis: which of its axes.
+
+    Returns:
+      Sizes whose product is the axis'; one where the compiler does as well by itself, or the chips lie in no order.
     """
-    if mesh is None or mesh.shape[axis] < FEWEST:
-        return ()
+    if mesh.shape[axis] < FEWEST:
+        return (mesh.shape[axis],)
     line = np.moveaxis(mesh.devices, mesh.axis_names.index(axis), -1).reshape(-1, mesh.shape[axis])[0]
     coordinates = [tuple(getattr(device, "coords", ())) for device in line]
     ranges = [sorted(set(along)) for along in zip(*coordinates, strict=True)]
     sizes = tuple(len(values) for values in ranges if len(values) > 1)
     in_order = coordinates == list(itertools.product(*ranges))
-    return sizes if in_order and len(sizes) > 1 else ()
+    return sizes if in_order and sizes else (mesh.shape[axis],)
 
 
 def reduce_scatter(x: jax.Array, axis: str, sizes: Sequence[int]) -> jax.Array:
@@ -41,7 +43,7 @@ def reduce_scatter(x: jax.Array, axis: str, sizes: Sequence[int]) -> jax.Array:
     Args:
       x: this device's addend; its first dimension is a multiple of the axis' devices.
       axis: the mesh axis.
-      sizes: see `stages`; their product is the number of devices.
+      sizes: of the stages.
     """
     numbers = np.arange(math.prod(sizes)).reshape(tuple(sizes))
     for stage in range(len(sizes)):
