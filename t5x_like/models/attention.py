@@ -15,8 +15,10 @@ from t5x_like.models import context, kernels
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
-from t5x_like.models.rope import Rotation, rotate
+from t5x_like.models.rope import Rotation, rotate, rotate_heads
 from t5x_like.parallel import layout
+
+QUERIES, KEYS = ("batch", "act_heads", "length", None), ("batch", "act_kv", "length", None)  # as a kernel has them
 
 BLOCK = 128  # queries whose scores are computed at once, against no key that is later than all of them
 MASKED = -1e30  # large and finite: a row of padding attends to nothing in particular, and stays free of NaN
@@ -171,6 +173,8 @@ class Attention(nnx.Module):
         Returns:
           [batch, length, embed], and the cache with the new tokens in it.
         """
+        if isinstance(mask_bts, kernels.Segments):
+            return dropout(self._by_kernel(x_btd, rotation, mask_bts, noise), self.options.dropout, noise), None
         o = self.options
         b, t, _ = x_btd.shape
         q_bthe = self.query(x_btd).reshape(b, t, o.heads, o.head_dim)
@@ -191,22 +195,44 @@ class Attention(nnx.Module):
                 jax.lax.dynamic_update_slice_in_dim(cache.value_bske, v_new, slot, 1),
             )
             k_bske, v_bske = cache
-        if o.dropout_inside and noise is not None:
-            # A weight that is 0 for all queries of a head is a value that is 0.
-            kept_bsk1 = jnp.ones((*v_bske.shape[:3], 1), v_bske.dtype)
-            v_bske = v_bske * dropout(kept_bsk1, o.dropout, noise.fold(0))
+        v_bske = self._drop_weights(v_bske, noise)
         if cache is None:
             q_bthe, k_bske, v_bske = context.whole_rows(q_bthe, k_bske, v_bske)
-        if isinstance(mask_bts, kernels.Segments):
-            mixed_bthe = kernels.splash(q_bthe, k_bske, v_bske, mask_bts)
-        else:
-            causal = self.causal and cache is None
-            mixed_bthe = attend(q_bthe, k_bske, v_bske, mask_bts, bias_hts, causal=causal, scaled=o.scaled_attention)
-            mixed_bthe = checkpoint_name(mixed_bthe, kernels.RESIDUAL)
-        mixed_bthe = context.own_tokens(mixed_bthe)
+        causal = self.causal and cache is None
+        mixed_bthe = attend(q_bthe, k_bske, v_bske, mask_bts, bias_hts, causal=causal, scaled=o.scaled_attention)
+        mixed_bthe = context.own_tokens(checkpoint_name(mixed_bthe, kernels.RESIDUAL))
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache
 
     def keys_and_values(self, x_bsd: jax.Array) -> Cache:
         """Those of a sequence, [batch, length, key-value heads, head width] each."""
         shape = (*x_bsd.shape[:2], self.options.kv_heads, self.options.head_dim)
         return Cache(self.key(x_bsd).reshape(shape), self.value(x_bsd).reshape(shape))
+
+    def _drop_weights(self, v_bske: jax.Array, noise: Noise | None) -> jax.Array:
+        """The values, some of them 0 where the model drops weights: one that is 0 for all queries of a head is that."""
+        if not self.options.dropout_inside or noise is None:
+            return v_bske
+        return v_bske * dropout(jnp.ones((*v_bske.shape[:3], 1), v_bske.dtype), self.options.dropout, noise.fold(0))
+
+    def _by_kernel(
+        self, x_btd: jax.Array, rotation: Rotation | None, segments: kernels.Segments, noise: Noise | None
+    ) -> jax.Array:
+        """The same with heads before length throughout, so that what is saved is what the kernel takes."""
+        o = self.options
+        q_bhte = self.query.to_heads(x_btd, o.heads)
+        k_bkte = self.key.to_heads(x_btd, o.kv_heads)
+        x_btd, q_bhte = kernels.written((x_btd, q_bhte))  # the third gather waits for the first product
+        v_bkte = self.value.to_heads(x_btd, o.kv_heads)
+        if rotation is not None:
+            q_bhte, k_bkte = rotate_heads(q_bhte, rotation), rotate_heads(k_bkte, rotation)
+        constrain = layout.current().constrain
+        q_bhte = constrain(q_bhte * (o.head_dim**-0.5 if o.scaled_attention else 1), QUERIES)
+        k_bkte, v_bkte = constrain(k_bkte, KEYS), constrain(v_bkte, KEYS)
+        q_bhte, k_bkte, v_bkte = (checkpoint_name(each, "qkv") for each in (q_bhte, k_bkte, v_bkte))
+        v_bkte = self._drop_weights(v_bkte.swapaxes(1, 2), noise).swapaxes(1, 2)
+        if not context.is_shared():
+            return self.output.from_heads(kernels.splash(q_bhte, k_bkte, v_bkte, segments))
+        whole = context.whole_rows(*(each.swapaxes(1, 2) for each in (q_bhte, k_bkte, v_bkte)))
+        q_bhte, k_bkte, v_bkte = (each.swapaxes(1, 2) for each in whole)
+        mixed_bhte = kernels.splash(q_bhte, k_bkte, v_bkte, segments)
+        return self.output.from_heads(context.own_tokens(mixed_bhte.swapaxes(1, 2)).swapaxes(1, 2))

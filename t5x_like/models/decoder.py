@@ -12,7 +12,7 @@ from flax import nnx
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Attention, Cache, packed_mask
 from t5x_like.models.dropout import Noise, dropout
-from t5x_like.models.kernels import Segments
+from t5x_like.models.kernels import Segments, written
 from t5x_like.models.linear import Embedding
 from t5x_like.models.mlp import MLP
 from t5x_like.models.moe import Experts
@@ -69,17 +69,22 @@ class Block(nnx.Module):
         constrain = layout.current().constrain
         own, remembered = cache if cache is not None and self.cross is not None else (cache, None)
         mixed, own = self.attention(
-            self.attention_norm(x_btd), rotation, mask_bts, noise and noise.fold(0), own, slot, bias_hts
+            written(self.attention_norm(x_btd)), rotation, mask_bts, noise and noise.fold(0), own, slot, bias_hts
         )
         x_btd = constrain(x_btd + mixed, RESIDUAL)
         if self.cross is not None and self.cross_norm is not None and memory is not None:
             states_bsd, mask_bts = memory
             mixed, _ = self.cross(
-                self.cross_norm(x_btd), None, mask_bts, noise and noise.fold(2), remembered, memory_bsd=states_bsd
+                written(self.cross_norm(x_btd)),
+                None,
+                mask_bts,
+                noise and noise.fold(2),
+                remembered,
+                memory_bsd=states_bsd,
             )
             x_btd = constrain(x_btd + mixed, RESIDUAL)
         inside = noise and noise.fold(3)
-        x_btd = x_btd + dropout(self.mlp(self.mlp_norm(x_btd), inside), self.dropout, noise and noise.fold(1))
+        x_btd = x_btd + dropout(self.mlp(written(self.mlp_norm(x_btd)), inside), self.dropout, noise and noise.fold(1))
         return constrain(x_btd, RESIDUAL), (own, remembered) if remembered is not None else own
 
 

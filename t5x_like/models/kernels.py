@@ -3,7 +3,7 @@
 Shapes: b batch, t length, h heads, k key-value heads, e head width.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -14,9 +14,16 @@ from t5x_like.parallel import layout
 # mask hides. A TPU's registers are 128 wide, so a block is a multiple of that.
 BLOCKS = (512, 256, 128)
 
+# Keys of a block of the backward kernel, which makes all three gradients at once: five products where two kernels make
+# seven. The queries' gradient comes in a part for each block of keys, to be summed afterwards, so these are larger.
+BACKWARD_KEYS = 2048
+
 # The kernel's own residuals, its output and the logarithm of the softmax's sums, carry this name: a remat policy that
 # saves it spares the backward pass the forward kernel. The output must not be named a second time, or it is kept twice.
 RESIDUAL = "attention"
+
+
+_Arrays = TypeVar("_Arrays")
 
 
 class Segments(NamedTuple):
@@ -29,47 +36,55 @@ class Segments(NamedTuple):
     segment_ids_bt: jax.Array
 
 
+def written(arrays: _Arrays) -> _Arrays:
+    """The same arrays; on TPU they, and later their gradients, are in memory before what follows starts.
+
+    XLA for TPUs computes what stands between two matrix products as part of them, once for each tile of the second: of
+    a gated activation's gradient that takes longer than a pass through memory.
+    """
+    return jax.lax.optimization_barrier(arrays) if platform() == "tpu" else arrays
+
+
 def has_splash(length: int) -> bool:
     """Whether rows of this length run through the TPU kernel here."""
-    return _platform() == "tpu" and length % BLOCKS[-1] == 0
+    return platform() == "tpu" and length % BLOCKS[-1] == 0
 
 
 def splash(
-    q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Segments, *, interpret: bool = False
+    q_bhte: jax.Array, k_bkte: jax.Array, v_bkte: jax.Array, mask: Segments, *, interpret: bool = False
 ) -> jax.Array:
-    """Causal self-attention within segments, as `attention.attend` computes it.
+    """Causal self-attention within segments, as `attention.attend` computes it but for the order of dimensions.
 
     Each device runs the kernel on its own rows and heads.
 
     Args:
-      q_bthe: [batch, length, heads, head width], the length a multiple of 128.
-      k_btke: [batch, length, key-value heads, head width].
-      v_btke: likewise.
+      q_bhte: [batch, heads, length, head width], scaled by 1/√(head width), the length a multiple of 128.
+      k_bkte: [batch, key-value heads, length, head width].
+      v_bkte: likewise.
       mask: which tokens are together.
       interpret: run on any platform, slowly, for a test.
 
     Returns:
-      [batch, length, heads, head width] in the dtype of `q_bthe`.
+      [batch, heads, length, head width] in the dtype of `q_bhte`.
     """
 
-    def local(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
+    def local(q_bhte: jax.Array, k_bkte: jax.Array, v_bkte: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
-        kernel = _kernel(q_bthe.shape[2], q_bthe.shape[1], interpret)
-        q_bhte, k_bkte, v_bkte = (x.transpose(0, 2, 1, 3) for x in (q_bthe * q_bthe.shape[-1] ** -0.5, k_btke, v_btke))
+        kernel = _kernel(q_bhte.shape[1], q_bhte.shape[2], interpret)
         segments = splash_attention_kernel.SegmentIds(segment_ids_bt, segment_ids_bt)
-        return jax.vmap(kernel)(q_bhte, k_bkte, v_bkte, segments).transpose(0, 2, 1, 3)
+        return jax.vmap(kernel)(q_bhte, k_bkte, v_bkte, segments)
 
     setting = layout.current()
     if setting.mesh is None or setting.mesh.size == 1:
-        return local(q_bthe, k_btke, v_btke, mask.segment_ids_bt)
-    queries = setting.spec(("batch", None, "attention_heads", None))
-    keys = setting.spec(("batch", None, "attention_kv", None))
+        return local(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt)
+    queries = setting.spec(("batch", "attention_heads", None, None))
+    keys = setting.spec(("batch", "attention_kv", None, None))
     rows = setting.spec(("batch", None))
     placed = jax.shard_map(
         local, mesh=setting.mesh, in_specs=(queries, keys, keys, rows), out_specs=queries, check_vma=False
     )
-    return placed(q_bthe, k_btke, v_btke, mask.segment_ids_bt)
+    return placed(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt)
 
 
 def _kernel(heads: int, length: int, interpret: bool) -> jax.tree_util.Partial:
@@ -82,10 +97,9 @@ def _kernel(heads: int, length: int, interpret: bool) -> jax.tree_util.Partial:
         block_kv=block,
         block_kv_compute=block,
         block_q_dkv=block,
-        block_kv_dkv=block,
+        block_kv_dkv=next(size for size in (BACKWARD_KEYS, *BLOCKS) if length % size == 0),
         block_kv_dkv_compute=block,
-        block_q_dq=block,
-        block_kv_dq=block,
+        use_fused_bwd_kernel=True,
     )
     causal = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
     return splash_kernel.make_splash_mha(
@@ -98,7 +112,7 @@ def _kernel(heads: int, length: int, interpret: bool) -> jax.tree_util.Partial:
     )
 
 
-def _platform() -> str:
-    """Of the devices that the program is made for, which need not be here."""
+def platform() -> str:
+    """The platform of the devices that the program is made for, which need not be here."""
     mesh = layout.current().mesh
     return jax.default_backend() if mesh is None else str(np.ravel(mesh.devices)[0].platform)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.models import quantized
+from t5x_like.models import kernels, lookup, quantized, shared
 from t5x_like.models.parameters import parameter
 from t5x_like.parallel import layout
 
@@ -76,14 +76,39 @@ class Linear(nnx.Module):
         quantization: str = "none",
     ) -> None:
         """Draws the kernel, with logical `axes`, from a normal of `std`; 0 stands for 1/√inputs."""
-        self.quantization = quantization
+        self.axes, self.quantization = axes, quantization
         self.kernel = parameter(rngs, (inputs, outputs), axes, "matrix", std=std or inputs**-0.5)
         self.bias = parameter(rngs, (outputs,), axes[1:], "bias") if bias else None
 
     def __call__(self, x_bti: jax.Array) -> jax.Array:
-        """[..., inputs] → [..., outputs]."""
-        bias = None if self.bias is None else self.bias[...]
-        return linear(x_bti, self.kernel[...], bias, self.quantization)
+        """[batch, length, inputs] → [batch, length, outputs]."""
+        if not self.is_shared():
+            bias = None if self.bias is None else self.bias[...]
+            return linear(x_bti, self.kernel[...], bias, self.quantization)
+        return self._biased(shared.product(x_bti, self.kernel[...].astype(x_bti.dtype), self.axes))
+
+    def is_shared(self) -> bool:
+        """Whether the products are those of `shared`: on TPUs, of whole rows, in the computation's dtype."""
+        whole = layout.current().divisor("length") == 1
+        return kernels.platform() == "tpu" and whole and self.quantization == "none"
+
+    def to_heads(self, x_btd: jax.Array, heads: int) -> jax.Array:
+        """[batch, length, inputs] → [batch, heads, length, outputs / heads], for an attention kernel."""
+        if not self.is_shared():
+            return self(x_btd).reshape(*x_btd.shape[:2], heads, -1).swapaxes(1, 2)
+        y_bhte = shared.to_heads(x_btd, self.kernel[...].astype(x_btd.dtype), self.axes, heads)
+        bias = None if self.bias is None else self.bias[...].astype(y_bhte.dtype).reshape(heads, 1, -1)
+        return y_bhte if bias is None else y_bhte + bias
+
+    def from_heads(self, x_bhte: jax.Array) -> jax.Array:
+        """[batch, heads, length, head width] → [batch, length, outputs]."""
+        if not self.is_shared():
+            x_bthe = x_bhte.swapaxes(1, 2)
+            return self(x_bthe.reshape(*x_bthe.shape[:2], -1))
+        return self._biased(shared.from_heads(x_bhte, self.kernel[...].astype(x_bhte.dtype), self.axes))
+
+    def _biased(self, y_bto: jax.Array) -> jax.Array:
+        return y_bto if self.bias is None else y_bto + self.bias[...].astype(y_bto.dtype)
 
 
 class Embedding(nnx.Module):
@@ -96,6 +121,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids_bt: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Integer ids [batch, length] → [batch, length, embed] in `dtype`."""
+        if lookup.goes_round(self.table.shape, (self.axis, "embed"), jnp.dtype(dtype)):
+            return lookup.take(self.table[...], ids_bt, dtype)
         # Whole rows are gathered: of a table split along its width too, every device would get every row of the batch.
         table = layout.current().constrain(self.table[...].astype(dtype), (self.axis, None))
         return table[ids_bt]

@@ -13,6 +13,8 @@ from flax import nnx
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import require_one_of
+from t5x_like.models import kernels
+from t5x_like.objectives import cross_entropy_kept
 from t5x_like.objectives.base import Loss, Role
 from t5x_like.objectives.cross_entropy import auto_chunk, cross_entropy
 from t5x_like.parallel import layout
@@ -110,12 +112,23 @@ class TokenLoss:
             flatten(weights_bt),
             z_loss=self.z_loss if training else 0.0,
             label_smoothing=self.label_smoothing if training else 0.0,
-            chunk=self.chunk or chunk_of(targets_bt.size, table_vd.shape[0]),
+            **self._chunks(targets_bt.size, table_vd.shape[0], hidden_btd.dtype.itemsize),
         )
         metrics = {"accuracy": (sums.correct, weights_bt.sum())}
         if not training:
             metrics["loss"] = (sums.loss, weights_bt.sum())
         return Loss({"cross_entropy": sums.loss, "z_loss": sums.z_loss}, metrics)
+
+    def _chunks(self, tokens: int, vocab: int, itemsize: int) -> dict[str, Any]:
+        """How the vocabulary is cut, by what one device holds; each of those that share it has its part of a chunk."""
+        if self.chunk:
+            return {"chunk": self.chunk}
+        chunk = chunk_of(tokens, vocab)
+        if not chunk or kernels.platform() != "tpu":
+            return {"chunk": chunk}
+        shares, tokens, vocab = _held(tokens, vocab)
+        fitting = cross_entropy_kept.fitting(tokens, vocab, itemsize)
+        return {"chunk": shares * fitting or chunk, "keep": fitting > 0}
 
     def _weights(self, counted_bt: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
         """float32 [batch, length]: 0 on what does not count; elsewhere 1, or 1 ÷ what counts of its sequence."""
@@ -131,10 +144,15 @@ class TokenLoss:
 
 def chunk_of(tokens: int, vocab: int) -> int:
     """The chunk by what one device holds of the logits; each of those that share the vocabulary has its part of it."""
+    shares, tokens, vocab = _held(tokens, vocab)
+    return shares * auto_chunk(tokens, vocab)
+
+
+def _held(tokens: int, vocab: int) -> tuple[int, int, int]:
+    """Into how many parts the vocabulary is cut, and of tokens and vocabulary what one device holds."""
     placed = layout.current()
     shares = placed.divisor("vocab")
-    devices = placed.divisor("batch") * placed.divisor("length")
-    return shares * auto_chunk(tokens // devices, vocab // shares)
+    return shares, tokens // (placed.divisor("batch") * placed.divisor("length")), vocab // shares
 
 
 def _real(counted_bt: jax.Array) -> jax.Array:

@@ -120,6 +120,10 @@ class Layout:
         cut = x_bt.reshape(rows, b // rows, parts, t // parts, *rest)
         return jnp.swapaxes(cut, 1, 2).reshape(-1, *rest)
 
+    def cut(self, name: str) -> tuple[str, ...]:
+        """The mesh axes, of more than one device, that a dimension with this logical name is cut along."""
+        return tuple(axis for axis in self.rules[name] if self.mesh is not None and self.mesh.shape[axis] > 1)
+
     @contextlib.contextmanager
     def use(self) -> Iterator["Layout"]:
         """Makes this the layout of everything traced inside."""

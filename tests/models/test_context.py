@@ -77,7 +77,8 @@ def test_the_kernel_gets_whole_rows_of_some_heads():
     segments = kernels.Segments(np.repeat([[1] * 50 + [2] * 60 + [0] * 18], 2, 0))
 
     def run(q, k, v):
-        return context.own_tokens(kernels.splash(*context.whole_rows(q, k, v), segments, interpret=True))
+        q, k, v = (each.swapaxes(1, 2) for each in context.whole_rows(q, k, v))
+        return context.own_tokens(kernels.splash(q, k, v, segments, interpret=True).swapaxes(1, 2))
 
     expected = run(q, k, v)
     with layout.make(Parallelism(data=2, sequence=4)).use() as made:

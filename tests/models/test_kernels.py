@@ -1,12 +1,17 @@
 """The attention kernels against the plain products."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from t5x_like.experiment import Parallelism
-from t5x_like.models import attention, kernels
+from t5x_like.experiment import Experiment, Parallelism
+from t5x_like.models import attention, functional, kernels
+from t5x_like.models.rope import rotate, rotate_heads, rotation
 from t5x_like.parallel import layout
 
 # Two rows: several segments and padding, and one segment alone.
@@ -27,7 +32,8 @@ def plain(q, k, v):
 
 
 def kernel(q, k, v):
-    return kernels.splash(q, k, v, kernels.Segments(jnp.asarray(SEGMENTS)), interpret=True)
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
+    return kernels.splash(q, k, v, kernels.Segments(jnp.asarray(SEGMENTS)), interpret=True).transpose(0, 2, 1, 3)
 
 
 def test_splash_is_attention_forward_and_backward(qkv):
@@ -52,6 +58,48 @@ def kernel_alone(qkv):
     token = layout.Layout()
     with token.use():
         return kernel(*qkv)
+
+
+def test_a_layer_by_kernel_is_the_layer_without(monkeypatch):
+    sizes = {"vocab_size": 8, "layers": 1, "embed": 16, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp": 8}
+    options = dataclasses.replace(Experiment.from_dict({"model": {"family": "llama", **sizes}}).model, bias=True)
+    structure, parameters = functional.split(attention.Attention(options, nnx.Rngs(0), causal=True))
+    parameters = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), parameters)
+    x = jax.random.normal(jax.random.key(2), (2, 128, 16))
+    turns = rotation(jnp.asarray(POSITIONS), 8, 10_000.0)
+    monkeypatch.setattr(kernels, "splash", functools.partial(kernels.splash, interpret=True))
+
+    def loss(mask):
+        def run(parameters, x):
+            mixed, _ = structure.merge(parameters)(x, turns, mask, None)
+            return (jnp.sin(mixed) * (SEGMENTS > 0)[:, :, None]).sum(), mixed
+
+        return jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(parameters, x)
+
+    (expected, theirs), (got, ours) = (
+        loss(mask) for mask in (attention.packed_mask(SEGMENTS, POSITIONS), kernels.Segments(jnp.asarray(SEGMENTS)))
+    )
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_heads_before_length_are_rotated_like_others(dtype):
+    x = jax.random.normal(jax.random.key(0), (2, 128, 3, 8), dtype)
+    turns = rotation(jnp.asarray(POSITIONS), 8, 10_000.0)
+
+    def value_and_gradient(function):
+        return jax.value_and_grad(lambda x: jnp.sin(function(x).astype(jnp.float32)).sum())(x)
+
+    expected = value_and_gradient(lambda x: rotate(x, turns))
+    got = value_and_gradient(lambda x: rotate_heads(x.transpose(0, 2, 1, 3), turns).transpose(0, 2, 1, 3))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            *(np.float32(v) for v in (a, b)), rtol=1e-2, atol=1e-2 if dtype == jnp.bfloat16 else 1e-5
+        ),
+        got,
+        expected,
+    )
 
 
 def test_here_the_mask_is_an_array_and_no_kernel_runs():

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
+from t5x_like.objectives import cross_entropy_kept
 from t5x_like.objectives.cross_entropy import WHOLE_BYTES, auto_chunk, cross_entropy
 
 TOKENS, WIDTH = 24, 8
@@ -37,7 +38,7 @@ def total(hidden, table, targets, weights, **options):
     return sums.loss + sums.z_loss, sums
 
 
-@functools.partial(jax.jit, static_argnames=("z_loss", "label_smoothing", "chunk"))
+@functools.partial(jax.jit, static_argnames=("z_loss", "label_smoothing", "chunk", "keep"))
 def loss_and_gradients(arguments, **options):
     """The three sums, and the gradients of loss + z-loss by hidden, table and weights."""
     function = jax.value_and_grad(lambda *a: total(*a, **options), argnums=(0, 1, 3), has_aux=True)
@@ -72,6 +73,31 @@ def test_equals_float64_numpy(vocab, chunk):
     arguments = make_inputs(vocab)
     expected = reference(*arguments, z_loss=0.01, label_smoothing=0.1)
     assert_close(loss_and_gradients(arguments, z_loss=0.01, label_smoothing=0.1, chunk=chunk), expected, 1e-5)
+
+
+@pytest.mark.parametrize("vocab, chunk", [(64, 16), (96, 48), (1024, 256), (64, 64), (37, 37)])
+def test_a_kept_softmax_equals_float64_numpy(vocab, chunk):
+    arguments = make_inputs(vocab)
+    expected = reference(*arguments, z_loss=0.01, label_smoothing=0.1)
+    got = loss_and_gradients(arguments, z_loss=0.01, label_smoothing=0.1, chunk=chunk, keep=True)
+    assert_close(got, expected, 1e-5)
+
+
+def test_a_kept_softmax_in_bfloat16_is_as_near_as_one_computed_again():
+    arguments = make_inputs(1024, jnp.bfloat16)
+    exact = [a.astype(jnp.float32) for a in arguments[:2]]
+    expected = reference(*exact, *arguments[2:], z_loss=0.0, label_smoothing=0.0)
+    for keep in (False, True):
+        assert_close(loss_and_gradients(arguments, chunk=256, keep=keep), expected, 1e-2)
+
+
+@pytest.mark.parametrize(
+    "tokens, vocab, chunk",
+    [(8192, 32000, 2000), (8192, 128256, 0), (4096, 32000, 4000), (8192, 50257, 0), (2048, 50304, 6288)],
+)
+def test_chunks_that_fit_are_equal_and_what_is_kept_is_not_too_much(tokens, vocab, chunk):
+    assert cross_entropy_kept.fitting(tokens, vocab, 2) == chunk
+    assert chunk == 0 or vocab % chunk == 0
 
 
 @pytest.mark.parametrize("chunk", [0, 128])

@@ -165,6 +165,9 @@ frontend_attributes={kernel_metadata={
     assert kernel.name == "splash_mha_fwd" and kernel.forward and kernel.attention and kernel.count == 1
     assert kernel.flops == 2 * 2 * (2 * 4 * 256 * 256 * 64) / 2
     assert kernel.blocks == 3 / 4  # of four blocks, three are not above the diagonal
+    assert kernel.visited_flops == kernel.flops * 3 / 2
+    longer = call.replace('128}"', '128, \\"block_kv\\": 256}"')
+    assert kernels.kernels(hlo.parse(longer), causal=True)[0].blocks == 1  # all keys are one block
     (dkv,) = kernels.kernels(hlo.parse(call.replace("_fwd", "_dkv")), causal=False)
     assert dkv.flops == 4 * 2 * (2 * 4 * 256 * 256 * 64) and not dkv.forward
 

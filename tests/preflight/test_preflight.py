@@ -72,7 +72,7 @@ def test_the_state_is_split_donated_and_all_of_the_arguments(built, figures):
 
 def test_attention_is_a_kernel_that_runs_forward_once_a_layer(figures):
     assert figures["attention_kernel_calls_per_layer"] == 1
-    assert [kernel["count"] for kernel in figures["kernels"]] == [3, 3, 3]
+    assert [kernel["count"] for kernel in figures["kernels"]] == [3, 3]  # backward is one kernel
     assert not [tensor for tensor in figures["oversized_tensors"] if tensor["rule"] == "[length, length]"]
 
 

@@ -34,6 +34,7 @@ class Kernel:
         rows in groups.
       blocks: the share of all pairs of query and key that it visits: above a half where it is causal, as whole blocks
         are visited.
+      visited_flops: like `flops`, of all pairs that it visits.
       bytes: what it reads and writes over a step on one device, each array once.
     """
 
@@ -43,6 +44,7 @@ class Kernel:
     forward: bool
     flops: float
     blocks: float
+    visited_flops: float
     bytes: int
 
 
@@ -87,6 +89,7 @@ def _grouped(computation: Computation, call: Instruction, count: int, share: flo
         forward=False,
         flops=flops * count * share,
         blocks=1.0,
+        visited_flops=flops * count * share,
         bytes=count * sum(array.bytes for array in (*operands, *call.arrays)),
     )
 
@@ -99,14 +102,16 @@ def _kernel(computation: Computation, call: Instruction, count: int, causal: boo
     attention = any(word in name for word in ("splash", "flash", "attention", "fmha")) and len(matrices) >= 3
     pairs = _pairs(matrices) if attention else 0.0
     queries = matrices[0].dims[-2] if attention else 1
-    blocks = _blocks(call.attributes, queries) if causal else 1.0
+    forward = attention and any(part in name for part in _FORWARD) and "backward" not in name.lower()
+    blocks = _blocks(call.attributes, queries, forward) if causal else 1.0
     return Kernel(
         name=name,
         count=count,
         attention=attention,
-        forward=attention and any(part in name for part in _FORWARD) and "backward" not in name.lower(),
+        forward=forward,
         flops=2.0 * products * pairs * count * (0.5 if causal else 1.0),
         blocks=blocks,
+        visited_flops=2.0 * products * pairs * count * blocks,
         bytes=count * sum(array.bytes for array in (*operands, *call.arrays)),
     )
 
@@ -125,8 +130,14 @@ def _pairs(matrices: list[Array]) -> float:
     return total * keys[-2]
 
 
-def _blocks(attributes: str, queries: int) -> float:
-    """The share of blocks on or below the diagonal."""
-    found = re.search(r'block_q(?:_\w+)?\\?": (\d+)', attributes)
-    blocks = max(queries // int(found[1]), 1) if found else 0
-    return (blocks + 1) / (2 * blocks) if blocks else 0.5
+def _blocks(attributes: str, length: int, forward: bool) -> float:
+    """The share of pairs in blocks that reach the diagonal or lie below it."""
+    sizes = {name: int(size) for name, size in re.findall(r'(block_\w+)\\?": (\d+)', attributes)}
+    queries, keys = sizes.get("block_q", 0), sizes.get("block_kv", 0)
+    if not forward:
+        queries, keys = sizes.get("block_q_dkv", queries), sizes.get("block_kv_dkv", keys)
+    if not queries:
+        return 0.5
+    queries, keys = min(queries, length), min(keys or queries, length)
+    ends = range(queries, length + 1, queries)  # of blocks of queries
+    return sum(-(-end // keys) for end in ends) * keys * queries / length**2

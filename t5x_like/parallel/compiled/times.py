@@ -66,8 +66,7 @@ def estimate(
 
 def kernel_seconds(kernel: Kernel, chip: Chip) -> float:
     """A kernel's roofline; of a causal one, over the blocks that it visits."""
-    visited = kernel.flops * (2 * kernel.blocks if kernel.blocks < 1 else 1)
-    return max(visited / chip.peak_flops, kernel.bytes / chip.hbm_bandwidth)
+    return max(kernel.visited_flops / chip.peak_flops, kernel.bytes / chip.hbm_bandwidth)
 
 
 def collective_seconds(collective: Collective, chip: Chip, dcn_axes: Sequence[str] = ()) -> float:
