@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like.data.packing import places_of
+from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment
 from t5x_like.models.count import describe
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, times
@@ -97,7 +98,7 @@ def problems(figures: dict[str, Any]) -> list[str]:
 
 
 def _read(built: Built) -> _Reading:
-    module = hlo.parse(built.compiled.as_text())
+    module = hlo.parse(_text(built))
     model, chip = built.experiment.model, built.topology.chip
     mesh = dict(built.layout.mesh.shape)  # type: ignore[union-attr]
     moved = collectives.collectives(module, mesh, slices=built.topology.slices)
@@ -117,6 +118,27 @@ def _read(built: Built) -> _Reading:
             allowed=_layer_shapes(built),
         ),
     )
+
+
+def _text(built: Built) -> str:
+    """The compiled program, written down.
+
+    Raises:
+      UserError: with the memory it needs, where the compiler cannot write down what it made.
+    """
+    import jax
+
+    try:
+        return built.compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        stats = built.compiled.memory_analysis()
+        needed = stats.argument_size_in_bytes + stats.output_size_in_bytes
+        needed += stats.temp_size_in_bytes - stats.alias_size_in_bytes
+        raise UserError(
+            f"--topology: the step compiles for {built.topology} and needs {needed:,} bytes on each chip, of which"
+            f" {built.topology.chip.usable_hbm_bytes:,} are to be had, but this libtpu cannot write the program down,"
+            f" which the other figures need ({str(error).splitlines()[0]}); use another mesh or chip for those"
+        ) from error
 
 
 def _grouped_share(built: Built) -> float:
