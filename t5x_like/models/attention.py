@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_like.models import kernels
+from t5x_like.models import cudnn, kernels
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
@@ -33,14 +33,23 @@ class Cache(NamedTuple):
     value_bske: jax.Array
 
 
-def packed_mask(segment_ids_bt: jax.Array, positions_bt: jax.Array) -> jax.Array | kernels.Segments:
+def packed_mask(
+    segment_ids_bt: jax.Array, positions_bt: jax.Array, options: Transformer | None = None
+) -> jax.Array | kernels.Segments | cudnn.Runs:
     """Who may attend to whom in packed rows: the same segment, not later.
 
+    Args:
+      segment_ids_bt: int32 [batch, length].
+      positions_bt: int32 [batch, length], each token's place in its segment.
+      options: of the model; without them no GPU's kernel is used.
+
     Returns:
-      bool [batch, length, length], or, where a kernel makes it up as it goes, the segments alone.
+      bool [batch, length, length], or, where a kernel makes it up as it goes, what that needs to know.
     """
     if kernels.has_splash(segment_ids_bt.shape[1]):
         return kernels.Segments(segment_ids_bt)
+    if options is not None and cudnn.can_attend(options.dtype, options.head_dim):
+        return cudnn.runs(segment_ids_bt)
     same = segment_ids_bt[:, :, None] == segment_ids_bt[:, None, :]
     return same & (positions_bt[:, :, None] >= positions_bt[:, None, :])
 
@@ -128,7 +137,7 @@ class Attention(nnx.Module):
         self,
         x_btd: jax.Array,
         rotation: Rotation | None,
-        mask_bts: jax.Array | kernels.Segments,
+        mask_bts: jax.Array | kernels.Segments | cudnn.Runs,
         noise: Noise | None,
         cache: Cache | None = None,
         slot: jax.Array | None = None,
@@ -158,6 +167,8 @@ class Attention(nnx.Module):
             k_btke, v_btke = cache
         if isinstance(mask_bts, kernels.Segments):
             mixed_bthe = kernels.splash(q_bthe, k_btke, v_btke, mask_bts)
+        elif isinstance(mask_bts, cudnn.Runs):
+            mixed_bthe = cudnn.attention(q_bthe, k_btke, v_btke, mask_bts)
         else:
             mixed_bthe = checkpoint_name(
                 attend(q_bthe, k_btke, v_btke, mask_bts, causal=self.causal and cache is None), kernels.RESIDUAL

@@ -11,6 +11,7 @@ from flax import nnx
 
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Attention, Cache, packed_mask
+from t5x_like.models.cudnn import Runs
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.kernels import Segments
 from t5x_like.models.linear import Embedding
@@ -41,7 +42,7 @@ class Block(nnx.Module):
         cache: Cache | None,
         noise: Noise | None,
         rotation: Rotation | None,
-        mask_bts: jax.Array | Segments,
+        mask_bts: jax.Array | Segments | Runs,
         slot: jax.Array | None,
     ) -> tuple[jax.Array, Cache | None]:
         """[batch, length, embed] → the same, and this layer's cache."""
@@ -84,7 +85,7 @@ class Decoder(nnx.Module):
           [batch, length, embed] after the final norm, in the computation's dtype.
         """
         x_btd = self._embed(tokens_bt, positions_bt, noise)
-        mask_bts = packed_mask(segment_ids_bt, positions_bt)
+        mask_bts = packed_mask(segment_ids_bt, positions_bt, self.options)
         x_btd, _ = self.blocks(x_btd, None, noise and noise.fold(1), self._rotation(positions_bt), mask_bts, None)
         return self.norm(x_btd)
 
