@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from t5x_like.parallel import topologies
 
     topology = topologies.parse(options.topology, options.slices)
-    topologies.prepare()
+    topologies.prepare(topology.chip.platform)
     from t5x_like.frontends import configdict
 
     common.import_modules(options.module)

@@ -20,15 +20,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 from t5x_like.models.kernels import RESIDUAL
 from t5x_like.parallel import layout
+from t5x_like.parallel.compiled import loops
 
 # Room for so many documents in a row, on average over a device's rows: one for each of so many tokens, or at least so
 # many. Each has its own float32 for every head and query of a whole row, so the room is not free.
 TOKENS_PER_SEGMENT = 128
 LEAST_SEGMENTS = 16
 
-# Queries whose scores are computed at once where there is no room, and what that is called in the compiled program.
+# Queries whose scores are computed at once where there is no room.
 BLOCK = 128
-FALLBACK = "attention_without_room"
 
 _MASKED = -1e30
 _DTYPES = {"bfloat16": "BF16", "float16": "F16"}
@@ -281,7 +281,7 @@ def _config(q_bthe: jax.Array, mask: Runs, *, backward: bool) -> str:
     return json.dumps({"operation_queue_id": "0", "cudnn_fmha_backend_config": config})
 
 
-@functools.partial(jax.named_call, name=FALLBACK)
+@functools.partial(jax.named_call, name=loops.RARELY)
 def plain(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
     """The same without a kernel, a block of queries at a time, whose scores the backward pass computes again.
 
