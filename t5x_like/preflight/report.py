@@ -65,7 +65,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "estimated_over_ideal": seconds / ideal,
         "mfu_estimate": ideal / seconds if seconds else 0.0,
         "time": _time(reading, topology, ideal, executed),
-        "attention_kernel_calls_per_layer": forward / experiment.model.layers,
+        "attention_kernel_calls_per_layer": forward / experiment.model.layers / experiment.parallelism.microbatches,
         "oversized_tensors": [dataclasses.asdict(item) for item in reading.oversized],
         "donation_complete": reading.per_chip["alias_bytes"] >= memory.state_bytes(built.state),
         "collective_bytes": _totals(reading.moved),
