@@ -89,7 +89,9 @@ class Parallelism:
     Attributes:
       data: devices that hold whole copies and share the batch; -1 takes what the other axes leave.
       fsdp: devices that share the batch and the parameters.
+      sequence: devices that share a row's tokens, and inside attention its heads; and the parameters too.
       tensor: devices that share heads, hidden units and the vocabulary.
+      expert: devices that share the batch and the experts; and the other parameters too.
       microbatches: equal parts a batch is computed in, one after the other.
       remat: what the backward pass recomputes: `none`, `full`, `save_dots` or `save_qkv_attention`.
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
@@ -97,13 +99,15 @@ class Parallelism:
 
     data: int = -1
     fsdp: int = 1
+    sequence: int = 1
     tensor: int = 1
+    expert: int = 1
     microbatches: int = 1
     remat: str = "none"
     scan_layers: bool = True
 
     def __post_init__(self) -> None:
-        require_positive(self, "fsdp", "tensor", "microbatches")
+        require_positive(self, "fsdp", "sequence", "tensor", "expert", "microbatches")
         if self.data < 1 and self.data != -1:
             raise ExperimentError("data", f"{self.data} devices; it must be at least 1, or -1 for the rest")
         require_one_of(self, "remat", REMAT_POLICIES)
@@ -180,6 +184,8 @@ class Experiment:
       checkpoint: commits.
       evaluators: measurements during and after training, by the prefix of their metrics.
       telemetry: logs.
+      compilation_cache: where compiled programs are kept, so that a restart does not compile them again: a directory,
+        `off`, or `auto` for the workdir on accelerators and nowhere on a CPU. JAX_COMPILATION_CACHE_DIR wins over it.
     """
 
     name: str = "experiment"
@@ -194,6 +200,7 @@ class Experiment:
     checkpoint: Checkpoint
     evaluators: Annotated[Mapping[str, Any], Choices("evaluator")]
     telemetry: Telemetry
+    compilation_cache: str = "auto"
 
     def __post_init__(self) -> None:
         require_positive(self, "steps")

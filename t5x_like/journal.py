@@ -14,13 +14,14 @@ from typing import Any
 import jax
 from etils import epath
 
+from t5x_like import startup
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Findings
 from t5x_like.experiment import Experiment
 from t5x_like.models.count import flops_per_step
 from t5x_like.pulse import Beat
 from t5x_like.telemetry.devices import memory_metrics, mfu
-from t5x_like.telemetry.progress import Progress
+from t5x_like.telemetry.progress import Progress, format_seconds
 from t5x_like.telemetry.throughput import Throughput
 from t5x_like.telemetry.writer import MetricsWriter
 
@@ -37,6 +38,7 @@ class Journal:
       show: whether to show progress on stderr.
 
     Attributes:
+      first_step_seconds: from the start of the process to the end of its first step; None before that.
       flops_per_step: the model's own floating-point operations.
       throughput: the clock.
       tokens: trained on since `start`, by all processes.
@@ -47,6 +49,7 @@ class Journal:
         self.experiment = experiment
         self.throughput = Throughput()
         self.tokens = 0
+        self.first_step_seconds: float | None = None
         self._dtype = experiment.model.dtype
         first = jax.process_index() == 0
         resume_step = start if start else None
@@ -56,6 +59,7 @@ class Journal:
             else None
         )
         self._progress = Progress(experiment.steps, start) if show and first else None
+        self._news: dict[str, float] = {}  # what the next line tells once
         self._in_flight: collections.deque[tuple[int, Mapping[str, Any], Beat]] = collections.deque()
 
     def step(self, number: int, results: Mapping[str, jax.Array], beat: Beat) -> None:
@@ -70,6 +74,10 @@ class Journal:
           UserError: when too many steps in a row were not finite.
         """
         self._in_flight.append((number, results, beat))
+        if self.first_step_seconds is None:
+            jax.block_until_ready(results)
+            self.first_step_seconds = self._news["train/first_step_seconds"] = startup.seconds()
+            self.message(f"the first step is done, {format_seconds(self.first_step_seconds)} after the start")
         while len(self._in_flight) > IN_FLIGHT:
             self._land()
 
@@ -131,6 +139,8 @@ class Journal:
             "data/epoch": counts.epoch,
             "data/examples": counts.examples,
         }
+        if counts.cleaned_fraction is not None:
+            line["data/cleaned_fraction"] = counts.cleaned_fraction
         if rates.steps:
             speed = self.flops_per_step * rates.steps_per_second
             share = mfu(speed, jax.devices(), self._dtype)
@@ -142,7 +152,8 @@ class Journal:
             }
             if share is not None:
                 line["train/mfu"] = share
-        line |= memory_metrics(jax.local_devices())
+        line |= memory_metrics(jax.local_devices()) | self._news
+        self._news.clear()
         if self._writer:
             self._writer.write(number, line)
         if self._progress:

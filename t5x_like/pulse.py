@@ -23,7 +23,7 @@ class Beat:
     """
 
     def __init__(self, read: Callable[[], np.ndarray]) -> None:
-        """Takes what gives float64 [processes, 7]: the signal, the part of the batch, and `Counts` of that part."""
+        """Takes what gives float64 [processes, 9]: the signal, the part of the batch, and `Counts` of that part."""
         self._read = read
 
     @functools.cached_property
@@ -36,9 +36,15 @@ class Beat:
     def counts(self) -> Counts:
         """What was in the whole batch."""
         _, first = np.unique(self._rows[:, 1], return_index=True)  # some processes may share a part
-        tokens, places, dropped, epoch, examples = self._rows[first, 2:].T
+        tokens, places, dropped, epoch, examples, read, left = self._rows[first, 2:].T
         return Counts(
-            int(tokens.sum()), int(places.sum()), int(dropped.sum()), float(epoch.mean()), int(examples.max())
+            tokens=int(tokens.sum()),
+            places=int(places.sum()),
+            dropped=int(dropped.sum()),
+            epoch=float(epoch.mean()),
+            examples=int(examples.max()),
+            bytes_read=int(read.sum()),
+            bytes_left=int(left.sum()),
         )
 
     @functools.cached_property

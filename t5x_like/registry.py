@@ -18,10 +18,18 @@ from t5x_like.errors import ExperimentError
 _TABLE: Mapping[str, dict[str, str]] = {
     "model": {
         "gpt2": "t5x_like.models.gpt2:FAMILY",
+        "gpt3": "t5x_like.models.gpt3:FAMILY",
         "llama": "t5x_like.models.llama:FAMILY",
+        "mixtral": "t5x_like.models.mixtral:FAMILY",
+        "t5": "t5x_like.models.t5:ORIGINAL",
+        "t5_1_1": "t5x_like.models.t5:VERSION_1_1",
     },
     "objective": {
         "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",
+        "seq2seq": "t5x_like.objectives.seq2seq:GivenPairs",
+        "span_corruption": "t5x_like.objectives.denoising:SpanCorruption",
+        "prefix_lm": "t5x_like.objectives.denoising:PrefixLM",
+        "ul2": "t5x_like.objectives.denoising:MixtureOfDenoisers",
     },
     "task": {
         "sotu": "t5x_like.data.tasks:SOTU",
@@ -47,6 +55,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     "evaluator": {
         "loss": "t5x_like.evaluation.loss:LossEvaluator",
         "samples": "t5x_like.evaluation.samples:SamplesEvaluator",
+        "seqio": "t5x_like.evaluation.seqio_evaluator:SeqioEvaluator",
     },
     "cleaning": {
         "c4": "t5x_like.data.cleaning.c4:C4",

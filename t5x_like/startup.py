@@ -1,4 +1,4 @@
-"""What has to happen before JAX is imported: the memory allocator and quiet logs.
+"""What has to happen before JAX is imported: the memory allocator, the compiler's flags and quiet logs.
 
 XLA's CPU client frees every temporary of a step and glibc gives large ones back to the system, so a training step on a
 CPU spends about a quarter of its time on page faults for memory it had a moment ago. Telling the allocator to keep
@@ -10,6 +10,9 @@ import ctypes
 import glob
 import os
 import sys
+import time
+
+_BEGAN = time.perf_counter()  # when this process started, but for Python's own few hundredths of a second
 
 # mallopt parameters (glibc's malloc.h) and the values that keep freed memory in the process.
 _MALLOPT = (
@@ -34,6 +37,11 @@ GPU_FLAGS = (
 )
 
 
+def seconds() -> float:
+    """Since this process started."""
+    return time.perf_counter() - _BEGAN
+
+
 def xla_flags(given: str) -> str:
     """`XLA_FLAGS` for NVIDIA GPUs; what the user gives stays, and wins over ours.
 
@@ -47,7 +55,10 @@ def xla_flags(given: str) -> str:
 
 
 def prepare() -> None:
-    """Tunes the allocator and quiets start-up chatter; call it before anything imports JAX. Safe to call twice."""
+    """Tunes the allocator and the compiler, and quiets start-up chatter.
+
+    Call it before anything imports JAX. Safe to call twice.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     os.environ.setdefault("EPATH_USE_TF", "false")  # gs:// and s3:// through fsspec, without importing TensorFlow

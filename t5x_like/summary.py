@@ -36,12 +36,15 @@ def write(experiment: Experiment, workdir: epath.Path, outcome: Outcome) -> dict
         "train_seconds": outcome.totals.seconds,
         "tokens_per_second": speed,
         "flops_per_second": flops,
+        "first_step_seconds": before.get("first_step_seconds") if again else outcome.first_step_seconds,
         "workdir": str(workdir),
         "checkpoint": str(workdir / files.CHECKPOINTS / str(outcome.step)),
         "best_checkpoint": None if store.best() is None else str(workdir / files.CHECKPOINTS / str(store.best())),
         "samples": str(workdir / SAMPLES_FILE),
         "report": str(workdir / "report.html"),
     }
+    if outcome.profile is not None:
+        summary["profile"] = str(outcome.profile)
     store.close()
     files.write_json(found, summary)
     write_report(workdir)
@@ -58,9 +61,11 @@ def show(summary: dict[str, Any], workdir: epath.Path) -> None:
         "trained": f"{format_number(summary['train_tokens'])} tokens in {format_seconds(summary['train_seconds'])}",
         "speed": f"{format_number(summary['tokens_per_second'] or 0)} tokens/s,"
         f" {(summary['flops_per_second'] or 0) / 1e9:,.1f} GFLOP/s",
+        "first step": f"{format_seconds(summary['first_step_seconds'] or 0)} after the start",
         "checkpoint": summary["checkpoint"],
         "report": summary["report"],
         "samples": summary["samples"],
+        **({"profile": summary["profile"]} if "profile" in summary else {}),
         "go on with": f't5x_like generate --checkpoint={workdir} --prompt="Fellow citizens"',
     }
     summary_table(f"{summary['name']}: {summary['step']} steps", rows)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,12 +24,31 @@ from t5x_like.experiment import Experiment, flatten
 from t5x_like.interruption import Interruption
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.models import functional
-from t5x_like.parallel import agreement, exchange, layout
-from t5x_like.parallel.placement import Share, place, share
+from t5x_like.parallel import agreement, divisibility, exchange, executables, layout
+from t5x_like.parallel.placement import Share, batch_shapes, place, share
 from t5x_like.pulse import Pulse
 from t5x_like.step import Program, State, program
-from t5x_like.telemetry.environment import environment
+from t5x_like.telemetry.environment import environment, versions
+from t5x_like.telemetry.profile import Profile, Steps
 from t5x_like.telemetry.throughput import Rates
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """How one call of `train` is run; nothing of it changes what is trained.
+
+    Attributes:
+      show: whether to show progress on stderr.
+      modules: the user's own modules, as `--module` names them; all processes must have the same.
+      profile: the steps of which a trace is written; None for none.
+      executable: a file, or a directory of files, that `preflight --save` wrote; the step is looked for there before it
+        is compiled.
+    """
+
+    show: bool = True
+    modules: Sequence[str] = ()
+    profile: Steps | None = None
+    executable: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +74,8 @@ class Outcome:
       totals: what the run has done so far.
       rates: steady speed of this process.
       flops_per_step: the model's own floating-point operations.
+      first_step_seconds: from the start of this process to the end of its first step; None where it did none.
+      profile: the directory with a trace; None where there is none.
     """
 
     step: int
@@ -61,15 +83,17 @@ class Outcome:
     totals: Totals
     rates: Rates
     flops_per_step: float
+    first_step_seconds: float | None = None
+    profile: epath.Path | None = None
 
 
-def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> Outcome:
+def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outcome:
     """Trains, from the workdir's last commit or from the start, to `experiment.steps`.
 
     Args:
       experiment: what to do.
       workdir: where everything is written; a run that is there is gone on with.
-      show: whether to show progress on stderr.
+      job: how this call of it is run.
 
     Raises:
       UserError: for what the user can mend: the experiment, the corpus, the workdir, a full disk, a diverged run.
@@ -78,30 +102,39 @@ def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> 
     with contextlib.ExitStack() as stack:
         # --- Set up -------------------------------------------------------------------------------------------------
         placed = layout.make(experiment.parallelism)
+        executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
         part = share(placed, experiment.data.batch_size)
         check(experiment, placed, part)
         corpus, fingerprint = open_corpus(experiment)
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
-        agree(experiment, workdir, fingerprint, store)
+        agree(experiment, workdir, fingerprint, store, job.modules)
         run = program(experiment, placed)
         context = Context(experiment, run, experiment.data.task)
         evaluators = {key: options.start(context) for key, options in experiment.evaluators.items()}
         describe(experiment, run, workdir)
         state, position, before = begin(experiment, run, store, fingerprint)
         start = int(state["step"])
-        journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, start, show)))
+        journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, start, job.show)))
         batches = stack.enter_context(contextlib.closing(feed(experiment, corpus, position, part)))
         interruption, pulse = stack.enter_context(Interruption()), Pulse(part.index, late=IN_FLIGHT)
-        take_step, totals = run.compiled_step(), before
+        profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
+        take_step, totals = step_of(experiment, run, job, journal), before
         if start:
             journal.message(f"going on from step {start}")
+        if job.profile and not start < job.profile.first <= experiment.steps:
+            journal.message(
+                f"nothing is traced: step {job.profile.first} is not one of {start + 1} to {experiment.steps}"
+            )
 
         # --- Loop ---------------------------------------------------------------------------------------------------
         for number in range(start + 1, experiment.steps + 1):
-            with journal.throughput.waiting():
-                batch, position, counts = next(batches)
-            state, results = take_step(state, place(batch, placed))
+            with profile.around(number):
+                with journal.throughput.waiting():
+                    batch, position, counts = next(batches)
+                state, results = take_step(state, place(batch, placed))
             journal.step(number, results, pulse.send(interruption.signal, counts))
+            if profile.end(number, results):
+                journal.message(f"a trace is in {profile.path}")
             due = [key for key in evaluators if _is_due(number, experiment.evaluators[key].every, experiment.steps)]
             commit = pulse.stop or _is_due(number, experiment.checkpoint.every, experiment.steps)
             if due or commit:
@@ -118,7 +151,16 @@ def train(experiment: Experiment, workdir: epath.Path, *, show: bool = True) -> 
                 break
         with journal.throughput.paused():
             store.wait()
-        return Outcome(int(state["step"]), pulse.stop, totals, journal.throughput.overall(), journal.flops_per_step)
+        profile.close()
+        return Outcome(
+            step=int(state["step"]),
+            interrupted=pulse.stop,
+            totals=totals,
+            rates=journal.throughput.overall(),
+            flops_per_step=journal.flops_per_step,
+            first_step_seconds=journal.first_step_seconds,
+            profile=profile.path,
+        )
 
 
 def _is_due(number: int, every: int, steps: int) -> bool:
@@ -134,13 +176,14 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
     Raises:
       ExperimentError: when the mesh does not divide the batch or the model, or the vocabulary does not fit the model.
     """
-    data, model, tensor = experiment.data, experiment.model, placed.divisor("heads")
+    data, model = experiment.data, experiment.model
     rows = data.batch_size // experiment.parallelism.microbatches
+    axes = [axis for axis in placed.rules["batch"] if axis != "expert" or experiment.parallelism.expert > 1]
     if rows % placed.divisor("batch"):
         raise ExperimentError(
             "data.batch_size",
             f"{data.batch_size} rows in {experiment.parallelism.microbatches} microbatch(es) cannot be shared by the"
-            f" {placed.divisor('batch')} devices of parallelism.data × parallelism.fsdp; use a multiple of"
+            f" {placed.divisor('batch')} devices of parallelism.{' × parallelism.'.join(axes)}; use a multiple of"
             f" {placed.divisor('batch') * experiment.parallelism.microbatches}",
         )
     if data.lanes % part.count:
@@ -149,23 +192,25 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
             f"{data.lanes} lanes cannot be shared by the {part.count} parts of a batch that processes feed; use a"
             f" multiple of {part.count}",
         )
-    for field in ("heads", "kv_heads", "mlp", "vocab_size"):
-        if getattr(model, field) % tensor:
-            raise ExperimentError(
-                "parallelism.tensor", f"{tensor} devices do not divide model.{field}={getattr(model, field)}"
-            )
-    if model.embed % placed.divisor("embed"):
-        raise ExperimentError(
-            "parallelism.fsdp", f"{placed.divisor('embed')} devices do not divide model.embed={model.embed}"
-        )
-    pieces = data.task.vocabulary().size
+    divisibility.require(placed, model, data.sequence_length)
+    vocabulary = data.task.vocabulary()
+    if hasattr(experiment.objective, "check_vocabulary"):
+        experiment.objective.check_vocabulary(vocabulary)
+    pieces = max(vocabulary.size, getattr(experiment.objective, "vocab_size", 0))
     if pieces > model.vocab_size:
         raise ExperimentError(
-            "model.vocab_size", f"{model.vocab_size} rows cannot hold the task's {pieces} pieces; use at least {pieces}"
+            "model.vocab_size",
+            f"{model.vocab_size} rows cannot hold the {pieces} ids of task and objective; use at least {pieces}",
         )
 
 
-def agree(experiment: Experiment, workdir: epath.Path, fingerprint: dict[str, str], store: CheckpointStore) -> None:
+def agree(
+    experiment: Experiment,
+    workdir: epath.Path,
+    fingerprint: dict[str, str],
+    store: CheckpointStore,
+    modules: Sequence[str],
+) -> None:
     """Checks that all processes are about to do the same.
 
     Raises:
@@ -174,13 +219,13 @@ def agree(experiment: Experiment, workdir: epath.Path, fingerprint: dict[str, st
     agreement.require(
         {
             "experiment": flatten(experiment.to_dict()) | {"--workdir": str(workdir)},
-            "code": agreement.code(),
+            "code": agreement.code(versions(), modules),
             "data": {f"the fingerprint of {field}": value for field, value in fingerprint.items()},
             "commits": {"the latest checkpoint": store.latest()},
         },
         advice={
             "experiment": "start every process with the same command",
-            "code": "install the same packages on every host",
+            "code": "install the same packages, and set the same variables, on every host",
             "data": "give every host the same corpus",
             "commits": "--workdir must be a directory that all hosts share",
         },
@@ -247,6 +292,21 @@ def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerpr
     if experiment.initialize.checkpoint:
         state = run.start_from(state, initialize_from(experiment.initialize.checkpoint, abstract["parameters"]))
     return Beginning(state, None, Totals())
+
+
+def step_of(experiment: Experiment, run: Program, job: Job, journal: Journal) -> Any:
+    """The compiled step: one that was compiled ahead of the job where there is one, else what compiles when called."""
+    step, mesh = run.compiled_step(), run.layout.mesh
+    if not job.executable or mesh is None:
+        return step
+    devices = [*mesh.devices.flat]
+    key = executables.key(step.lower(run.abstract_state(), batch_shapes(experiment, run.layout)), devices, versions())
+    fields = flatten(experiment.to_dict()) | {"parallelism.data": mesh.shape["data"]}
+    loaded, sentence = executables.find(epath.Path(job.executable).expanduser(), key, fields, devices)
+    if not exchange.gather(np.array([loaded is not None], np.uint32)).all():  # all run the same, or none
+        loaded = None
+    journal.message(sentence)
+    return loaded or step
 
 
 def over_hosts(position: np.ndarray) -> np.ndarray:

@@ -182,7 +182,7 @@ def test_a_term_without_a_denominator_is_an_error(batch):
 
     run = program(tiny.experiment(Forgetful()))
     with pytest.raises(
-        ValueError, match=r"terms \['cross_entropy', 'z_loss', 'extra'\], with denominators for \['cross"
+        ValueError, match=r"terms \['cross_entropy', 'z_loss', 'router', 'extra'\], with denominators for \['cross"
     ):
         jax.eval_shape(run.train_step, run.abstract_state(), batch)
 

@@ -102,8 +102,8 @@ def batch_of(objective: Any, records: list[Any], rows: int = ROWS, length: int =
     batch = {name: np.zeros((rows, *f.shape), f.dtype) for name, f in features.items()}
     numbers = range(len(records))
     examples = [objective.example(records[i], np.random.default_rng((seed, i))) for i in numbers]
-    if "segment_ids" in features:
-        _pack(batch, examples, length)
+    if any(name.endswith("segment_ids") for name in features):
+        _pack(batch, examples)
     else:
         for row, example in enumerate(examples[:rows]):
             for name, value in example.items():
@@ -111,18 +111,22 @@ def batch_of(objective: Any, records: list[Any], rows: int = ROWS, length: int =
     return {**batch, "row": np.arange(rows, dtype=np.int32)}
 
 
-def _pack(batch: Any, examples: list[Any], length: int) -> None:
-    row = used = segment = 0
+def _pack(batch: Any, examples: list[Any]) -> None:
+    """Features of one prefix are of one length; an example fits where they all do."""
+    prefixes = [name.removesuffix("segment_ids") for name in batch if name.endswith("segment_ids")]
+    row, segment, used = 0, 0, dict.fromkeys(prefixes, 0)
     for example in examples:
-        size = len(next(iter(example.values())))
-        if used + size > length:
-            row, used, segment = row + 1, 0, 0
-        if row == len(batch["segment_ids"]):
+        sizes = {p: len(next(v for name, v in example.items() if name.startswith(p))) for p in prefixes}
+        if any(used[p] + sizes[p] > batch[f"{p}segment_ids"].shape[1] for p in prefixes):
+            row, segment, used = row + 1, 0, dict.fromkeys(prefixes, 0)
+        if row == len(batch[f"{prefixes[0]}segment_ids"]):
             return
         segment += 1
-        for name, value in {**example, "segment_ids": segment, "positions": np.arange(size)}.items():
-            batch[name][row, used : used + size] = value
-        used += size
+        for p in prefixes:
+            own = {name: value for name, value in example.items() if name.startswith(p)}
+            for name, value in {**own, f"{p}segment_ids": segment, f"{p}positions": np.arange(sizes[p])}.items():
+                batch[name][row, used[p] : used[p] + sizes[p]] = value
+            used[p] += sizes[p]
 
 
 def emptied(batch: Any, rows: slice | list[int]) -> Any:

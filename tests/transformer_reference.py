@@ -20,7 +20,8 @@ def _row(tree, o, tokens, positions, segments):
     for layer in range(o.layers):
         block = _layer(tree["blocks"]["layer"], layer)
         x = x + _attention(block["attention"], o, _norm(block["attention_norm"], o, x), positions, segments)
-        x = x + _mlp(block["mlp"], o, _norm(block["mlp_norm"], o, x))
+        half = _experts if o.experts else _mlp
+        x = x + half(block["mlp"], o, _norm(block["mlp_norm"], o, x))
     head = tree["tokens"] if o.tied_head else tree["head"]
     return _norm(tree["norm"], o, x) @ head["table"].T
 
@@ -58,6 +59,19 @@ def _mlp(p, o, x):
     ]
     hidden = function(_linear(p["gate"], x)) * _linear(p["up"], x) if o.gated else function(_linear(p["up"], x))
     return _linear(p["down"], hidden)
+
+
+def _experts(p, o, x):
+    """One token and one expert at a time."""
+    out = np.zeros_like(x)
+    for i, token in enumerate(x):
+        scores = token @ p["router"]["kernel"]
+        best = np.argsort(-scores, kind="stable")[: o.experts_per_token]
+        weights = np.exp(scores[best] - scores[best].max())
+        for expert, weight in zip(best, weights / weights.sum(), strict=True):
+            own = {name: {"kernel": p[name][expert]} for name in ("up", "gate", "down") if name in p}
+            out[i] += weight * _mlp(own, o, token)
+    return out
 
 
 def _norm(p, o, x):

@@ -6,9 +6,12 @@
 - `resume`: seconds from a state at step 10, ten thousand and ten million to the first batch.
 - `memory`: megabytes that the process grows by while it streams documents of 10 GB in all (generated, and encoded by a
   table: what grows would be the reading), in its second half.
-- `streamed`: tokens a second from jsonl.zst through tokenising and packing, and SeqIO's for the same task and length.
+- `streamed`, `seqio`: tokens a second from jsonl.zst through tokenising and packing, and SeqIO's for the same task and
+  length. A document that is longer than a row is cut by both, so that both lose nothing.
+- `cleaned`, `seqio cleaned`: the same of generated web pages, through the rules of C4 on the way; SeqIO's preprocessor
+  calls the same function.
 
-All in one run; the last two take turns, and the ratio is of their medians. `--skip-seqio` leaves out what imports
+All in one run; the last four take turns, and ratios are of their medians. `--skip-seqio` leaves out what imports
 TensorFlow.
 """
 
@@ -16,14 +19,16 @@ import argparse
 import itertools
 import json
 import os
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 LENGTH, ROWS, LANES = 2048, 16, 16
+ROW = 512  # tokens of a row where texts are tokenised on the way
 STEPS = {"10": 10, "10 thousand": 10_000, "10 million": 10_000_000}
 
 
@@ -114,30 +119,85 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
-def corpus_file(place: Path) -> Path:
-    """The shipped corpus cut into documents of web-page size, as jsonl.zst."""
-    import zstandard
-
+def parts_of_speeches() -> Iterator[str]:
+    """The shipped corpus cut into documents of web-page size."""
     from t5x_like.experiment import Data, section
 
     texts = section(Data, {"task": "sotu"}, "data").task.texts("train")
-    parts = (text[i : i + 3000] for text in texts for i in range(0, len(text), 3000))
-    lines = "".join(json.dumps({"text": part}) + "\n" for part in parts)
-    (place / "pages.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
-    return place / "pages.jsonl.zst"
+    return (text[i : i + 3000] for text in texts for i in range(0, len(text), 3000))
 
 
-def streamed(place: Path, seconds: float) -> float:
-    """Tokens a second of our streaming path."""
+def files_of(texts: Iterable[str], place: Path) -> list[Path]:
+    """The texts as jsonl.zst, in as many files as there are lanes."""
+    import zstandard
+
+    place.mkdir()
+    rows = [json.dumps({"text": text}) + "\n" for text in texts]
+    files = [place / f"{number:02d}.jsonl.zst" for number in range(LANES)]
+    for number, file in enumerate(files):
+        file.write_bytes(zstandard.compress("".join(rows[number::LANES]).encode()))
+    return files
+
+
+def streamed(files: list[Path], cleaning: list[str], seconds: float) -> float:
+    """Tokens a second of CPU time of our streaming path, over whole epochs: texts are read in large blocks."""
     from t5x_like.experiment import Data, section
 
-    task = {"name": "text", "path": str(place), "tokenizer": "package:sotu/vocabulary.model", "splits": {"train": {}}}
+    task = {
+        "name": "text",
+        "path": str(files[0].parent / "*.jsonl.zst"),
+        "tokenizer": "package:sotu/vocabulary.model",
+        "cleaning": cleaning,
+        "splits": {"train": {}},
+    }
     corpus = section(Data, {"task": task}, "data").task.stream("train")
-    return speed(reading(corpus, 512), seconds)
+    begin, wall = time.process_time(), time.perf_counter()
+    pipeline = reading(corpus, ROW)
+    tokens, epoch, ended = 0, 0.0, False
+    while time.perf_counter() - wall < seconds or not ended:
+        counts = next(pipeline).counts
+        tokens += counts.tokens
+        ended, epoch = int(counts.epoch) > int(epoch), counts.epoch
+    taken = time.process_time() - begin
+    pipeline.close()
+    return tokens / taken
 
 
-def through_seqio(place: Path) -> Any:
-    """A function from seconds to tokens a second of SeqIO, for the same file, tokenised and packed by its converter."""
+def cleaned_by_c4(dataset: Any) -> Any:
+    """A preprocessor for SeqIO: the rules of C4, as the Python function they are."""
+    import tensorflow as tf
+
+    from t5x_like.data.cleaning.c4 import C4
+
+    stage = C4()
+
+    def clean(text: bytes) -> bytes:
+        return (stage.clean(text.decode()).text or "").encode()
+
+    def on_example(example: dict[str, Any]) -> dict[str, Any]:
+        text = tf.numpy_function(clean, [example["targets"]], tf.string, stateful=False)
+        return {"targets": tf.ensure_shape(text, ())}
+
+    return dataset.map(on_example, tf.data.AUTOTUNE).filter(lambda example: tf.strings.length(example["targets"]) > 0)
+
+
+def cut_to_rows(dataset: Any) -> Any:
+    """A preprocessor for SeqIO, whose converter would cut off what is longer than a row: parts of at most a row."""
+    import tensorflow as tf
+
+    def parts(example: dict[str, Any]) -> Any:
+        ids = example["targets"]
+        ids = tf.pad(ids, [[0, -tf.size(ids) % ROW]])
+        return tf.data.Dataset.from_tensor_slices({"targets": tf.reshape(ids, (-1, ROW))})
+
+    def without_padding(example: dict[str, Any]) -> dict[str, Any]:
+        return {"targets": tf.boolean_mask(example["targets"], example["targets"] > 0)}
+
+    return dataset.flat_map(parts).map(without_padding, tf.data.AUTOTUNE)
+
+
+def through_seqio(files: list[Path], name: str, *preprocessors: Any) -> Any:
+    """A function from seconds to tokens a second of SeqIO, for the same files, packed by its converter."""
     import seqio
     import tensorflow as tf
     import zstandard
@@ -146,27 +206,24 @@ def through_seqio(place: Path) -> Any:
 
     def texts(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
         def lines() -> Iterator[dict[str, str]]:
-            with place.open("rb") as raw:
-                stream = zstandard.ZstdDecompressor().stream_reader(raw)
-                yield from ({"targets": json.loads(line)["text"]} for line in stream.read().splitlines())
+            for file in files:
+                content = zstandard.decompress(file.read_bytes())
+                yield from ({"targets": json.loads(line)["text"]} for line in content.splitlines())
 
         return tf.data.Dataset.from_generator(lines, output_signature={"targets": tf.TensorSpec((), tf.string)})
 
     vocabulary = seqio.SentencePieceVocabulary(str(sources.resolve("package:sotu/vocabulary.model")))
     seqio.TaskRegistry.add(
-        "bench_pages",
+        name,
         source=seqio.FunctionDataSource(texts, splits=["train"]),
-        preprocessors=[
-            seqio.preprocessors.tokenize,
-            seqio.preprocessors.append_eos,
-        ],
+        preprocessors=[*preprocessors, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos, cut_to_rows],
         output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
     )
 
     def run(seconds: float) -> float:
         dataset = seqio.get_dataset(
-            "bench_pages",
-            {"targets": 512},
+            name,
+            {"targets": ROW},
             dataset_split="train",
             shuffle=True,
             num_epochs=None,
@@ -197,17 +254,26 @@ def main() -> None:
     found["resume_seconds"] = resume(options.rounds)
     found["memory_megabytes"] = memory(options.gigabytes)
     with tempfile.TemporaryDirectory() as place:
-        file = corpus_file(Path(place))
-        sides = {"streamed": lambda seconds: streamed(file, seconds)}
+        from bench_cleaning import web
+
+        pages = files_of(parts_of_speeches(), Path(place) / "speeches")
+        webs = files_of(web(16_000_000, random.Random(0)), Path(place) / "web")
+        sides = {
+            "streamed": lambda seconds: streamed(pages, [], seconds),
+            "cleaned": lambda seconds: streamed(webs, ["c4"], seconds),
+        }
         if not options.skip_seqio:
-            sides["seqio"] = through_seqio(file)
+            sides["seqio"] = through_seqio(pages, "bench_pages")
+            sides["seqio_cleaned"] = through_seqio(webs, "bench_web", cleaned_by_c4)
         speeds = {name: [] for name in sides}
         for _, (name, side) in itertools.product(range(options.rounds), sides.items()):
             speeds[name].append(side(options.seconds))
     for name, values in speeds.items():
         found[f"{name}_tokens_per_second"] = statistics.median(values)
     if "seqio" in speeds:
-        found["streamed_over_seqio"] = found["streamed_tokens_per_second"] / found["seqio_tokens_per_second"]
+        for ours, theirs in (("streamed", "seqio"), ("cleaned", "seqio_cleaned")):
+            ratio = found[f"{ours}_tokens_per_second"] / found[f"{theirs}_tokens_per_second"]
+            found[f"{ours}_over_{theirs}"] = ratio
     if options.json:
         print(json.dumps(found, indent=2))
         return
@@ -215,9 +281,10 @@ def main() -> None:
     print("resume     " + ", ".join(f"step {name}: {1e3 * s:.1f} ms" for name, s in found["resume_seconds"].items()))
     print(f"memory     {found['memory_megabytes']:+.1f} MB over {options.gigabytes:g} GB")
     for name in speeds:
-        print(f"{name:10} {found[f'{name}_tokens_per_second'] / 1e6:.2f} M tokens/s")
+        print(f"{name:14} {found[f'{name}_tokens_per_second'] / 1e6:.2f} M tokens/s")
     if "seqio" in speeds:
-        print(f"ratio      {found['streamed_over_seqio']:.2f}")
+        print(f"streamed / seqio        {found['streamed_over_seqio']:.2f}")
+        print(f"cleaned / seqio_cleaned {found['cleaned_over_seqio_cleaned']:.2f}")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,21 @@ PARAMETERS_FILE = "parameters.json"
 SUMMARY_FILE = "summary.json"
 ASSETS = "assets"
 CHECKPOINTS = "checkpoints"
+COMPILED = "compiled"
+PROFILE = "profile"
 
 # What may change when a run goes on: its length, how it is watched and kept, and what it runs on.
-CHANGEABLE = ("name", "steps", "checkpoint.", "evaluators", "telemetry.", "parallelism.", "data.prefetch", "data.skip")
+CHANGEABLE = (
+    "name",
+    "steps",
+    "checkpoint.",
+    "evaluators",
+    "telemetry.",
+    "parallelism.",
+    "data.prefetch",
+    "data.skip",
+    "compilation_cache",
+)
 
 
 def prepare(workdir: epath.Path, experiment: Experiment, assets: Mapping[str, bytes]) -> None:

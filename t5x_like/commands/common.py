@@ -1,13 +1,11 @@
 """What several commands share: flags, and what they print."""
 
 import argparse
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+from t5x_like.commands.modules import import_modules as import_modules
 from t5x_like.errors import UserError
 
 
@@ -72,30 +70,6 @@ def refuse(rest: Sequence[str], command: str) -> None:
     """
     if rest:
         raise UserError(f"{command} does not know {rest[0]!r}; see t5x_like {command} --help")
-
-
-def import_modules(modules: Sequence[str]) -> None:
-    """Imports the user's own modules, by file or by dotted name.
-
-    Raises:
-      UserError: for one that is not there.
-    """
-    for name in modules:
-        path = Path(name)
-        if path.suffix == ".py":
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            if spec is None or spec.loader is None or not path.exists():
-                raise UserError(f"--module: there is no file {name}; give a Python file or a module's dotted name")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[path.stem] = module
-            spec.loader.exec_module(module)
-            continue
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"--module: there is no module {error.name!r}; give a Python file or a module's dotted name"
-            ) from error
 
 
 def print_json(value: Any) -> None:

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_like import startup
 from t5x_like.commands import common
 
 
@@ -39,13 +41,17 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _show(experiment: Any, *, json_output: bool) -> int:
+    from t5x_like.data.packing import places_of
     from t5x_like.models.count import describe
 
-    tokens = experiment.steps * experiment.data.batch_size * experiment.data.sequence_length
+    length = experiment.data.sequence_length
+    length = places_of(experiment.objective.features(length), length)
+    tokens = experiment.steps * experiment.data.batch_size * length
     described = dict(describe(experiment))
     totals = {**described, "train_tokens": tokens, "train_flops": described["flops_per_step"] * experiment.steps}
+    flags = {"here": os.environ.get("XLA_FLAGS", ""), "nvidia": startup.xla_flags(os.environ.get("XLA_FLAGS", ""))}
     if json_output:
-        common.print_json({"experiment": experiment.to_dict(), **totals})
+        common.print_json({"experiment": experiment.to_dict(), **totals, "xla_flags": flags})
         return 0
     from rich.console import Console
 
@@ -54,7 +60,13 @@ def _show(experiment: Any, *, json_output: bool) -> int:
         # Never wrapped, so that a pipe gets one field a line.
         console.print(section, markup=False, highlight=console.is_terminal, soft_wrap=True)
         console.print()
-    _print_totals(totals, experiment)
+    console.print(
+        f"XLA_FLAGS here            {flags['here'] or '(none)'}\nXLA_FLAGS on NVIDIA GPUs  {flags['nvidia']}\n",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    _print_totals(totals, experiment, length)
     return 0
 
 
@@ -70,10 +82,10 @@ def _sections(values: dict[str, Any]) -> list[str]:
     return ["\n".join(f"{path:{width}}  {json.dumps(value)}" for path, value in groups[key].items()) for key in order]
 
 
-def _print_totals(totals: dict[str, Any], experiment: Any) -> None:
+def _print_totals(totals: dict[str, Any], experiment: Any, length: int) -> None:
     from t5x_like.telemetry.progress import summary_table
 
-    batch, length = experiment.data.batch_size, experiment.data.sequence_length
+    batch = experiment.data.batch_size
     rows = {name: f"{value:,}" if isinstance(value, int) else f"{value:.3g}" for name, value in totals.items()}
     rows["train_tokens"] += f"  ({experiment.steps:,} steps × {batch:,} rows × {length:,} tokens)"
     summary_table(f"{experiment.name}: what it amounts to", rows)

@@ -39,7 +39,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--compare", nargs=2, metavar=("A", "B"), help="print how two reports, saved with --json, differ"
     )
-    parser.add_argument("--save", metavar="DIR", help="keep the compiled executable in this directory")
+    parser.add_argument(
+        "--save", metavar="DIR", help="keep the compiled executable in this directory, for train --executable=DIR"
+    )
     parser.add_argument("--page", metavar="FILE", help="write the report as a web page, too")
     parser.add_argument("--prices", default="", metavar="FILE", help="a table in place of the package's prices.json")
     common.add_modules(parser)
@@ -64,12 +66,26 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     experiment = configdict.load(options.config, rest)
     if options.search is not None:
         return _search(experiment, topology, options)
+    return run_preflight(experiment, topology, options)
+
+
+def run_preflight(experiment: Any, topology: Any, options: argparse.Namespace) -> int:
+    """Compiles the step and prints the report.
+
+    Args:
+      experiment: whose step.
+      topology: for which.
+      options: `save`, a directory or None; `page`, a file or None; `prices`, a file or
+        empty; `json`.
+    """
     from t5x_like.preflight import build, page, report, show
 
     built = build.build(experiment, topology)
     figures = report.report(built, options.prices)
     if options.save:
-        figures["executable"] = str(build.save(built, Path(options.save)))
+        from etils import epath
+
+        figures["executable"] = str(build.save(built, epath.Path(options.save).expanduser()))
     if options.page:
         figures["page"] = page.write(figures, options.page)
     if options.json:
@@ -77,7 +93,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         return 0
     show.show(figures)
     if options.save:
-        print(f"the executable is {figures['executable']}")
+        print(f"the executable is {figures['executable']}; t5x_like train --executable={options.save} runs it")
     if options.page:
         print(f"the page is {figures['page']}")
     return 0

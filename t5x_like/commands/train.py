@@ -23,9 +23,23 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="where everything is written; gs:// or s3:// too"
     )
+    add_job(parser)
     common.add_modules(parser)
     common.add_json(parser)
     common.add_processes(parser)
+
+
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how a run is run; none of them changes what is trained."""
+    parser.add_argument(
+        "--profile", default="", metavar="FIRST:END", help="write a trace of steps FIRST to END - 1 into DIR/profile"
+    )
+    parser.add_argument(
+        "--executable",
+        default="",
+        metavar="PATH",
+        help="take the compiled step from here, where preflight --save wrote it: a pickle, so give only what you wrote",
+    )
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -36,12 +50,28 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     experiment = configdict.load(options.config, rest)
     command = f"t5x_like {shlex.join(sys.argv[1:])}"
     return common.run_processes(
-        options, lambda: run_experiment(experiment, options.workdir, json_output=options.json, command=command)
+        options,
+        lambda: run_experiment(
+            experiment,
+            options.workdir,
+            json_output=options.json,
+            modules=options.module,
+            profile=options.profile,
+            executable=options.executable,
+            command=command,
+        ),
     )
 
 
 def run_experiment(
-    experiment: Any, workdir: str, *, json_output: bool = False, modules: Sequence[str] = (), command: str = ""
+    experiment: Any,
+    workdir: str,
+    *,
+    json_output: bool = False,
+    modules: Sequence[str] = (),
+    profile: str = "",
+    executable: str = "",
+    command: str = "",
 ) -> int:
     """Trains, writes the summary and the report, and prints the summary block.
 
@@ -49,7 +79,9 @@ def run_experiment(
       experiment: what to do.
       workdir: where.
       json_output: print the summary as JSON.
-      modules: the user's modules to import first.
+      modules: the user's modules, already imported.
+      profile: what `--profile` says.
+      executable: what `--executable` says.
       command: what the user typed, to be told how to go on with.
 
     Returns:
@@ -58,11 +90,12 @@ def run_experiment(
     from etils import epath
 
     from t5x_like.parallel.distributed import is_first
-    from t5x_like.train import train
+    from t5x_like.telemetry.profile import parse
+    from t5x_like.train import Job, train
 
-    common.import_modules(modules)
     directory = epath.Path(workdir).expanduser()
-    outcome = train(experiment, directory)
+    job = Job(modules=modules, profile=parse(profile), executable=executable)
+    outcome = train(experiment, directory, job)
     if outcome.interrupted:
         if is_first():
             print(

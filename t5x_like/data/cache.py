@@ -45,6 +45,31 @@ def cached(key: str, make: Callable[[], Documents]) -> Documents:
     return _load(place) or documents
 
 
+def remember(key: str, note: str) -> None:
+    """Keeps a note on the documents under `key`; a disk that is full or not writable forgets it."""
+    file = _note(key)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+        with open(descriptor, "w") as stream:
+            stream.write(note)
+        os.replace(draft, file)
+    except OSError:
+        return
+
+
+def recall(key: str) -> str | None:
+    """The note on the documents under `key`, if there is one."""
+    try:
+        return _note(key).read_text()
+    except OSError:
+        return None
+
+
+def _note(key: str) -> Path:
+    return directory() / f"{_FORMAT}-{key}.json"
+
+
 def _load(place: Path) -> Documents | None:
     """What is at `place`, if it is whole."""
     try:

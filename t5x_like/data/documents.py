@@ -1,27 +1,55 @@
 """What a split holds as tokens, and the windows it is read in."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.vocabulary import PAD_ID
+
+
+def _no_ends() -> np.ndarray:
+    return np.zeros((0, 0), np.int64)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """An example that somebody else has made: its sequences end to end.
+
+    Attributes:
+      tokens: uint16 or uint32 [tokens].
+      ends: where in the tokens each sequence ends; the last is their number.
+    """
+
+    tokens: np.ndarray
+    ends: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
 
 
 @dataclass(frozen=True)
 class Documents:
     """Every document of a split, one after the other, each with its end token.
 
+    Where sequences have names, a document is an example of several sequences end to end, such as inputs and targets; it
+    is never cut.
+
     Attributes:
       tokens: uint16 or uint32 [tokens].
       offsets: int64 [documents + 1]: document d is tokens[offsets[d]:offsets[d + 1]].
       byte_lengths: int64 [documents]: the UTF-8 bytes of each document's text.
+      names: of each document's sequences, in order; none where a document is text.
+      ends: int64 [documents, names]: where in its document each sequence ends.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     byte_lengths: np.ndarray
+    names: tuple[str, ...] = ()
+    ends: np.ndarray = field(default_factory=_no_ends)
 
     def __post_init__(self) -> None:
         if not self.is_consistent():
@@ -31,8 +59,9 @@ class Documents:
     def unchecked(cls, tokens: np.ndarray, offsets: np.ndarray, byte_lengths: np.ndarray) -> "Documents":
         """Arrays that were checked when they were written: a look at every offset would read a whole file."""
         documents = object.__new__(cls)
-        for name, array in (("tokens", tokens), ("offsets", offsets), ("byte_lengths", byte_lengths)):
-            object.__setattr__(documents, name, array)
+        values = {"tokens": tokens, "offsets": offsets, "byte_lengths": byte_lengths, "names": (), "ends": _no_ends()}
+        for name, value in values.items():
+            object.__setattr__(documents, name, value)
         return documents
 
     def is_consistent(self) -> bool:
@@ -55,6 +84,22 @@ class Documents:
         offsets = np.cumsum([len(part) for part in parts], dtype=np.int64)
         return cls(np.concatenate(parts), offsets, np.array(byte_lengths, np.int64))
 
+    @classmethod
+    def collect_sequences(
+        cls, examples: Iterable[tuple[Sequences, int]], names: tuple[str, ...], dtype: np.dtype[Any]
+    ) -> "Documents":
+        """Gathers (example, bytes of its text) pairs, in order; an example's sequences are called `names`."""
+        ends: list[tuple[int, ...]] = []
+
+        def tokens() -> Iterator[tuple[np.ndarray, int]]:
+            for example, size in examples:
+                ends.append(example.ends)
+                yield example.tokens, size
+
+        plain = cls.collect(tokens(), dtype)
+        array = np.array(ends, np.int64).reshape(len(ends), len(names))
+        return cls(plain.tokens, plain.offsets, plain.byte_lengths, names, array)
+
     def __len__(self) -> int:
         return len(self.byte_lengths)
 
@@ -67,7 +112,8 @@ class Documents:
         chosen = range(first, len(self), stride)
         tokens = [self.tokens[:0], *map(self.document, chosen)]
         offsets = np.cumsum([len(part) for part in tokens], dtype=np.int64)
-        return Documents.unchecked(np.concatenate(tokens), offsets, self.byte_lengths[first::stride])
+        ends = self.ends[first::stride] if self.names else self.ends
+        return Documents(np.concatenate(tokens), offsets, self.byte_lengths[first::stride], self.names, ends)
 
 
 class Component(NamedTuple):
@@ -76,10 +122,12 @@ class Component(NamedTuple):
     Attributes:
       name: what a mixture calls it; empty where there is one part alone.
       shards: its documents, in files that are cut into windows each by itself.
+      counts: what cleaning did on the way; None where nothing was cleaned.
     """
 
     name: str
     shards: tuple[Documents, ...]
+    counts: Counts | None = None
 
     @property
     def tokens(self) -> int:
@@ -152,26 +200,29 @@ class Piece(NamedTuple):
       previous: int32 [n]: the token before each in its document, seen across the window's edge; 0 before the first.
       document: the document's number in its shard.
       start: where in the document the piece begins, in tokens.
+      sequences: of a document with named sequences, each by its name.
     """
 
     tokens: np.ndarray
     previous: np.ndarray
     document: int
     start: int
+    sequences: Mapping[str, np.ndarray] = {}
 
 
 class Windows:
     """A corpus cut every `length` tokens, across documents; the last window of a shard may be shorter.
 
     Cutting whole shards, and not document by document, makes windows full: a row holds exactly one, whatever the
-    documents' lengths, so that nothing is padded and nothing is lost.
+    documents' lengths, so that nothing is padded and nothing is lost. Of documents with named sequences, each is one
+    window, whatever its length.
     """
 
     def __init__(self, corpus: Corpus, length: int) -> None:
         """Cuts `corpus` into windows of `length` tokens, numbered through all its shards."""
         self.corpus, self.length = corpus, length
-        self._shards = [(shard.tokens, shard.offsets) for shard in corpus.shards]
-        counts = [-(-len(tokens) // length) for tokens, _ in self._shards]
+        self._shards = corpus.shards
+        counts = [len(shard) if shard.names else -(-len(shard.tokens) // length) for shard in self._shards]
         self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
         ends = np.cumsum([len(component.shards) for component in corpus.components])
         self._component_first = self._first[np.concatenate([[0], ends])]
@@ -183,12 +234,19 @@ class Windows:
         """The windows of each component."""
         return np.diff(self._component_first).tolist()
 
+    def mean_length(self, component: Component) -> float:
+        """Tokens in one of its windows: `length`, or what its whole examples have on average."""
+        if any(shard.names for shard in component.shards) and component.documents:
+            return component.tokens / component.documents
+        return self.length
+
     def pieces(self, window: int) -> Iterator[Piece]:
         """The pieces of one window, in order."""
-        shard = int(self._first.searchsorted(window, side="right")) - 1
-        tokens, offsets = self._shards[shard]
-        begin = (window - int(self._first[shard])) * self.length
-        return cut(tokens, offsets, begin, begin + self.length)
+        number = int(self._first.searchsorted(window, side="right")) - 1
+        shard, window = self._shards[number], window - int(self._first[number])
+        if shard.names:
+            return iter([whole(shard.tokens, shard.offsets, shard.names, shard.ends, window)])
+        return cut(shard.tokens, shard.offsets, window * self.length, (window + 1) * self.length)
 
 
 def cut(tokens: np.ndarray, offsets: np.ndarray, begin: int, stop: int) -> Iterator[Piece]:
@@ -199,6 +257,13 @@ def cut(tokens: np.ndarray, offsets: np.ndarray, begin: int, stop: int) -> Itera
         start, end = int(offsets[document]), min(int(offsets[document + 1]), stop)
         yield _piece(tokens, begin, end, document, begin - start)
         begin, document = end, document + 1
+
+
+def whole(tokens: np.ndarray, offsets: np.ndarray, names: tuple[str, ...], ends: np.ndarray, document: int) -> Piece:
+    """The piece that is one document with named sequences; see `Documents`."""
+    piece = _piece(tokens, int(offsets[document]), int(offsets[document + 1]), document, 0)
+    parts = np.split(piece.tokens, ends[document, :-1])
+    return piece._replace(sequences=dict(zip(names, parts, strict=True)))
 
 
 def _piece(tokens: np.ndarray, begin: int, end: int, document: int, start: int) -> Piece:

@@ -25,7 +25,8 @@ def order_of(corpus: Corpus, windows: Windows, batch_size: int, seed: int) -> Or
     """The order in which a corpus is trained on.
 
     A stage of a mixture begins with example `step` · `batch_size`, which is the first of that step's batch where each
-    row holds one window.
+    row holds one window. Its weights are shares of the tokens: a component of whole examples, which have tokens of
+    their own number, is read so much more often as they are shorter than a window.
 
     Raises:
       ExperimentError: when a component that is to be read has no window.
@@ -37,7 +38,12 @@ def order_of(corpus: Corpus, windows: Windows, batch_size: int, seed: int) -> Or
         for component, count, weight in zip(corpus.components, counts, stage.weights, strict=True):
             if weight and not count:
                 raise ExperimentError(f"data.task.components.{component.name}", "there is no document in its split")
-    return Mixed(counts, [Blend(stage.step * batch_size, stage.weights) for stage in corpus.stages], seed)
+    scales = [windows.length / windows.mean_length(component) for component in corpus.components]
+    blends = [
+        Blend(stage.step * batch_size, tuple(w * s for w, s in zip(stage.weights, scales, strict=True)))
+        for stage in corpus.stages
+    ]
+    return Mixed(counts, blends, seed)
 
 
 class IndexedReader:

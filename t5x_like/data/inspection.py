@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.documents import Corpus
-from t5x_like.data.packing import Batch
+from t5x_like.data.packing import Batch, groups_of, record_length_of
 from t5x_like.data.pipeline import Pipeline
-from t5x_like.data.stream import StreamedCorpus
+from t5x_like.data.sentinels import vocabulary_of
+from t5x_like.data.stream import Stream, StreamedCorpus
 
-TEXTS = ("inputs", "targets")  # the features that are text
+# The features that are text, with an encoder and without.
+TEXTS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "inputs", "targets")
+_SHIFTED = {"inputs": "targets", "decoder_input_tokens": "decoder_target_tokens"}
 
 _SAMPLE = 1000  # documents of each streamed component that are looked at
 
@@ -79,6 +83,8 @@ class Inspection:
       tokens_a_run: places of all batches of the run.
       lengths: documents by length.
       sampled: documents that `lengths` is of, where it is not of all; None where it is.
+      cleaned: what cleaning did to each part that is cleaned on the way, by its name; of what is streamed, to the
+        first documents.
     """
 
     rows: tuple[Mapping[str, tuple[Run, ...]], ...]
@@ -93,6 +99,7 @@ class Inspection:
     tokens_a_run: int
     lengths: tuple[Bin, ...]
     sampled: int | None
+    cleaned: Mapping[str, Counts]
 
 
 def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, shown: int) -> Inspection:
@@ -121,9 +128,10 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
     finally:
         pipeline.close()
     tokens, dropped = (sum(getattr(each.counts, name) for each in batches) for name in ("tokens", "dropped"))
-    lengths = document_lengths(corpus)
-    tokens_a_run = experiment.steps * data.batch_size * data.sequence_length
-    vocabulary = data.task.vocabulary()
+    lengths, cleaned = look_at_documents(corpus)
+    tokens_a_run = experiment.steps * batches[0].counts.places
+    text_a_run = experiment.steps * data.batch_size * record_length_of(experiment.objective, data.sequence_length)
+    vocabulary = vocabulary_of(experiment.objective, data.task.vocabulary())
     texts = (row_texts(batch.batch, row, vocabulary) for batch in batches for row in range(data.batch_size))
     return Inspection(
         rows=tuple(text for text, _ in zip(texts, range(shown), strict=False)),
@@ -133,26 +141,27 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
         weighted=_weighted([each.batch for each in batches]),
         examples_a_row=float(np.mean([_examples(each.batch) for each in batches])),
         steps=tuple(stage.step for stage in corpus.stages),
-        parts=tuple(_parts(corpus, experiment.steps, tokens_a_run)),
+        parts=tuple(_parts(corpus, experiment.steps, text_a_run)),
         tokens_an_epoch=sum(part.tokens for part in corpus.components) if isinstance(corpus, Corpus) else None,
         tokens_a_run=tokens_a_run,
         lengths=tuple(histogram(lengths)),
         sampled=None if isinstance(corpus, Corpus) else len(lengths),
+        cleaned=cleaned,
     )
 
 
 def row_texts(batch: Batch, row: int, vocabulary: Any) -> dict[str, tuple[Run, ...]]:
     """The features of a row that are text, by name; inputs that are the targets one place later are left out."""
     features = {name: batch[name][row] for name in TEXTS if name in batch and batch[name].ndim == 2}
-    segments = batch["segment_ids"][row] if "segment_ids" in batch else None
-    weights = batch["weights"][row] if "weights" in batch and batch["weights"].ndim == 2 else None
-    if segments is not None and set(features) == set(TEXTS) and _is_shifted(features, segments):
-        del features["inputs"]
+    groups = {name: group for group in groups_of(batch) for name in group.names}
     found = {}
     for name, ids in features.items():
-        places = segments if segments is not None and len(segments) == len(ids) else _one_segment(ids)
-        counted = weights if weights is not None and len(weights) == len(ids) else None
-        found[name] = tuple(_runs(ids, places, counted, vocabulary))
+        group = groups.get(name)
+        segments = batch[group.prefix + "segment_ids"][row] if group else _one_segment(ids)
+        if group and _SHIFTED.get(name) in features and _is_shifted(ids, features[_SHIFTED[name]], segments):
+            continue
+        weights = _weights_beside(batch, name)
+        found[name] = tuple(_runs(ids, segments, None if weights is None else weights[row], vocabulary))
     return found
 
 
@@ -168,25 +177,28 @@ def histogram(lengths: np.ndarray) -> Iterator[Bin]:
         yield Bin(low + 1, high, len(inside), int(inside.sum()))
 
 
-def document_lengths(corpus: Corpus | StreamedCorpus) -> np.ndarray:
-    """Tokens of each document, int64 [documents]; of what is streamed, of the first of each component."""
+def look_at_documents(corpus: Corpus | StreamedCorpus) -> tuple[np.ndarray, dict[str, Counts]]:
+    """Tokens of each document, int64 [documents], and by component what cleaning did; see `Inspection`."""
     if isinstance(corpus, Corpus):
         found = [np.diff(shard.offsets) for shard in corpus.shards]
+        cleaned = {part.name: part.counts for part in corpus.components if part.counts is not None}
     else:
-        found = []
+        found, cleaned = [], {}
         for stream in corpus.components:
-            records = (
-                text
-                for file, shard in enumerate(stream.shards)
-                for number, text in shard.records()
-                if stream.holds(file, number)
-            )
-            texts = [text for text, _ in zip(records, range(_SAMPLE), strict=False)]
+            texts = list(itertools.islice(_records(stream), _SAMPLE))
+            if stream.cleaner is not None:
+                texts, cleaned[stream.name] = stream.cleaner.clean_many(texts)
             found.append(np.array([len(ids) for ids in stream.encode(texts)], np.int64))
-    return np.concatenate([np.zeros(0, np.int64), *found])
+    return np.concatenate([np.zeros(0, np.int64), *found]), cleaned
 
 
-def _parts(corpus: Corpus | StreamedCorpus, steps: int, tokens_a_run: int) -> Iterator[Part]:
+def _records(stream: Stream) -> Iterator[Any]:
+    """The texts of the split from the beginning of the first file on."""
+    for file, shard in enumerate(stream.shards):
+        yield from (text for number, text in shard.records() if stream.holds(file, number))
+
+
+def _parts(corpus: Corpus | StreamedCorpus, steps: int, text_a_run: int) -> Iterator[Part]:
     """The components; without weights, each is read as often as the others."""
     sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(corpus.components)
     if isinstance(corpus, Corpus):
@@ -197,7 +209,7 @@ def _parts(corpus: Corpus | StreamedCorpus, steps: int, tokens_a_run: int) -> It
     lasts = np.diff(np.minimum([*begins, steps], steps)) / max(steps, 1)
     for number, (name, (documents, tokens)) in enumerate(zip(names, sizes, strict=True)):
         shares = tuple(weights[number] / sum(weights) for weights in stages)
-        read = sum(share * last for share, last in zip(shares, lasts, strict=True)) * tokens_a_run
+        read = sum(share * last for share, last in zip(shares, lasts, strict=True)) * text_a_run
         yield Part(name, documents, tokens, shares, float(read / tokens) if tokens else None)
 
 
@@ -220,9 +232,15 @@ def _runs(ids: np.ndarray, segments: np.ndarray, weights: np.ndarray | None, voc
             )
 
 
-def _is_shifted(features: Mapping[str, np.ndarray], segments: np.ndarray) -> bool:
+def _is_shifted(inputs: np.ndarray, targets: np.ndarray, segments: np.ndarray) -> bool:
     inside = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
-    return bool((features["inputs"][1:] == features["targets"][:-1])[inside].all())
+    return bool((inputs[1:] == targets[:-1])[inside].all())
+
+
+def _weights_beside(batch: Batch, name: str) -> np.ndarray | None:
+    """What the loss weighs the places of a feature with, [rows, length]; None where the objective has no weights."""
+    weights = batch.get("decoder_loss_weights" if name.startswith("decoder_") else "weights")
+    return weights if weights is not None and weights.shape == batch[name].shape else None
 
 
 def _one_segment(ids: np.ndarray) -> np.ndarray:
@@ -235,13 +253,15 @@ def _one_segment(ids: np.ndarray) -> np.ndarray:
 
 def _examples(batch: Batch) -> float:
     """Examples a row."""
-    return float(batch["segment_ids"].max(axis=1).mean()) if "segment_ids" in batch else 1.0
+    groups = groups_of(batch)
+    return float(batch[groups[0].prefix + "segment_ids"].max(axis=1).mean()) if groups else 1.0
 
 
 def _weighted(batches: Sequence[Batch]) -> float | None:
     """Share of the tokens that the loss counts."""
-    if not batches or "weights" not in batches[0]:
+    names = [name for name in ("weights", "decoder_loss_weights") if batches and name in batches[0]]
+    if not names:
         return None
-    counted = sum(int((batch["weights"] > 0).sum()) for batch in batches)
-    real = sum(int((batch["segment_ids" if "segment_ids" in batch else "targets"] > 0).sum()) for batch in batches)
-    return counted / max(real, 1)
+    counted = sum(int((batch[names[0]] > 0).sum()) for batch in batches)
+    reals = [f"{group.prefix}segment_ids" for group in groups_of(batches[0])] or ["targets"]
+    return counted / max(sum(int((batch[name] > 0).sum()) for batch in batches for name in reals), 1)

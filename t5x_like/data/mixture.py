@@ -143,7 +143,9 @@ class MixtureTask:
         """
         self.vocabulary()
         opened = {name: self._of(name, lambda task: task.open(split)) for name, task in self._with(split).items()}
-        components = tuple(Component(name, corpus.shards) for name, corpus in opened.items())
+        components = tuple(
+            Component(name, corpus.shards, corpus.components[0].counts) for name, corpus in opened.items()
+        )
         sizes = {component.name: (component.tokens, component.documents) for component in components}
         return Corpus(components, self._stages(lambda rates: rates.weights(sizes), len(components)))
 

@@ -5,10 +5,14 @@ of text, one for each document in it) and lays those side by side: `segment_ids`
 padding) and `positions` start at 0 in each. An example that does not fit begins the next row. Nothing is cut, and what
 a lane does depends on its own place alone: where its reader stands, and the number of the next piece of that record.
 
+Features whose names begin alike may have lengths of their own, as an encoder's and a decoder's have: those of
+`encoder_segment_ids` are the features `encoder_…`. An example fits into a row if it fits in every such group.
+
 Where the objective's features have no `segment_ids`, an example is a row.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,10 +20,48 @@ import numpy as np
 from t5x_like.data.documents import Piece
 from t5x_like.errors import ExperimentError
 
-Example = Callable[[Mapping[str, Any], np.random.Generator], Mapping[str, np.ndarray]]
 Batch = dict[str, np.ndarray]
 
-PACKED = ("segment_ids", "positions")
+SEGMENT_IDS, POSITIONS = "segment_ids", "positions"
+
+
+class Group(NamedTuple):
+    """Features of one length.
+
+    Attributes:
+      prefix: what their names begin with; empty for those of no other group.
+      length: places in a row.
+      names: those that an example has; the packer adds `segment_ids` and `positions`, with the prefix.
+    """
+
+    prefix: str
+    length: int
+    names: tuple[str, ...]
+
+
+def groups_of(features: Mapping[str, Any]) -> tuple[Group, ...]:
+    """The groups of packed features, in their order; none where an example is a row.
+
+    Args:
+      features: by name, something with a `shape` that ends in the places of a row: an objective's features, or a batch.
+    """
+    prefixes = [name.removesuffix(SEGMENT_IDS) for name in features if name.endswith(SEGMENT_IDS)]
+    members: dict[str, list[str]] = {prefix: [] for prefix in prefixes}
+    for name in features:
+        own = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default=None)
+        if own is not None and name not in (own + SEGMENT_IDS, own + POSITIONS):
+            members[own].append(name)
+    return tuple(Group(prefix, features[prefix + SEGMENT_IDS].shape[-1], tuple(members[prefix])) for prefix in prefixes)
+
+
+def places_of(features: Mapping[str, Any], length: int) -> int:
+    """The places for tokens in a row of all groups together, or `length` where an example is a row."""
+    return sum(group.length for group in groups_of(features)) or length
+
+
+def record_length_of(objective: Any, length: int) -> int:
+    """The tokens of text that an objective makes a row of `length` of."""
+    return objective.record_length(length) if hasattr(objective, "record_length") else length
 
 
 class Record(NamedTuple):
@@ -53,42 +95,64 @@ class Reader(Protocol):
 
 
 class Made(NamedTuple):
-    """An example as the objective made it: its features, the tokens it takes in a row, and those of its record."""
+    """An example as the objective made it.
+
+    Attributes:
+      features: by name.
+      length: the tokens of all groups.
+      record_length: the tokens of its record.
+      lengths: of each group, where there are several.
+    """
 
     features: Mapping[str, np.ndarray]
     length: int
     record_length: int
+    lengths: tuple[int, ...] = ()
 
 
 class ExampleMaker:
     """Turns records into examples, and rows of padding into batches of them."""
 
-    def __init__(self, example: Example, features: Mapping[str, Any], length: int, seed: int) -> None:
-        """Makes examples for rows of `length` tokens.
+    def __init__(self, objective: Any, length: int, seed: int) -> None:
+        """Makes an objective's examples for rows of `length` tokens.
 
         Args:
-          example: the objective's.
-          features: the objective's for rows of `length`: by name, something with `shape` and `dtype`.
-          length: tokens a row.
+          objective: has `features` and `example`. With `record_length` it says how many tokens the record of a row has;
+            it has as many as a row where it does not. With `joins_documents` a record is a window whole, and not what
+            it holds of one document.
+          length: `data.sequence_length`.
           seed: of the examples' randomness.
         """
-        self.example, self.features, self.length = example, features, length
-        self.packs = "segment_ids" in features
+        self.example, self.features = objective.example, objective.features(length)
+        self.record_length = record_length_of(objective, length)
+        self.packs = bool(groups_of(self.features))
+        self.groups = groups_of(self.features) or (Group("", length, ()),)
+        self.places = sum(group.length for group in self.groups)
+        self.number = {name: number for number, group in enumerate(self.groups) for name in group.names}
+        self._joins = getattr(objective, "joins_documents", False)
+        self._none = (0,) * len(self.groups)
         self._philox = np.random.Philox(key=0)
         self._rng = np.random.Generator(self._philox)
         self._seed = seed & (1 << 64) - 1
 
     def make(self, record: Record) -> list[Made]:
-        """The record's examples, one a piece.
+        """The record's examples: one a piece, or one of all pieces together.
 
         Raises:
           ExperimentError: for an example that no row can hold.
         """
         self._key(record.epoch, record.number)
+        pieces = [_joined(list(record.pieces))] if self._joins else record.pieces
         return [
-            self._one({"tokens": p.tokens, "previous": p.previous, "document": p.document, "start": p.start})
-            for p in record.pieces
+            self._one(
+                {"tokens": p.tokens, "previous": p.previous, "document": p.document, "start": p.start, **p.sequences}
+            )
+            for p in pieces
         ]
+
+    def lane(self, reader: "Reader", piece: int = 0) -> "Lane":
+        """What lays these examples into rows; see `Lane`."""
+        return (GroupedLane if len(self.groups) > 1 else Lane)(self, reader, piece)
 
     def empty_batch(self, rows: int) -> Batch:
         """Rows of padding."""
@@ -112,19 +176,27 @@ class ExampleMaker:
         features = self.example(record, self._rng)
         taken = len(record["tokens"])
         if not features:
-            return Made(features, 0, taken)
-        return Made(features, self._packed_length(features) if self.packs else self._row(features), taken)
+            return Made(features, 0, taken, self._none)
+        if len(self.groups) > 1:
+            lengths = tuple(self._packed_length(self._of(group, features), group) for group in self.groups)
+            return Made(features, sum(lengths), taken, lengths)
+        return Made(
+            features, self._packed_length(features, self.groups[0]) if self.packs else self._row(features), taken
+        )
 
-    def _packed_length(self, features: Mapping[str, np.ndarray]) -> int:
+    def _of(self, group: Group, features: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return {name: feature for name, feature in features.items() if self.groups[self.number[name]] is group}
+
+    def _packed_length(self, features: Mapping[str, np.ndarray], group: Group) -> int:
         lengths = {len(feature) for feature in features.values()}
         if len(lengths) > 1:
             sizes = ", ".join(f"{name} {len(feature)}" for name, feature in features.items())
             raise ExperimentError("objective", f"the features of an example must be equally long, not {sizes}")
-        length = lengths.pop()
-        if length > self.length:
+        length = lengths.pop() if lengths else 0
+        if length > group.length:
+            what = " ".join(["an example of", str(length), *group.prefix.split("_")[:-1], "tokens"])
             raise ExperimentError(
-                "data.sequence_length",
-                f"an example of {length} tokens does not fit a row of {self.length}; make it at least {length}",
+                "data.sequence_length", f"{what} does not fit a row of {group.length}; make it at least {length}"
             )
         return length
 
@@ -136,7 +208,17 @@ class ExampleMaker:
                     "data.sequence_length",
                     f"an example's {name!r} of shape {list(shape)} does not fit a row's {list(room)}; make it longer",
                 )
-        return self.length
+        return self.places
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    """A window whole; its place is that of the first of its documents."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return pieces[0]._replace(
+        tokens=np.concatenate([piece.tokens for piece in pieces]),
+        previous=np.concatenate([piece.previous for piece in pieces]),
+    )
 
 
 class Lane:
@@ -152,7 +234,7 @@ class Lane:
         """
         self.reader = reader
         self._maker, self._piece = maker, piece
-        self._positions = np.arange(maker.length, dtype=np.int32)
+        self._positions = np.arange(max(group.length for group in maker.groups), dtype=np.int32)
         self._pending: list[Made] | None = None
         self._fruitless_since: int | None = None
 
@@ -170,7 +252,7 @@ class Lane:
           ExperimentError: when the objective has made no example of a whole epoch.
         """
         used = segment = dropped = 0
-        room = self._maker.length
+        room = self._maker.places
         while used < room and (made := self._peek()) is not None:
             end = used + made.length
             if end > room:
@@ -233,3 +315,40 @@ class Lane:
             raise ExperimentError(
                 "objective", "it makes no example of any document; it needs longer ones, or another split"
             )
+
+
+class GroupedLane(Lane):
+    """One stream of rows in which each group of features has places of its own."""
+
+    def fill(self, batch: Batch, row: int) -> tuple[int, int]:
+        """As `Lane.fill`: the next example does not fit where one of its groups does not."""
+        rooms = [group.length for group in self._maker.groups]
+        begins, segment, dropped = [0] * len(rooms), 0, 0
+        while all(map(operator.lt, begins, rooms)) and (made := self._peek()) is not None:
+            ends = list(map(operator.add, begins, made.lengths))
+            if any(map(operator.gt, ends, rooms)):
+                break
+            if made.length:
+                segment += 1
+                self._lay_groups(made.features, batch, row, segment, begins, ends)
+            else:
+                dropped += made.record_length
+            begins = ends
+            self._advance()
+        return sum(begins), dropped
+
+    def _lay_groups(
+        self,
+        features: Mapping[str, np.ndarray],
+        batch: Batch,
+        row: int,
+        segment: int,
+        begins: Sequence[int],
+        ends: Sequence[int],
+    ) -> None:
+        for name, feature in features.items():
+            number = self._maker.number[name]
+            batch[name][row, begins[number] : ends[number]] = feature
+        for group, begin, end in zip(self._maker.groups, begins, ends, strict=True):
+            batch[group.prefix + SEGMENT_IDS][row, begin:end] = segment
+            batch[group.prefix + POSITIONS][row, begin:end] = self._positions[: end - begin]

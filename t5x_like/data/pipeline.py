@@ -15,7 +15,7 @@ import numpy as np
 from t5x_like.data.documents import Corpus, Windows
 from t5x_like.data.indexed import IndexedReader
 from t5x_like.data.order import Sequential
-from t5x_like.data.packing import Batch, ExampleMaker, Lane
+from t5x_like.data.packing import Batch, ExampleMaker
 from t5x_like.data.stream import StreamedCorpus, StreamReader
 from t5x_like.errors import ExperimentError, UserError
 
@@ -27,10 +27,13 @@ class Counts(NamedTuple):
 
     Attributes:
       tokens: real tokens.
-      places: rows × length, padding included.
+      places: rows × places for tokens in a row, padding included.
       dropped: tokens of records that the objective made no example of.
       epoch: how often the split has been read since the start of the run, after this batch.
       examples: windows of the order up to the farthest lane's, which is how `data.skip` counts.
+      bytes_read: where texts are cleaned on the way, the bytes of those around each lane's place, which were read
+        together.
+      bytes_left: what cleaning left of them.
     """
 
     tokens: int
@@ -38,6 +41,8 @@ class Counts(NamedTuple):
     dropped: int
     epoch: float
     examples: int
+    bytes_read: int = 0
+    bytes_left: int = 0
 
     @property
     def fill_fraction(self) -> float:
@@ -48,6 +53,11 @@ class Counts(NamedTuple):
     def dropped_fraction(self) -> float:
         """Dropped tokens over those read."""
         return self.dropped / (self.tokens + self.dropped) if self.dropped else 0.0
+
+    @property
+    def cleaned_fraction(self) -> float | None:
+        """Bytes that cleaning took out over those read; None where nothing is cleaned."""
+        return 1 - self.bytes_left / self.bytes_read if self.bytes_read else None
 
 
 class Prepared(NamedTuple):
@@ -106,20 +116,20 @@ class Pipeline:
           ExperimentError: when batch, lanes and hosts do not divide.
         """
         _check_division(batch_size, lanes, host_count)
-        self._maker = ExampleMaker(objective.example, objective.features(sequence_length), sequence_length, seed)
+        self._maker = ExampleMaker(objective, sequence_length, seed)
         own = lanes // host_count
         self._first, self._rows_per_lane = host_index * own, batch_size // lanes
         words = 2 if isinstance(corpus, Corpus) else StreamReader.words(corpus) + 1
         self._state = np.zeros((lanes, words), np.uint64) if state is None else _checked_state(state, lanes, words)
         open_reader = (
-            IndexedReader.factory(corpus, sequence_length, batch_size, lanes, seed, skip)
+            IndexedReader.factory(corpus, self._maker.record_length, batch_size, lanes, seed, skip)
             if isinstance(corpus, Corpus)
-            else StreamReader.factory(corpus, sequence_length, batch_size, lanes, seed, skip, shuffle_window)
+            else StreamReader.factory(corpus, self._maker.record_length, batch_size, lanes, seed, skip, shuffle_window)
         )
         self._lanes = []
         for lane in range(self._first, self._first + own):
             *place, piece = self._state[lane].tolist()
-            self._lanes.append(Lane(self._maker, open_reader(lane, place), piece))
+            self._lanes.append(self._maker.lane(open_reader(lane, place), piece))
         rows = np.arange(own * self._rows_per_lane, dtype=np.int32)
         self._row_numbers = rows + np.int32(self._first * self._rows_per_lane)
         self._stop = threading.Event()
@@ -177,9 +187,11 @@ class Pipeline:
         for number, lane in enumerate(self._lanes, self._first):
             state[number] = lane.state()
         epoch = sum(lane.reader.epoch() for lane in self._lanes) / len(self._lanes)
-        places = len(self._row_numbers) * self._maker.length
+        places = len(self._row_numbers) * self._maker.places
         examples = int(state[:, 0].max()) * len(state)
-        return Prepared(batch, state, Counts(tokens, places, dropped, epoch, examples))
+        cleaned = [lane.reader.cleaned for lane in self._lanes if isinstance(lane.reader, StreamReader)]
+        read, left = sum(each.read for each in cleaned), sum(each.left for each in cleaned)
+        return Prepared(batch, state, Counts(tokens, places, dropped, epoch, examples, read, left))
 
 
 def evaluation_batches(
@@ -213,9 +225,9 @@ def evaluation_batches(
     """
     if batch_size % host_count:
         raise ExperimentError("data.batch_size", f"{batch_size} rows cannot be shared by {host_count} hosts")
-    maker = ExampleMaker(objective.example, objective.features(sequence_length), sequence_length, seed)
-    windows = Windows(corpus, sequence_length)
-    lane = Lane(maker, IndexedReader(windows, Sequential(len(windows)), stop=len(windows)))
+    maker = ExampleMaker(objective, sequence_length, seed)
+    windows = Windows(corpus, maker.record_length)
+    lane = maker.lane(IndexedReader(windows, Sequential(len(windows)), stop=len(windows)))
     rows = batch_size // host_count
     own = slice(host_index * rows, (host_index + 1) * rows)
     laid = 0

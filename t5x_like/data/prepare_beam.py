@@ -21,7 +21,6 @@ from etils import epath
 
 from t5x_like.data import prepare_steps as steps
 from t5x_like.data import sources
-from t5x_like.data.cleaning import cleaner as cleaners
 from t5x_like.data.cleaning.base import Record
 from t5x_like.data.prepare_groups import Group, Grouping, GroupWriter, finish
 from t5x_like.data.prepare_steps import Plan, Position
@@ -194,7 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="JSON with an experiment whose data.task to read, as t5x_like config show --json prints it",
     )
     parser.add_argument("--field", default="text", help="with --input: the key or column of the text (default text)")
-    parser.add_argument("--tokenizer", default="", metavar="FILE", help="with --input: the .model file")
+    parser.add_argument(
+        "--tokenizer", default="", metavar="FILE", help="with --input: a .model or tokenizer.json file, or bytes"
+    )
     parser.add_argument("--split", action="append", default=[], metavar="NAME", help="may be repeated (default all)")
     parser.add_argument("--stages", default="", metavar="NAMES|FILE", help="of cleaning, as for t5x_like data clean")
     parser.add_argument("--shard-tokens", type=int, default=steps.SHARD_TOKENS, metavar="N", help="at most")
@@ -228,7 +229,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(
         task=found,
         splits=tuple(dict.fromkeys(options.split)) or tuple(found.splits),
-        cleaner=cleaners.from_flag(options.stages),
+        cleaner=steps.cleaner_of(found, options.stages),
         shard_tokens=options.shard_tokens,
     )
 

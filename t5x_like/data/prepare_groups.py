@@ -13,7 +13,6 @@ from etils import epath
 
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.prepare_steps import Encoded, Plan, Position
-from t5x_like.data.tasks import VOCABULARY_FILE
 from t5x_like.data.token_files import (
     FORMAT,
     MANIFEST,
@@ -136,7 +135,8 @@ def finish(directory: epath.Path, plan: Plan, sources: Sequence[Source], groups:
         counts=json.dumps(counts.to_dict()["stages"]),
         splits={split: _split(plan, split, groups) for split in sorted(plan.splits)},
     )
-    write_whole(directory / VOCABULARY_FILE, plan.task.assets()[VOCABULARY_FILE])
+    for name, content in plan.task.assets().items():
+        write_whole(directory / name, content)
     write_whole(directory / MANIFEST, manifest.to_json())
     return manifest
 
@@ -144,7 +144,7 @@ def finish(directory: epath.Path, plan: Plan, sources: Sequence[Source], groups:
 def tokenizer_of(plan: Plan) -> Tokenizer:
     """What makes the tokens."""
     vocabulary = plan.task.vocabulary()
-    return Tokenizer(file=VOCABULARY_FILE, sha256=vocabulary.digest, size=vocabulary.size, dtype=vocabulary.dtype.name)
+    return Tokenizer(file=vocabulary.file, sha256=vocabulary.digest, size=vocabulary.size, dtype=vocabulary.dtype.name)
 
 
 def _split(plan: Plan, split: str, groups: Sequence[Group]) -> Split:

@@ -21,11 +21,11 @@ from etils import epath
 from t5x_like.data import sources
 from t5x_like.data.cleaning import keys as keys_of
 from t5x_like.data.cleaning.base import Record, Verdict
-from t5x_like.data.cleaning.cleaner import Cleaner
+from t5x_like.data.cleaning.cleaner import Cleaner, from_flag
 from t5x_like.data.cleaning.text import byte_length
 from t5x_like.data.tasks import TextTask
 from t5x_like.data.token_files import FORMAT, Source, load_arrays
-from t5x_like.errors import ExperimentError
+from t5x_like.errors import ExperimentError, UserError
 
 BLOCK_BYTES = 1 << 21  # of text: small beside memory, large beside what it costs to hand it to another process
 SHARD_TOKENS = 1 << 27
@@ -85,6 +85,17 @@ class Plan:
     def pickled(self) -> bytes:
         """For other processes: without the corpus and the vocabulary that the task may have opened."""
         return pickle.dumps(dataclasses.replace(self, task=dataclasses.replace(self.task)))
+
+
+def cleaner_of(task: TextTask, flag: str) -> Cleaner:
+    """The stages that `--stages` names, or else those of the task.
+
+    Raises:
+      UserError: when both name some, or a stage cannot be.
+    """
+    if flag and task.cleaning:
+        raise UserError("--stages: data.task.cleaning names stages already; leave out one of the two")
+    return from_flag(flag) if flag else Cleaner(stages=task.cleaning)
 
 
 class Position(NamedTuple):
@@ -195,11 +206,15 @@ class Worker:
         collected: dict[str, list[tuple[np.ndarray, int]]] = {split: [] for split in self._rules}
         read = 0
         for number, text in block.documents:
-            read += byte_length(text)
-            left = cleaner.clean(text, counts, _ordinal(block.start.file, number), self._verdicts).text
-            if left is None:
-                continue
-            document = self._vocabulary.encode_document(left), byte_length(left)
+            size = byte_length(text)
+            read += size
+            if cleaner.stages:
+                left = cleaner.clean(text, counts, _ordinal(block.start.file, number), self._verdicts).text
+                if left is None:
+                    continue
+                if left is not text:
+                    text, size = left, byte_length(left)
+            document = self._vocabulary.encode_document(text), size
             for split, rule in self._rules.items():
                 if rule.holds(block.start.file + number):
                     collected[split].append(document)

@@ -6,22 +6,25 @@ else in the program.
 
 import functools
 import hashlib
+import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from t5x_like import registry
 from t5x_like.data import sources
-from t5x_like.data.documents import Component, Corpus, Documents, Stage
+from t5x_like.data.documents import Component, Corpus, Documents, Sequences, Stage
+from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from t5x_like.data.stream import Stream, StreamedCorpus
-from t5x_like.data.tasks import VOCABULARY_FILE, TextTask
-from t5x_like.data.vocabulary import PAD_ID, Vocabulary
+from t5x_like.data.tasks import TextTask
+from t5x_like.data.vocabulary import BYTES, PAD_ID, Vocabulary
 from t5x_like.errors import ExperimentError, UserError
 
 _WHERE = "data.task.mixture"
+_KEPT_DATASETS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +38,32 @@ class SeqioTask:
     Attributes:
       mixture: its name in SeqIO.
       feature: which of its output features holds the tokens.
+      features: where the task makes whole examples, such as inputs and targets: each of their features, and the tokens
+        that SeqIO's preprocessors are told it may have at most, to which SeqIO trims it. None are for a task of text,
+        which is cut and packed here.
       use_cached: read SeqIO's offline cache.
+      cache_dirs: where SeqIO's offline caches are, besides where it looks already.
+      data_dir: where TFDS keeps its datasets, whatever the task says; empty for what it says.
     """
 
     name: str = "seqio"
     mixture: str = ""
     feature: str = "targets"
+    features: Mapping[str, int] = field(default_factory=dict)
     use_cached: bool = False
+    cache_dirs: tuple[str, ...] = ()
+    data_dir: str = ""
 
     def __post_init__(self) -> None:
         if not self.mixture:
             raise ExperimentError("mixture", "it is empty; give the name of a SeqIO task or mixture")
+        for name, length in self.features.items():
+            if length < 1:
+                raise ExperimentError(f"features.{name}", f"{length} is too small; it must be at least 1")
+        if self.features and self.feature not in self.features:
+            raise ExperimentError(
+                "feature", f"{self.feature!r} is not among features; " + registry.suggest(self.feature, self.features)
+            )
 
     def vocabulary(self) -> Any:
         """The feature's vocabulary: a `Vocabulary` where SeqIO's is SentencePiece, and otherwise one like it."""
@@ -56,7 +74,9 @@ class SeqioTask:
         return split in self._provider.splits
 
     def open(self, split: str) -> Corpus:
-        """The examples of a split as documents, each ended once, task after task in SeqIO's unshuffled order.
+        """The examples of a split as documents, task after task in SeqIO's unshuffled order.
+
+        Text is ended once; `features` are as SeqIO makes them.
 
         Raises:
           ExperimentError: for an unknown or empty split, or what SeqIO cannot read.
@@ -68,21 +88,24 @@ class SeqioTask:
     def assets(self) -> Mapping[str, bytes]:
         """The SentencePiece model, where there is one."""
         vocabulary = self._vocabulary
-        return {VOCABULARY_FILE: vocabulary.model} if isinstance(vocabulary, Vocabulary) else {}
+        return {vocabulary.file: vocabulary.model} if isinstance(vocabulary, Vocabulary) else {}
 
     def stream(self, split: str) -> StreamedCorpus:
         """The same, as SeqIO's shards of each task: for what does not fit into memory, such as C4.
 
-        A mixture's rates are read as shares of the tokens: how long a task's examples are is not known.
+        A mixture's rates are shares of the examples where `features` are given. Else they are read as shares of the
+        tokens: how long a task's examples are is not known.
         """
-        vocabulary = self._vocabulary
+        dtype, names = self._vocabulary.dtype, tuple(self.features)
 
-        def encode(examples: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return [ids.astype(vocabulary.dtype) for ids in map(self._end_once, examples)]
+        def encode(examples: Sequence[Any]) -> list[Any]:
+            if names:
+                return [Sequences(example.tokens.astype(dtype), example.ends) for example in examples]
+            return [ids.astype(dtype) for ids in map(self._end_once, examples)]
 
         rates = self._rates(split)
         parts = tuple(
-            Stream(task.name, self._shards(task, split), lambda shard, record: True, encode, vocabulary.dtype)
+            Stream(task.name, self._shards(task, split), lambda shard, record: True, encode, dtype, names=names)
             for task, _ in rates
         )
         return StreamedCorpus(parts, (Stage(0, tuple(rate for _, rate in rates)),) if len(parts) > 1 else ())
@@ -92,17 +115,18 @@ class SeqioTask:
 
         Of what is streamed, the names of tasks and their files.
         """
+        made = {"data.task.features": json.dumps(list(self.features.items()))} if self.features else {}
         if streamed:
             rates = self._rates(split)
             names = [[task.name, list(task.source.list_shards(split))] for task, _ in rates]
-            return {_WHERE: json.dumps(names), f"{_WHERE} rates": json.dumps([rate for _, rate in rates])}
+            return made | {_WHERE: json.dumps(names), f"{_WHERE} rates": json.dumps([rate for _, rate in rates])}
         corpus = self.open(split)
         total = hashlib.sha256(json.dumps([part.name for part in corpus.components]).encode())
         for documents in corpus.shards:
             total.update(documents.tokens.dtype.name.encode())
-            for values in (documents.tokens, documents.offsets):
+            for values in (documents.tokens, documents.offsets, documents.ends):
                 total.update(np.ascontiguousarray(values).data)
-        return {_WHERE: total.hexdigest(), f"{_WHERE} rates": json.dumps(corpus.stages)}
+        return made | {_WHERE: total.hexdigest(), f"{_WHERE} rates": json.dumps(corpus.stages)}
 
     @functools.cached_property
     def _opened(self) -> dict[str, Corpus]:
@@ -113,6 +137,7 @@ class SeqioTask:
         """SeqIO's task or mixture."""
         import seqio
 
+        seqio.add_global_cache_dirs(list(self.cache_dirs))
         known = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()}
         if self.mixture not in known:
             hint = registry.suggest(self.mixture, sorted(known)) if known else "it knows none"
@@ -120,26 +145,35 @@ class SeqioTask:
                 _WHERE,
                 f"SeqIO knows no task or mixture {self.mixture!r}; {hint}; --module=PATH imports what defines it",
             )
-        return seqio.get_mixture_or_task(self.mixture)
+        provider = seqio.get_mixture_or_task(self.mixture)
+        for task in seqio.get_subtasks(provider) if self.data_dir else ():
+            if isinstance(task.source, seqio.TfdsDataSource):
+                task.source.tfds_dataset.override_data_dir(self.data_dir)
+        return provider
 
     @functools.cached_property
     def _vocabulary(self) -> Any:
         import seqio
 
-        features = self._provider.output_features
-        if self.feature not in features:
-            raise ExperimentError(
-                "data.task.feature",
-                f"{self.mixture} has no feature {self.feature!r}; " + registry.suggest(self.feature, features),
-            )
-        vocabulary = features[self.feature].vocabulary
-        for task in getattr(self._provider, "tasks", []):
-            if task.output_features[self.feature].vocabulary != vocabulary:
-                raise ExperimentError(_WHERE, f"the tasks of {self.mixture!r} do not share one vocabulary")
+        known = self._provider.output_features
+        asked = self.features or (self.feature,)
+        for name in asked:
+            if name not in known:
+                where = "data.task.features" if self.features else "data.task.feature"
+                raise ExperimentError(
+                    where, f"{self.mixture} has no feature {name!r}; " + registry.suggest(name, known)
+                )
+        vocabulary = known[self.feature].vocabulary
+        for task in getattr(self._provider, "tasks", [self._provider]):
+            for name in asked:
+                if task.output_features[name].vocabulary != vocabulary:
+                    raise ExperimentError(
+                        _WHERE, f"the tasks and features of {self.mixture!r} do not share one vocabulary"
+                    )
         if vocabulary.eos_id is None or vocabulary.eos_id < 0:
             raise ExperimentError("data.task.feature", f"the vocabulary of {self.feature!r} has no id that ends a text")
         if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-            return Vocabulary(vocabulary.sp_model, _WHERE, self.mixture)
+            return SentencePieceVocabulary(vocabulary.sp_model, _WHERE, self.mixture)
         return _Wrapped(vocabulary)
 
     def _rates(self, split: str) -> list[tuple[Any, float]]:
@@ -166,13 +200,43 @@ class SeqioTask:
 
     def _read_task(self, task: Any, split: str, vocabulary: Any) -> Documents:
         examples = (example for _, example in self._examples(task, split))
+        if self.features:
+            names = tuple(self.features)
+            return Documents.collect_sequences(self._sized(examples, vocabulary), names, vocabulary.dtype)
         return Documents.collect(self._ended(examples, vocabulary), vocabulary.dtype)
 
-    def _examples(self, task: Any, split: str, shard: Any = None, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, the feature) of the examples of a task or a shard of it, from number `start` on."""
+    def _examples(self, task: Any, split: str, shard: Any = None, start: int = 0) -> Iterator[tuple[int, Any]]:
+        """(number, the feature, or all `features`) of the examples of a task or a shard of it, from `start` on.
+
+        An example of which no feature has a token is none.
+        """
         try:
-            dataset = task.get_dataset(
-                sequence_length=None,
+            dataset = self._dataset(task, split, shard)
+            for number, example in enumerate(dataset.skip(start).as_numpy_iterator(), start):
+                if not self.features:
+                    yield number, example[self.feature]
+                elif len(sequences := self._joined(example)):
+                    yield number, sequences
+        except UserError:
+            raise
+        except Exception as error:  # whatever a user's preprocessors and TensorFlow raise
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            raise ExperimentError(_WHERE, f"SeqIO cannot read {task.name!r}: {first_line}") from error
+
+    @functools.cached_property
+    def _dataset(self) -> Callable[[Any, str, Any], Any]:
+        """(task, split, shard) to its dataset; TensorFlow takes a second to make one, so the last few are kept."""
+
+        def make(task: Any, split: str, shard: Any) -> Any:
+            if not self.features and (asking := [p for p in task.preprocessors if _needs_lengths(p)]):
+                name = getattr(asking[0], "__name__", asking[0])
+                raise ExperimentError(
+                    "data.task.features",
+                    f"it is not given, and {name} of {task.name!r} asks how long its features may be; give each one's"
+                    " length, such as {'targets': 512}",
+                )
+            return task.get_dataset(
+                sequence_length=dict(self.features) or None,
                 split=split,
                 use_cached=self.use_cached,
                 shuffle=False,
@@ -180,11 +244,8 @@ class SeqioTask:
                 num_epochs=1,
                 shard_info=shard,
             )
-            for number, example in enumerate(dataset.skip(start).as_numpy_iterator(), start):
-                yield number, example[self.feature]
-        except Exception as error:  # whatever a user's preprocessors and TensorFlow raise
-            first_line = (str(error) or type(error).__name__).splitlines()[0]
-            raise ExperimentError(_WHERE, f"SeqIO cannot read {task.name!r}: {first_line}") from error
+
+        return functools.lru_cache(_KEPT_DATASETS)(make)
 
     def _shards(self, task: Any, split: str) -> tuple["_Shard", ...]:
         import seqio
@@ -198,15 +259,36 @@ class SeqioTask:
             ids = self._end_once(ids)
             yield ids, len(str(vocabulary.decode(ids[:-1].tolist())).encode())
 
+    def _sized(self, examples: Iterable[Sequences], vocabulary: Any) -> Iterator[tuple[Sequences, int]]:
+        """Each example and the UTF-8 bytes of its features."""
+        for example in examples:
+            texts = (vocabulary.decode(ids.tolist()) for ids in np.split(example.tokens, example.ends[:-1]))
+            yield example, sum(len(str(text).encode()) for text in texts)
+
+    def _joined(self, example: Mapping[str, np.ndarray]) -> Sequences:
+        """The features of an example, end to end."""
+        parts = [self._checked(name, example[name]) for name in self.features]
+        return Sequences(np.concatenate(parts), tuple(np.cumsum([len(part) for part in parts]).tolist()))
+
+    def _checked(self, name: str, ids: np.ndarray) -> np.ndarray:
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            where = "data.task.features" if self.features else "data.task.feature"
+            raise ExperimentError(
+                where, f"{name!r} is {ids.dtype.name} of {ids.ndim} dimensions; it must be a list of token ids"
+            )
+        return ids
+
     def _end_once(self, ids: np.ndarray) -> np.ndarray:
         """An example's tokens without padding, and with one end."""
-        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-            raise ExperimentError(
-                "data.task.feature",
-                f"{self.feature!r} is {ids.dtype.name} of {ids.ndim} dimensions; it must be a list of token ids",
-            )
+        ids = self._checked(self.feature, ids)
         text = np.flatnonzero((ids != PAD_ID) & (ids != self._vocabulary.eos_id))
         return np.append(ids[: text[-1] + 1] if len(text) else ids[:0], self._vocabulary.eos_id)
+
+
+def _needs_lengths(preprocessor: Any) -> bool:
+    """Whether SeqIO has to give it `sequence_length`."""
+    asked = inspect.signature(preprocessor).parameters.get("sequence_length")
+    return asked is not None and asked.default is inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
@@ -218,8 +300,8 @@ class _Shard:
     split: str
     info: Any
 
-    def records(self, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, tokens) of the examples from number `start` on; SeqIO makes those before, too."""
+    def records(self, start: int = 0) -> Iterator[tuple[int, Any]]:
+        """(number, tokens or sequences) of the examples from number `start` on; SeqIO makes those before, too."""
         return self.door._examples(self.task, self.split, self.info, start)
 
 
@@ -232,6 +314,7 @@ class _Wrapped:
         self._vocabulary = vocabulary
         self.size: int = vocabulary.vocab_size
         self.eos_id: int = vocabulary.eos_id
+        self.sentinels: int = vocabulary.extra_ids
         self.dtype = np.dtype(np.uint16 if self.size <= 1 << 16 else np.uint32)
 
     def encode(self, text: str) -> list[int]:
@@ -273,10 +356,22 @@ def as_seqio(task: TextTask, name: str) -> Any:
             output_signature={"targets": tf.TensorSpec((None,), tf.int32)},
         )
 
-    vocabulary = seqio.SentencePieceVocabulary(str(sources.resolve(task.tokenizer)))
+    vocabulary = _vocabulary_of(task)
     return seqio.TaskRegistry.add(
         name,
         source=seqio.FunctionDataSource(read, splits=tuple(task.splits)),
         preprocessors=[seqio.preprocessors.append_eos],
         output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
     )
+
+
+def _vocabulary_of(task: TextTask) -> Any:
+    """SeqIO's own vocabulary where it has the kind, and otherwise one that passes ids through."""
+    import seqio
+
+    vocabulary = task.vocabulary()
+    if task.tokenizer == BYTES:
+        return seqio.ByteVocabulary(task.extra_ids)
+    if isinstance(vocabulary, SentencePieceVocabulary):
+        return seqio.SentencePieceVocabulary(str(sources.resolve(task.tokenizer)), task.extra_ids)
+    return seqio.PassThroughVocabulary(vocabulary.size, vocabulary.eos_id)

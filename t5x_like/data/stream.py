@@ -3,7 +3,8 @@
 Every file is cut into equally many virtual shards, by its records' numbers, as many as it takes for each lane to have
 one. They are permuted anew each epoch, and lane l takes the l-th, (l + lanes)-th, … of that order, so that all are
 read once before any is read again, and no lane knows of another. Of a shard a block of records at a time is permuted,
-tokenised and laid end to end; windows are cut from that stream across blocks and shards.
+tokenised and laid end to end; windows are cut from that stream across blocks and shards. Whole examples, of a stream
+whose sequences have names, are a window each.
 
 The state of a lane is, for each component, the shard, the block's first record and the token in the block: to go on, a
 lane reads one file up to its record, and one block again.
@@ -15,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from t5x_like.data.documents import Piece, Stage, cut
+from t5x_like.data.cleaning.cleaner import Cleaner
+from t5x_like.data.documents import Piece, Stage, cut, whole
 from t5x_like.data.order import Blend, Mixed, Shuffled, derived_seed
 from t5x_like.data.packing import Record
 from t5x_like.errors import ExperimentError
@@ -40,15 +42,19 @@ class Stream:
       name: what a mixture calls it.
       shards: its files.
       holds: whether record r of shard s belongs to the split, as (s, r).
-      encode: tokens of many records, each with its end.
+      encode: tokens of many records, each with its end; where sequences have names, `Sequences`.
       dtype: of the tokens.
+      cleaner: what records that are texts go through first; None leaves them as they are.
+      names: of a record's sequences, where it is an example that is never cut; see `documents.Documents`.
     """
 
     name: str
     shards: tuple[Shard, ...]
     holds: Callable[[int, int], bool]
-    encode: Callable[[Sequence[Any]], Sequence[np.ndarray]]
+    encode: Callable[[Sequence[Any]], Sequence[Any]]
     dtype: np.dtype
+    cleaner: Cleaner | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,19 @@ class _Place(NamedTuple):
     token: int
 
 
+class Cleaned(NamedTuple):
+    """UTF-8 bytes of some documents before they were cleaned and after; both are 0 where nothing is."""
+
+    read: int = 0
+    left: int = 0
+
+
 class _Block(NamedTuple):
     tokens: np.ndarray
     offsets: np.ndarray
+    ends: np.ndarray  # as of `documents.Documents`
     next_record: int | None  # None at the end of the shard
+    cleaned: Cleaned
 
 
 class _ComponentLane:
@@ -102,23 +117,39 @@ class _ComponentLane:
         barren = self.epoch(place) + _BARREN_EPOCHS
         while room:
             block = self._load(place)
-            taken = min(room, len(block.tokens) - place.token)
-            pieces.extend(cut(block.tokens, block.offsets, place.token, place.token + taken))
-            room -= taken
+            taken = self._cut(block, place.token, room, pieces)
+            room -= room if taken and self._stream.names else taken
             if room:
                 place = self._following(place, block)
                 if not pieces and self.epoch(place) >= barren:
-                    raise ExperimentError(
-                        "data.split", f"no document of {self._stream.name or 'the corpus'} belongs to it"
-                    )
+                    name = self._stream.name or "the corpus"
+                    problem = f"no document of {name} belongs to it"
+                    if self._stream.cleaner is not None:
+                        problem += ", or none is left by its cleaning"
+                    raise ExperimentError("data.split", problem)
             else:
                 place = place._replace(token=place.token + taken)
         self.after = place
         return pieces
 
+    def _cut(self, block: _Block, begin: int, room: int, pieces: list[Piece]) -> int:
+        """Adds what the window takes of a block; gives how many tokens that is."""
+        left = len(block.tokens) - begin
+        if self._stream.names and left:
+            document = int(block.offsets.searchsorted(begin, side="right")) - 1
+            pieces.append(whole(block.tokens, block.offsets, self._stream.names, block.ends, document))
+            return len(pieces[-1].tokens)
+        taken = min(room, left)
+        pieces.extend(cut(block.tokens, block.offsets, begin, begin + taken))
+        return taken
+
     def advance(self) -> None:
         """Goes behind the window that was read."""
         self.place = self.after
+
+    def cleaned(self) -> Cleaned:
+        """Of the block in which the window that was read ends."""
+        return self._block[1].cleaned if self._block is not None else Cleaned()
 
     def epoch(self, place: _Place) -> int:
         """How often the component has been read by all lanes together."""
@@ -141,7 +172,8 @@ class _ComponentLane:
         file, remainder = divmod(virtual, self._of)
         if self._open is None or self._open[0] != where:
             self._open = where, self._stream.shards[file].records(where.record)
-        records, texts, size, next_record = self._open[1], [], 0, None
+        records, size, next_record = self._open[1], 0, None
+        texts: list[Any] = []
         for number, text in records:
             if number % self._of == remainder and self._stream.holds(file, number):
                 texts.append(text)
@@ -150,16 +182,27 @@ class _ComponentLane:
                 next_record = number + 1
                 break
         self._open = (_Place(where.ordinal, next_record, 0), records) if next_record is not None else None
-        encoded = self._stream.encode(texts)
+        cleaned = Cleaned()
+        if self._stream.cleaner is not None:
+            texts, counts = self._stream.cleaner.clean_many(texts)
+            cleaned = Cleaned(counts.taken.bytes, counts.given.bytes)
+        encoded, ends = self._stream.encode(texts), np.zeros((0, 0), np.int64)
+        if self._stream.names:
+            ends = np.array([example.ends for example in encoded], np.int64).reshape(-1, len(self._stream.names))
+            encoded = [example.tokens for example in encoded]
         philox = np.random.Philox(counter=[0, 0, virtual, where.record], key=[self._seed, epoch])
         order = np.random.Generator(philox).permutation(len(encoded))
         tokens = np.concatenate([np.zeros(0, self._stream.dtype), *(encoded[i] for i in order)])
         offsets = np.cumsum([0, *(len(encoded[i]) for i in order)], dtype=np.int64)
-        return _Block(tokens, offsets, next_record)
+        return _Block(tokens, offsets, ends[order] if self._stream.names else ends, next_record, cleaned)
 
 
 class StreamReader:
-    """One lane of a streamed corpus."""
+    """One lane of a streamed corpus.
+
+    Attributes:
+      cleaned: what cleaning left of the block in which the last window that was read ends.
+    """
 
     def __init__(
         self,
@@ -198,6 +241,7 @@ class StreamReader:
         for part, shard, token in zip(self._parts, words[::2], words[1::2], strict=True):
             part.place = _Place(shard >> _RECORD_BITS, shard & (1 << _RECORD_BITS) - 1, token)
         self._at_hand: tuple[_ComponentLane, list[Piece]] | None = None
+        self.cleaned = Cleaned()
 
     @classmethod
     def factory(
@@ -230,6 +274,7 @@ class StreamReader:
             self._load()
             self.advance()
         part, pieces = self._load()
+        self.cleaned = part.cleaned()
         return Record(part.epoch(part.place), self._index(), pieces)
 
     def advance(self) -> None:

@@ -5,23 +5,24 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
 from t5x_like import registry
 from t5x_like.data import cache, sources
 from t5x_like.data import vocabulary as vocabularies
-from t5x_like.data.documents import Corpus, Documents
+from t5x_like.data.cleaning.base import AnyStage
+from t5x_like.data.cleaning.cleaner import Cleaner
+from t5x_like.data.cleaning.counts import Counts
+from t5x_like.data.documents import Component, Corpus, Documents
 from t5x_like.data.sources import formats
 from t5x_like.data.stream import Stream, StreamedCorpus
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_one_of, require_positive
-
-VOCABULARY_FILE = "vocabulary.model"  # its name among the assets beside a checkpoint
+from t5x_like.experiment import Choice, require_at_least, require_one_of, require_positive
 
 _WHERE = "data.task"
 _GROUP_BYTES = 1 << 23  # of text encoded in one call
@@ -99,8 +100,12 @@ class TextTask:
       max_line_bytes: the longest line, or record of another format, that is taken into memory.
       data_dir: where TFDS keeps its datasets; empty for its own default.
       data_split: the TFDS split that the splits below divide.
-      tokenizer: the SentencePiece model to read it with.
-      splits: which documents are trained on and which are not; every 20th is held out by default.
+      tokenizer: what to read it with: a SentencePiece model, a Hugging Face `tokenizer.json`, or `bytes`.
+      extra_ids: ids to put on top of the tokenizer's, as sentinels of span corruption; 0 where it has them or none.
+      cleaning: stages that documents go through on the way, by name or as sections, as for `t5x_like data prepare`;
+        those that must see the whole corpus first are for `prepare` alone.
+      splits: which documents are trained on and which are not; every 20th is held out by default. Cleaning moves none
+        to another split.
     """
 
     name: str = "text"
@@ -113,6 +118,8 @@ class TextTask:
     data_dir: str = ""
     data_split: str = "train"
     tokenizer: str = ""
+    extra_ids: int = 0
+    cleaning: tuple[Annotated[AnyStage, Choice("cleaning", default="c4")], ...] = ()
     splits: Mapping[str, Split] = dataclasses.field(default_factory=_every_twentieth)
 
     def __post_init__(self) -> None:
@@ -121,6 +128,7 @@ class TextTask:
         require_one_of(self, "unit", sources.UNITS)
         require_one_of(self, "on_error", sources.POLICIES)
         require_positive(self, "max_line_bytes")
+        require_at_least(self, 0, "extra_ids")
 
     def corpus(self) -> sources.Corpus:
         """The files that the splits divide, shard by shard.
@@ -134,7 +142,7 @@ class TextTask:
         """The tokenizer, read from its file.
 
         Raises:
-          ExperimentError: when it is missing or is no SentencePiece model.
+          ExperimentError: when it is missing or is no vocabulary.
         """
         return self._vocabulary
 
@@ -160,7 +168,20 @@ class TextTask:
           UserError: for an unknown or empty split, a missing corpus, or a record that cannot be read.
         """
         key = hashlib.sha256(json.dumps(self.fingerprint(split)).encode()).hexdigest()
-        return Corpus.of(cache.cached(key, lambda: self._tokenized(split)))
+        counts = self._cleaner.counts()
+
+        def make() -> Documents:
+            documents = self._tokenized(split, counts)
+            if self.cleaning:  # first, so that the documents are never there without them
+                cache.remember(key, json.dumps(counts.to_dict()))
+            return documents
+
+        documents = cache.cached(key, make)
+        if not self.cleaning:
+            return Corpus.of(documents)
+        if not counts.taken.documents and (note := cache.recall(key)):
+            counts = Counts.from_dict(json.loads(note))
+        return Corpus((Component("", (documents,), counts),))
 
     def stream(self, split: str) -> StreamedCorpus:
         """The files of the corpus, one a shard.
@@ -168,26 +189,27 @@ class TextTask:
         Raises:
           ExperimentError: for an unknown split or a missing corpus.
         """
-        rule, vocabulary = self.rule(split), self._vocabulary
+        rule, vocabulary, cleaner = self.rule(split), self._vocabulary, self._cleaner
         shards = tuple(map(_Streamed, self._corpus.shards()))
 
-        def encode(texts: Sequence[str]) -> list[np.ndarray]:
-            return [np.array([*ids, vocabulary.eos_id], vocabulary.dtype) for ids in vocabulary.encode_many(texts)]
+        def holds(shard: int, record: int) -> bool:
+            return rule.holds(shard + record)
 
-        stream = Stream("", shards, lambda shard, record: rule.holds(shard + record), encode, vocabulary.dtype)
+        stream = Stream(
+            "", shards, holds, vocabulary.encode_documents, vocabulary.dtype, cleaner if self.cleaning else None
+        )
         return StreamedCorpus((stream,))
 
     def texts(self, split: str) -> Iterator[str]:
-        """The documents of a split as they are in the corpus, in its order."""
-        rule = self.rule(split)
-        return (text for number, text in self._corpus.texts() if rule.holds(number))
+        """What cleaning leaves of the documents of a split, in the order of the corpus."""
+        return self._cleaned(self.rule(split), self._cleaner.counts())
 
     def assets(self) -> dict[str, bytes]:
         """The tokenizer."""
-        return {VOCABULARY_FILE: self._vocabulary.model}
+        return {self._vocabulary.file: self._vocabulary.model}
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
-        """SHA-256 of the corpus and of the tokenizer, how files are read, and the split's rule; paths do not count.
+        """SHA-256 of the corpus and the tokenizer, how files are read and cleaned, the split's rule; no paths.
 
         What is streamed may be too large to be read twice: of its files only names and sizes count.
         """
@@ -196,6 +218,7 @@ class TextTask:
             f"{_WHERE}.format": json.dumps(self._corpus.settings()),
             f"{_WHERE}.tokenizer": self._vocabulary.digest,
             f"{_WHERE}.splits.{split}": json.dumps(dataclasses.asdict(self.rule(split))),
+            **self._cleaner.fingerprint(f"{_WHERE}.cleaning"),
         }
 
     def as_seqio(self, name: str = "") -> Any:
@@ -204,12 +227,25 @@ class TextTask:
 
         return as_seqio(self, name or self.name)
 
-    def _tokenized(self, split: str) -> Documents:
-        documents = tokenize(self.texts(split), self._vocabulary)
+    def _cleaned(self, rule: Split, counts: Counts) -> Iterator[str]:
+        """What is left of the documents of a split; what the stages did is added to `counts`."""
+        cleaner = self._cleaner
+        for number, text in self._corpus.texts():
+            if rule.holds(number) and (left := cleaner.clean(text, counts).text) is not None:
+                yield left
+
+    def _tokenized(self, split: str, counts: Counts) -> Documents:
+        documents = tokenize(self._cleaned(self.rule(split), counts), self._vocabulary)
         if skipped := self._corpus.skipped:
-            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-            logging.getLogger(__name__).warning("%s: left out %s", self.path, counts)
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+            logging.getLogger(__name__).warning("%s: left out %s", self.path, kinds)
         if not len(documents):
+            if counts.taken.documents:
+                raise ExperimentError(
+                    f"{_WHERE}.cleaning",
+                    f"it drops all {counts.taken.documents:,} documents of {split!r} in {self.path}; leave out the"
+                    " stage whose rules do not suit them",
+                )
             raise ExperimentError(
                 f"{_WHERE}.splits.{split}",
                 f"no document of {self.path} belongs to it; give a larger corpus or another rule",
@@ -217,8 +253,15 @@ class TextTask:
         return documents
 
     @functools.cached_property
+    def _cleaner(self) -> Cleaner:
+        """The stages of `cleaning`, which look at one document after the other."""
+        cleaner = Cleaner(stages=self.cleaning)
+        cleaner.require_single_documents(f"{_WHERE}.cleaning")
+        return cleaner
+
+    @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
-        return vocabularies.load(self.tokenizer)
+        return vocabularies.load(self.tokenizer, extra_ids=self.extra_ids)
 
     @functools.cached_property
     def _corpus(self) -> sources.Corpus:
@@ -273,8 +316,8 @@ def tokenize(texts: Iterable[str], vocabulary: Vocabulary) -> Documents:
 
 def _encoded(texts: Iterable[str], vocabulary: Vocabulary) -> Iterator[tuple[np.ndarray, int]]:
     for group in _groups(texts):
-        for ids, size in zip(vocabulary.encode_many([text for text, _ in group]), (s for _, s in group), strict=True):
-            yield np.array([*ids, vocabulary.eos_id], vocabulary.dtype), size
+        encoded = vocabulary.encode_documents([text for text, _ in group])
+        yield from zip(encoded, (size for _, size in group), strict=True)
 
 
 def _groups(texts: Iterable[str]) -> Iterator[list[tuple[str, int]]]:

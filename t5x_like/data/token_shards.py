@@ -14,6 +14,7 @@ from etils import epath
 
 from t5x_like import registry
 from t5x_like.data import cache, sources
+from t5x_like.data import vocabulary as vocabularies
 from t5x_like.data.documents import Corpus, Documents
 from t5x_like.data.stream import Stream, StreamedCorpus
 from t5x_like.data.token_files import INDEX, Manifest, Shard, Split, check_size, is_local, read_manifest
@@ -92,7 +93,7 @@ class TokensTask:
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
         file = os.fspath(self._directory / self.manifest.tokenizer.file)
-        vocabulary = Vocabulary(sources.read_bytes(file, f"{_WHERE}.path"), f"{_WHERE}.path", file)
+        vocabulary = vocabularies.read(sources.read_bytes(file, f"{_WHERE}.path"), f"{_WHERE}.path", file)
         if vocabulary.digest != self.manifest.tokenizer.sha256:
             raise ExperimentError(f"{_WHERE}.path", f"{file} is not the tokenizer that made the tokens; copy it anew")
         return vocabulary

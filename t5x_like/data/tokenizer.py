@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
+from t5x_like.data.sentencepiece_vocabulary import with_sentinels
 from t5x_like.errors import UserError
 
 MODEL_TYPES = ("unigram", "bpe")
@@ -17,9 +18,14 @@ _LONGEST_LINE = 4096  # characters
 
 
 def train(
-    texts: Iterable[str], *, size: int = 4096, model_type: str = "unigram", character_coverage: float = 0.9995
+    texts: Iterable[str],
+    *,
+    size: int = 4096,
+    model_type: str = "unigram",
+    character_coverage: float = 0.9995,
+    sentinels: int = 0,
 ) -> bytes:
-    """Trains a vocabulary: 0 padding, 1 end of text, 2 unknown, then 256 bytes for what no piece covers.
+    """Trains a vocabulary: 0 padding, 1 end of text, 2 unknown, then 256 bytes for what no piece covers, then pieces.
 
     The text is taken as it is: no normalisation, no space added in front, none removed, so that decoding what was
     encoded gives the same text. (The one exception is U+2581, which SentencePiece writes spaces as.) The same texts
@@ -27,9 +33,10 @@ def train(
 
     Args:
       texts: what it is fitted to.
-      size: pieces in all.
+      size: pieces in all, sentinels among them.
       model_type: `unigram` (Kudo 2018) or `bpe` (Sennrich et al. 2016).
       character_coverage: the share of all characters whose kinds get a piece each; the rarest are left to the bytes.
+      sentinels: ids at the top for span corruption, the last being <extra_id_0>; no text becomes one.
 
     Returns:
       The content of a `.model` file.
@@ -37,12 +44,14 @@ def train(
     Raises:
       UserError: when the texts are too few for so many pieces, or the size leaves none.
     """
+    if not 0 <= sentinels < size:
+        raise UserError(f"--sentinels is {sentinels}; it must be at least 0 and below --vocab-size={size}")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_lines(texts),
             model_writer=model,
-            vocab_size=size,
+            vocab_size=size - sentinels,
             model_type=model_type,
             pad_id=0,
             eos_id=1,
@@ -58,8 +67,8 @@ def train(
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise _explained(error, size) from None
-    return model.getvalue()
+        raise _explained(error, size, sentinels) from None
+    return with_sentinels(model.getvalue(), sentinels, from_text=False)
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
@@ -70,16 +79,17 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
                 yield sentence[start : start + _LONGEST_LINE]
 
 
-def _explained(error: RuntimeError, size: int) -> UserError:
-    """SentencePiece's complaint in a sentence."""
+def _explained(error: RuntimeError, size: int, sentinels: int) -> UserError:
+    """SentencePiece's complaint in a sentence; it knows nothing of the sentinels."""
     complaint = str(error)
     if "sentences_.empty()" in complaint:
         return UserError("a vocabulary cannot be trained on no text; give documents that are not empty")
     if found := re.search(r"too high .*value <= (\d+)", complaint):
-        return UserError(f"--vocab-size: the text has too few words for {size} pieces; it must be at most {found[1]}")
+        most = int(found[1]) + sentinels
+        return UserError(f"--vocab-size: the text has too few words for {size} pieces; it must be at most {most}")
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", complaint):
         return UserError(
-            f"--vocab-size: {size} pieces do not hold the text's characters; it must be at least {found[1]}, or"
-            " --character-coverage lower"
+            f"--vocab-size: {size} pieces do not hold the text's characters; it must be at least"
+            f" {int(found[1]) + sentinels}, or --character-coverage lower"
         )
     return UserError(f"a vocabulary of {size} pieces cannot be trained: {complaint}")

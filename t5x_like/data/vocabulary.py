@@ -1,60 +1,42 @@
-"""SentencePiece vocabularies (Kudo and Richardson 2018): text to token ids and back."""
+"""Vocabularies: text to token ids and back, by a SentencePiece model, by bytes, or by a Hugging Face tokenizer."""
 
+import abc
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
-import sentencepiece
 
 from t5x_like.data import sources
-from t5x_like.errors import ExperimentError
 
 PAD_ID = 0  # fills rows, and stands before a document's first token
+BYTES = "bytes"  # how an experiment spells the vocabulary that needs no file
 
 
-class Vocabulary:
-    """A trained SentencePiece model.
+class Vocabulary(abc.ABC):
+    """What turns text into ids.
 
     Attributes:
-      model: the content of the `.model` file.
+      file: the name of its file among the assets beside a checkpoint.
+      model: the content of that file, which is all it takes to have the vocabulary again.
       pad_id: 0, the id that fills rows and stands before a document's first token.
       eos_id: the id that ends every document.
-      bos_id: the id the model has for the start of a text, or -1; documents do not use it.
-      unk_id: the id of what no piece covers.
+      bos_id: the id for the start of a text, or -1; documents do not use it.
+      unk_id: the id of what nothing else covers, or -1.
       size: the number of ids.
-      digest: SHA-256 of the file.
+      sentinels: how many ids at the top stand for dropped spans, counted down: <extra_id_0> is size − 1.
     """
 
+    file: ClassVar[str]
     pad_id = PAD_ID
-
-    def __init__(self, model: bytes, where: str = "data.task.tokenizer", path: str = "the vocabulary") -> None:
-        """Reads the model.
-
-        Args:
-          model: the content of the `.model` file.
-          where: the field of the experiment that names it, for errors.
-          path: what the experiment calls it, for errors.
-
-        Raises:
-          ExperimentError: when it is no SentencePiece model, or has no piece that ends a text.
-        """
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(model)
-        except RuntimeError:
-            raise ExperimentError(
-                where, f"{path} is not a SentencePiece model; make one with t5x_like data train-tokenizer"
-            ) from None
-        self.model = model
-        self.size: int = self._processor.vocab_size()
-        self.eos_id: int = self._processor.eos_id()
-        self.bos_id: int = self._processor.bos_id()
-        self.unk_id: int = self._processor.unk_id()
-        if self.eos_id < 0:
-            raise ExperimentError(where, f"{path} has no piece that ends a text; train it with an eos_id")
+    model: bytes
+    eos_id: int
+    bos_id: int
+    unk_id: int
+    size: int
+    sentinels: int
 
     @functools.cached_property
     def digest(self) -> str:
@@ -66,17 +48,21 @@ class Vocabulary:
         """The smallest unsigned type that holds every id: uint16 or uint32."""
         return np.dtype(np.uint16 if self.size <= 1 << 16 else np.uint32)
 
+    @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without an end."""
-        return self._processor.EncodeAsIds(text)
 
     def encode_document(self, text: str) -> np.ndarray:
-        """The ids of a text and its end, int32 [n]; a third quicker than lists where arrays are wanted."""
-        return self._processor.EncodeAsNumpy(text, add_eos=True)
+        """The ids of a text and its end, int32 [n]."""
+        return np.array([*self.encode(text), self.eos_id], np.int32)
 
+    @abc.abstractmethod
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, on every core this process may use."""
-        return self._processor.encode(list(texts), out_type=int, num_threads=usable_cores())
+
+    def encode_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of many texts, each with its end, in `dtype` [n], on every core this process may use."""
+        return [np.array([*ids, self.eos_id], self.dtype) for ids in self.encode_many(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; padding and ends are left out, and a broken character is U+FFFD.
@@ -84,19 +70,65 @@ class Vocabulary:
         Raises:
           ValueError: for an id that the vocabulary does not have.
         """
-        kept = [int(i) for i in ids if int(i) not in (PAD_ID, self.eos_id)]
+        kept = [int(i) for i in ids if int(i) not in self._silent]
         if kept and not 0 <= min(kept) <= max(kept) < self.size:
             raise ValueError(f"ids must be at least 0 and below {self.size}, not {min(kept)} to {max(kept)}")
-        return self._processor.DecodeIds(kept)
+        return self._decode(kept)
+
+    @property
+    def _silent(self) -> tuple[int, ...]:
+        """Ids that are no text."""
+        return PAD_ID, self.eos_id
+
+    @abc.abstractmethod
+    def _decode(self, ids: list[int]) -> str:
+        """The text of ids that the vocabulary has."""
 
 
-def load(path: str, where: str = "data.task.tokenizer") -> Vocabulary:
-    """The vocabulary at a path, on a disk, an object store or in the package (`package:sotu/vocabulary.model`).
+def load(path: str, where: str = "data.task.tokenizer", extra_ids: int = 0) -> Vocabulary:
+    """The vocabulary at a path, on a disk, an object store or in the package, or the one called `bytes`.
+
+    Args:
+      path: a SentencePiece model (`package:sotu/vocabulary.model`), a Hugging Face `tokenizer.json`, or `bytes`.
+      where: the field of the experiment that names it, for errors.
+      extra_ids: sentinels to put on top of it.
 
     Raises:
-      ExperimentError: at `where`, when it is missing or is no SentencePiece model.
+      ExperimentError: at `where`, when it is missing or is no vocabulary.
     """
-    return Vocabulary(sources.read_bytes(path, where), where, path)
+    if path == BYTES:
+        from t5x_like.data.byte_vocabulary import ByteVocabulary
+
+        return ByteVocabulary(extra_ids)
+    return read(sources.read_bytes(path, where), where, path, extra_ids)
+
+
+def read(content: bytes, where: str, path: str, extra_ids: int = 0) -> Vocabulary:
+    """The vocabulary in a file, whose kind the content tells; see `load`."""
+    if not content.lstrip().startswith(b"{"):
+        from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
+
+        return SentencePieceVocabulary(content, where, path, extra_ids)
+    from t5x_like.data import byte_vocabulary
+
+    if (vocabulary := byte_vocabulary.read(content, where, path, extra_ids)) is not None:
+        return vocabulary
+    from t5x_like.data.huggingface_vocabulary import HuggingFaceVocabulary
+
+    return HuggingFaceVocabulary(content, where, path, extra_ids)
+
+
+def sentinel(number: int) -> str:
+    """What the sentinel of a record's `number`-th dropped span is called (Raffel et al. 2020, section 3.1.4)."""
+    return f"<extra_id_{number}>"
+
+
+def count_sentinels(size: int, piece: Callable[[int], str | None]) -> int:
+    """How many ids from the top down are called as the sentinels are; SentencePiece may put a space before."""
+    count = 0
+    while count < size and (piece(size - 1 - count) or "").removeprefix("▁") == sentinel(count):
+        count += 1
+    return count
 
 
 def usable_cores() -> int:

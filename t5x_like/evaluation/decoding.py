@@ -4,14 +4,17 @@ Shapes: b batch, t length, v vocabulary.
 """
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.errors import UserError
 from t5x_like.models.functional import Functional, Tree
+from t5x_like.step import Program
 
 PROMPT_MULTIPLE = 16  # prompts are padded to this, so that few lengths are compiled
 
@@ -56,16 +59,43 @@ def choose(logits_v: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array
     return jax.random.categorical(key, logits_v).astype(jnp.int32)
 
 
-class Generator:
-    """Continues prompts with one model.
+class Padded(NamedTuple):
+    """Ids with padding behind them, so that few lengths are compiled.
 
-    The model must have `empty_cache` and `decode` like `models.decoder.Decoder`.
+    Attributes:
+      ids_t: int32 [length].
+      real_t: int32 [length], 1 on ids and 0 on padding, which is what one sequence's segment ids are.
     """
 
-    def __init__(self, structure: Functional, vocabulary: Any, max_length: int) -> None:
-        """Takes the model's structure, a vocabulary, and the longest sequence the model reads."""
-        self.structure, self.vocabulary, self.max_length = structure, vocabulary, max_length
+    ids_t: np.ndarray
+    real_t: np.ndarray
+
+
+def pad(ids: np.ndarray) -> Padded:
+    """Ids, int32 [n], with zeros behind them, at least one place in all."""
+    length = max(math.ceil(len(ids) / PROMPT_MULTIPLE), 1) * PROMPT_MULTIPLE
+    return Padded(np.pad(ids, (0, length - len(ids))), (np.arange(length) < len(ids)).astype(np.int32))
+
+
+class Generator:
+    """Continues prompts with one model, or answers them where it reads them with an encoder.
+
+    The model must have `empty_cache` and `decode` like `models.decoder.Decoder`, or `encode`, `remember` and `decode`
+    like `models.encoder_decoder.EncoderDecoder`.
+    """
+
+    def __init__(self, structure: Functional, vocabulary: Any, max_length: int, *, encoder: bool = False) -> None:
+        """Takes the model's structure, a vocabulary, the longest sequence, and whether prompts go into an encoder."""
+        self.structure, self.vocabulary, self.max_length, self.encoder = structure, vocabulary, max_length, encoder
         self._compiled = jax.jit(self._continue, static_argnames=("sampling", "new_tokens"))
+
+    @classmethod
+    def of(cls, program: Program, vocabulary: Any) -> "Generator":
+        """That of a program's model, for texts of a vocabulary as its objective spells them."""
+        architecture = program.architecture
+        vocabulary = vocabulary_of(program.objective, vocabulary)
+        has_encoder = getattr(architecture, "encoder_layers", 0) > 0
+        return cls(program.structure, vocabulary, architecture.max_length, encoder=has_encoder)
 
     def __call__(self, parameters: Tree, prompt: str, *, tokens: int, sampling: Sampling, key: jax.Array) -> str:
         """Up to `tokens` tokens after `prompt`, as text; fewer where the model ends the document.
@@ -73,10 +103,28 @@ class Generator:
         Raises:
           UserError: when prompt and continuation exceed the model's length.
         """
-        # A document's first token is predicted from the padding id, so a text starts with it.
-        ids = np.array([self.vocabulary.pad_id, *self.vocabulary.encode(prompt)], np.int32)
-        padded = np.pad(ids, (0, -len(ids) % PROMPT_MULTIPLE), constant_values=self.vocabulary.pad_id)
-        if len(padded) + tokens > self.max_length:
+        text = self.vocabulary.encode(prompt)
+        # A document's first token is predicted from the padding id, so a text starts with it; an encoder's has an end.
+        text = [*text, self.vocabulary.eos_id] if self.encoder else [self.vocabulary.pad_id, *text]
+        out = self.ids(parameters, np.array(text, np.int32), tokens=tokens, sampling=sampling, key=key)
+        ends = np.flatnonzero(out == self.vocabulary.eos_id)
+        return self.vocabulary.decode(out[: ends[0]] if len(ends) else out)
+
+    def ids(self, parameters: Tree, ids: np.ndarray, *, tokens: int, sampling: Sampling, key: jax.Array) -> np.ndarray:
+        """The same of ids: int32 [tokens], with end tokens from the end of the document on.
+
+        Args:
+          parameters: the model's.
+          ids: int32 [n], what the model reads as it stands: a text after the padding id, or all that an encoder reads.
+          tokens: how many to write at most.
+          sampling: how they are chosen.
+          key: of the random choices.
+
+        Raises:
+          UserError: when ids and continuation exceed the model's length.
+        """
+        padded = pad(ids).ids_t
+        if not self.encoder and len(padded) + tokens > self.max_length:
             raise UserError(
                 f"the prompt's {len(ids)} tokens (padded to {len(padded)}) and {tokens} new ones exceed the model's"
                 f" {self.max_length}; ask for at most {max(0, self.max_length - len(padded))}"
@@ -89,9 +137,7 @@ class Generator:
             sampling=sampling,
             new_tokens=tokens,
         )
-        out = np.asarray(written)
-        ends = np.flatnonzero(out == self.vocabulary.eos_id)
-        return self.vocabulary.decode(out[: ends[0]] if len(ends) else out)
+        return np.asarray(written)
 
     def _continue(
         self,
@@ -105,10 +151,10 @@ class Generator:
     ) -> jax.Array:
         """int32 [new_tokens]: the tokens after the prompt; from the end of the document on, its end token."""
         model, end = self.structure.merge(parameters), self.vocabulary.eos_id
-        cache = model.empty_cache(1, prompt_t.shape[0] + new_tokens)
-        logits_btv, cache = model.decode(prompt_t[None], cache, jnp.int32(0))
-        # What the padding of the prompt left in the cache is overwritten, slot by slot, before it is looked at.
-        first = choose(logits_btv[0, prompt_length - 1], jax.random.fold_in(key, 0), sampling)
+        pieces = self.vocabulary.size  # a model's table may be longer, to be a round number
+        read = self._read_encoded if self.encoder else self._read
+        logits_v, cache, taken = read(model, prompt_t, prompt_length, new_tokens)
+        first = choose(logits_v[:pieces], jax.random.fold_in(key, 0), sampling)
 
         def unfinished(carry: Any) -> jax.Array:
             index, token, _, _ = carry
@@ -117,8 +163,26 @@ class Generator:
         def step(carry: Any) -> Any:
             index, token, cache, written = carry
             written = written.at[index].set(token)
-            logits_btv, cache = model.decode(token[None, None], cache, prompt_length + index)
-            return index + 1, choose(logits_btv[0, 0], jax.random.fold_in(key, index + 1), sampling), cache, written
+            logits_btv, cache = model.decode(token[None, None], cache, taken + index)
+            token = choose(logits_btv[0, 0, :pieces], jax.random.fold_in(key, index + 1), sampling)
+            return index + 1, token, cache, written
 
         written = jnp.full(new_tokens, end, jnp.int32)
         return jax.lax.while_loop(unfinished, step, (jnp.int32(0), first, cache, written))[3]
+
+    def _read(self, model: Any, prompt_t: jax.Array, prompt_length: jax.Array, new_tokens: int) -> Any:
+        """The logits after a prompt, the cache it leaves, and how many of its slots are taken."""
+        cache = model.empty_cache(1, prompt_t.shape[0] + new_tokens)
+        logits_btv, cache = model.decode(prompt_t[None], cache, jnp.int32(0))
+        # What the padding of the prompt left in the cache is overwritten, slot by slot, before it is looked at.
+        return logits_btv[0, prompt_length - 1], cache, prompt_length
+
+    def _read_encoded(self, model: Any, prompt_t: jax.Array, prompt_length: jax.Array, new_tokens: int) -> Any:
+        """Likewise for a prompt that the encoder reads; the decoder begins with the padding id."""
+        places_s = jnp.arange(prompt_t.shape[0])
+        ids_bs = (places_s < prompt_length).astype(jnp.int32)[None]
+        states_bsd = model.encode(prompt_t[None], positions_bs=places_s[None], segment_ids_bs=ids_bs)
+        cache = model.remember(states_bsd, ids_bs, 1 + new_tokens)
+        begin_bt = jnp.full((1, 1), self.vocabulary.pad_id, jnp.int32)
+        logits_btv, cache = model.decode(begin_bt, cache, jnp.int32(0))
+        return logits_btv[0, 0], cache, jnp.int32(1)

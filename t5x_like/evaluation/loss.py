@@ -75,7 +75,8 @@ class RunningLoss:
         sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
         metrics = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
         total_bytes = self.corpus.bytes
-        if "loss" in sums and total_bytes:
+        whole_text = getattr(self.context.program.objective, "predicts_every_token", False)
+        if whole_text and "loss" in sums and total_bytes:
             metrics["bits_per_byte"] = sums["loss"][0] / math.log(2) / total_bytes
         return Findings(metrics)
 

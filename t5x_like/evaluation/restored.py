@@ -1,11 +1,14 @@
 """A model taken from a checkpoint, to measure or to generate with: nothing but the checkpoint is needed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from t5x_like.checkpoint.layout import find
 from t5x_like.checkpoint.reading import restore_parts
+from t5x_like.checkpoint.workdir import ASSETS
+from t5x_like.data.vocabulary import read
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Context, Sample
 from t5x_like.evaluation.decoding import Generator, Sampling
@@ -31,6 +34,7 @@ class Restored:
         """
         commit = find(checkpoint)
         self.step, self.path = commit.step, commit.path
+        self._assets = commit.workdir / ASSETS
         self.experiment = Experiment.from_dict(commit.manifest().meta["experiment"])
         self.program = program(self.experiment, layout.make_or_single(self.experiment.parallelism))
         abstract = self.program.abstract_state()
@@ -53,8 +57,7 @@ class Restored:
         """What the model writes after each prompt; see `decoding.Sampling` for the choices."""
         if not hasattr(self.program.model(self.state), "decode"):
             raise UserError(f"{self.path} holds a model that does not write text")
-        vocabulary = self.experiment.data.task.vocabulary()
-        generator = Generator(self.program.structure, vocabulary, self.experiment.model.max_length)
+        generator = Generator.of(self.program, self._vocabulary())
         key = jax.random.key(seed)
         return [
             generator(
@@ -66,3 +69,10 @@ class Restored:
             )
             for number, prompt in enumerate(prompts)
         ]
+
+    def _vocabulary(self) -> Any:
+        """The one kept beside the checkpoint: a run may be taken away from the files that it was trained on."""
+        kept = next(iter(self._assets.iterdir()), None) if self._assets.exists() else None
+        if kept is not None:
+            return read(kept.read_bytes(), "data.task.tokenizer", str(kept))
+        return self.experiment.data.task.vocabulary()

@@ -57,9 +57,7 @@ class RunningSamples:
         """Takes what it needs from the context."""
         self.options = options
         self.key = purpose_key(context.experiment.seed, "sample")
-        self.generate = Generator(
-            context.program.structure, context.task.vocabulary(), context.program.architecture.max_length
-        )
+        self.generate = Generator.of(context.program, context.task.vocabulary())
 
     def run(self, state: State, step: int) -> Findings:
         """One sample a prompt, drawn with the same keys every time, so that only the model differs."""

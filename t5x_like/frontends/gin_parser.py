@@ -82,6 +82,7 @@ Statement = Binding | Import
 
 _FLAG = "--gin."
 _T5X_FOLDERS = re.compile(r"t5x/(?:configs|examples|contrib)/(?:.*/)?(runs|models)/([^/]+\.gin)$")
+_T5X_MODELS = re.compile(r"t5x/examples/t5/([^/]+/[^/]+\.gin)$")
 
 
 def read_files(files: Sequence[str], search_paths: Sequence[str]) -> list[Statement]:
@@ -131,8 +132,11 @@ def _read_file(name: str, including: tuple[Path, ...], directories: tuple[Path, 
 def _locate(name: str, directories: Sequence[Path]) -> Path:
     """The file a gin path stands for; T5X's own paths stand for ours of the same name."""
     if name.startswith("t5x/"):
-        twin = _T5X_FOLDERS.match(name)
-        found = shipped.locate(f"gin/{twin[1]}/{twin[2]}") if twin else None
+        found = None
+        if twin := _T5X_MODELS.match(name):
+            found = shipped.locate(f"gin/models/{twin[1]}")
+        elif twin := _T5X_FOLDERS.match(name):
+            found = shipped.locate(f"gin/{twin[1]}/{twin[2]}")
         if found is None:
             known = ", ".join(shipped.listing("gin", ".gin"))
             raise UserError(f"{name}: this file of T5X has no twin here; these are shipped: {known}")

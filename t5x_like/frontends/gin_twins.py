@@ -110,12 +110,28 @@ def _same_task(value: Any, context: Context) -> list[Pair]:
     return _task(value, context)
 
 
-def _sequence_length(value: Any, _: Context) -> list[Pair]:
-    if not isinstance(value, Mapping) or set(value) != {"targets"}:
+def _feature_lengths(value: Any, context: Context) -> list[Pair]:
+    """A decoder's one length, or those of an encoder and a decoder.
+
+    With both, examples that a SeqIO task makes are taken as they are, unless the experiment names another objective.
+    """
+    features = set(value) if isinstance(value, Mapping) else set()
+    if features == {"targets"}:
+        return [("data.sequence_length", value["targets"])]
+    if features != {"inputs", "targets"}:
         raise UserError(
-            f"{value!r} does not fit a language model, whose one feature is targets; write {{'targets': 256}}"
+            f"{value!r} does not fit a language model, whose one feature is targets, or an encoder-decoder; write"
+            " {'targets': 256} or {'inputs': 512, 'targets': 114}"
         )
-    return [("data.sequence_length", value["targets"])]
+    pairs = [("data.sequence_length", value["inputs"]), ("objective.target_length", value["targets"])]
+    objective = context.section("objective").get("name", _AS_THEY_ARE)
+    if context.section("data.task").get("name") == "seqio" and objective == _AS_THEY_ARE:
+        pairs = [("objective.name", objective), *pairs, ("data.task.features", dict(value))]
+    return pairs
+
+
+# The objective that takes inputs and targets as the task makes them.
+_AS_THEY_ARE = "seq2seq"
 
 
 def _use_cached(value: Any, context: Context) -> list[Pair]:
@@ -223,7 +239,7 @@ MACROS: Mapping[str, Twin] = {
     "PROMPTS": to("run.prompts"),
     "MIXTURE_OR_TASK_NAME": Twin(_task, order=-1),
     "MIXTURE_OR_TASK_MODULE": Twin(_modules),
-    "TASK_FEATURE_LENGTHS": Twin(_sequence_length),
+    "TASK_FEATURE_LENGTHS": Twin(_feature_lengths, order=1),
     "USE_CACHED_TASKS": Twin(_use_cached, order=1),
     "SHUFFLE_TRAIN_EXAMPLES": _ALWAYS_SHUFFLES,
     "BATCH_SIZE": to("data.batch_size"),
@@ -263,7 +279,7 @@ _CONFIGURABLES: Mapping[str, Mapping[str, Twin]] = {
     },
     "train/t5x.utils.DatasetConfig": {
         "mixture_or_task_name": Twin(_same_task),
-        "task_feature_lengths": Twin(_sequence_length),
+        "task_feature_lengths": Twin(_feature_lengths, order=1),
         "split": to("data.split"),
         "batch_size": to("data.batch_size"),
         "shuffle": _ALWAYS_SHUFFLES,

@@ -1,8 +1,9 @@
-"""Self-attention over packed rows.
+"""Attention over packed rows, to the row itself or to what an encoder made of another.
 
 Shapes: b batch, t queries, s keys, h heads, k key-value heads, g = h/k heads a group, e head width, d width.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_like.models import cudnn, kernels
+from t5x_like.models import context, cudnn, kernels
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
@@ -34,7 +35,11 @@ class Cache(NamedTuple):
 
 
 def packed_mask(
-    segment_ids_bt: jax.Array, positions_bt: jax.Array, options: Transformer | None = None
+    segment_ids_bt: jax.Array,
+    positions_bt: jax.Array,
+    options: Transformer | None = None,
+    *,
+    biased: bool = False,
 ) -> jax.Array | kernels.Segments | cudnn.Runs:
     """Who may attend to whom in packed rows: the same segment, not later.
 
@@ -42,22 +47,35 @@ def packed_mask(
       segment_ids_bt: int32 [batch, length].
       positions_bt: int32 [batch, length], each token's place in its segment.
       options: of the model; without them no GPU's kernel is used.
+      biased: whether something is added to the scores.
 
     Returns:
-      bool [batch, length, length], or, where a kernel makes it up as it goes, what that needs to know.
+      bool [batch, length, length], or, where a kernel makes it up as it goes, what that needs to know; no kernel adds a
+      bias to the scores.
     """
-    if kernels.has_splash(segment_ids_bt.shape[1]):
+    if not biased and kernels.has_splash(segment_ids_bt.shape[1]):
         return kernels.Segments(segment_ids_bt)
-    if options is not None and cudnn.can_attend(options.dtype, options.head_dim):
+    if not biased and options is not None and cudnn.can_attend(options):
         return cudnn.runs(segment_ids_bt)
-    same = segment_ids_bt[:, :, None] == segment_ids_bt[:, None, :]
-    return same & (positions_bt[:, :, None] >= positions_bt[:, None, :])
+    return same_segment(segment_ids_bt, segment_ids_bt) & (positions_bt[:, :, None] >= positions_bt[:, None, :])
+
+
+def same_segment(query_ids_bt: jax.Array, key_ids_bs: jax.Array) -> jax.Array:
+    """Bool [batch, queries, keys], from the segments of queries and keys, which may be of two sequences."""
+    return query_ids_bt[:, :, None] == key_ids_bs[:, None, :]
 
 
 def attend(
-    q_bthe: jax.Array, k_bske: jax.Array, v_bske: jax.Array, mask_bts: jax.Array, *, causal: bool = False
+    q_bthe: jax.Array,
+    k_bske: jax.Array,
+    v_bske: jax.Array,
+    mask_bts: jax.Array,
+    bias_hts: jax.Array | None = None,
+    *,
+    causal: bool = False,
+    scaled: bool = True,
 ) -> jax.Array:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) with grouped heads (Ainslie et al. 2023).
+    """Dot-product attention (Vaswani et al. 2017, eq. 1) with grouped heads (Ainslie et al. 2023).
 
     The scores and their softmax are float32.
 
@@ -66,7 +84,9 @@ def attend(
       k_bske: [batch, keys, key-value heads, head width]; the heads are a multiple of the key-value heads.
       v_bske: likewise.
       mask_bts: bool [batch, queries, keys], true where a query may look.
+      bias_hts: float32 [heads, queries, keys], added to the scores; None adds nothing.
       causal: whether the mask lets no query look at a later key: the keys after a block of queries are then left out.
+      scaled: whether the products are divided by the root of the head width.
 
     Returns:
       [batch, queries, heads, head width] in the dtype of `q_bthe`.
@@ -74,13 +94,15 @@ def attend(
     b, t, h, e = q_bthe.shape
     k = k_bske.shape[2]
     # Heads before length, so that each product is over whole matrices [length, head width].
-    q_bkgte = (q_bthe * e**-0.5).reshape(b, t, k, h // k, e).transpose(0, 2, 3, 1, 4)
+    q_bkgte = (q_bthe * e**-0.5 if scaled else q_bthe).reshape(b, t, k, h // k, e).transpose(0, 2, 3, 1, 4)
     k_bkse, v_bkse = k_bske.transpose(0, 2, 1, 3), v_bske.transpose(0, 2, 1, 3)
+    bias_kgts = None if bias_hts is None else bias_hts.reshape(k, h // k, *bias_hts.shape[1:])
 
     def block(start: int, stop: int) -> jax.Array:
         seen = stop if causal else k_bkse.shape[2]
         q_block, mask_block = q_bkgte[..., start:stop, :], mask_bts[:, start:stop, :seen]
-        return _mix(q_block, k_bkse[:, :, :seen], v_bkse[:, :, :seen], mask_block)
+        bias_block = None if bias_kgts is None else bias_kgts[:, :, start:stop, :seen]
+        return _mix(q_block, k_bkse[:, :, :seen], v_bkse[:, :, :seen], mask_block, bias_block)
 
     size = BLOCK if causal and t % BLOCK == 0 else t
     mixed_bkgte = jnp.concatenate([block(start, start + size) for start in range(0, t, size)], axis=3)
@@ -88,17 +110,24 @@ def attend(
 
 
 @jax.custom_vjp
-def _mix(q_bkgte: jax.Array, k_bkse: jax.Array, v_bkse: jax.Array, mask_bts: jax.Array) -> jax.Array:
-    """The values, weighted by the softmax of the products of scaled queries and keys: [b, k, g, t, e]."""
-    return _mix_forward(q_bkgte, k_bkse, v_bkse, mask_bts)[0]
+def _mix(
+    q_bkgte: jax.Array, k_bkse: jax.Array, v_bkse: jax.Array, mask_bts: jax.Array, bias_kgts: jax.Array | None
+) -> jax.Array:
+    """The values, weighted by the softmax of the products of queries and keys and the bias: [b, k, g, t, e]."""
+    return _mix_forward(q_bkgte, k_bkse, v_bkse, mask_bts, bias_kgts)[0]
 
 
-def _mix_forward(q_bkgte: jax.Array, k_bkse: jax.Array, v_bkse: jax.Array, mask_bts: jax.Array) -> tuple[Any, Any]:
+def _mix_forward(
+    q_bkgte: jax.Array, k_bkse: jax.Array, v_bkse: jax.Array, mask_bts: jax.Array, bias_kgts: jax.Array | None
+) -> tuple[Any, Any]:
     scores = jnp.einsum("bkgte,bkse->bkgts", q_bkgte, k_bkse, preferred_element_type=jnp.float32)
+    if bias_kgts is not None:
+        scores = scores + bias_kgts
     scores = jnp.where(mask_bts[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(q_bkgte.dtype)
     mixed_bkgte = jnp.einsum("bkgts,bkse->bkgte", weights, v_bkse)
-    return mixed_bkgte, (q_bkgte, k_bkse, v_bkse, weights, mixed_bkgte)
+    has_bias = None if bias_kgts is None else ()  # a tree without arrays: of those every residual would be made one
+    return mixed_bkgte, (q_bkgte, k_bkse, v_bkse, weights, mixed_bkgte, has_bias)
 
 
 def _mix_backward(residuals: Any, grad_bkgte: jax.Array) -> tuple[jax.Array | None, ...]:
@@ -106,15 +135,17 @@ def _mix_backward(residuals: Any, grad_bkgte: jax.Array) -> tuple[jax.Array | No
 
     That sum is over a head's width and not over all keys, and where the mask is needs no look: weights there are 0.
     """
-    q_bkgte, k_bkse, v_bkse, weights, mixed_bkgte = residuals
+    q_bkgte, k_bkse, v_bkse, weights, mixed_bkgte, has_bias = residuals
     wide = jnp.float32
     grad_v = jnp.einsum("bkgts,bkgte->bkse", weights, grad_bkgte)
     grad_weights = jnp.einsum("bkgte,bkse->bkgts", grad_bkgte, v_bkse, preferred_element_type=wide)
     mean_bkgt1 = (grad_bkgte.astype(wide) * mixed_bkgte.astype(wide)).sum(-1, keepdims=True)
-    grad_scores = (weights.astype(wide) * (grad_weights - mean_bkgt1)).astype(q_bkgte.dtype)
+    grad_wide = weights.astype(wide) * (grad_weights - mean_bkgt1)
+    grad_bias = None if has_bias is None else grad_wide.sum(0)
+    grad_scores = grad_wide.astype(q_bkgte.dtype)
     grad_q = jnp.einsum("bkgts,bkse->bkgte", grad_scores, k_bkse)
     grad_k = jnp.einsum("bkgts,bkgte->bkse", grad_scores, q_bkgte)
-    return grad_q, grad_k, grad_v, None
+    return grad_q, grad_k, grad_v, None, grad_bias
 
 
 _mix.defvjp(_mix_forward, _mix_backward)
@@ -128,10 +159,11 @@ class Attention(nnx.Module):
         o = self.options = options
         self.causal = causal
         heads, kv = o.heads * o.head_dim, o.kv_heads * o.head_dim
-        self.query = Linear(o.embed, heads, ("embed", "heads"), bias=o.bias, std=o.init_std, rngs=rngs)
-        self.key = Linear(o.embed, kv, ("embed", "kv"), bias=o.bias, std=o.init_std, rngs=rngs)
-        self.value = Linear(o.embed, kv, ("embed", "kv"), bias=o.bias, std=o.init_std, rngs=rngs)
-        self.output = Linear(heads, o.embed, ("heads", "embed"), bias=o.bias, std=o.residual_std(heads), rngs=rngs)
+        linear = partial(Linear, bias=o.bias, quantization=o.quantization, rngs=rngs)
+        self.query = linear(o.embed, heads, ("embed", "heads"), std=o.query_std())
+        self.key = linear(o.embed, kv, ("embed", "kv"), std=o.init_std)
+        self.value = linear(o.embed, kv, ("embed", "kv"), std=o.init_std)
+        self.output = linear(heads, o.embed, ("heads", "embed"), std=o.residual_std(heads))
 
     def __call__(
         self,
@@ -141,8 +173,12 @@ class Attention(nnx.Module):
         noise: Noise | None,
         cache: Cache | None = None,
         slot: jax.Array | None = None,
+        bias_hts: jax.Array | None = None,
+        memory_bsd: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Attends within the row, or, with a cache, to its slots after writing this call's tokens from `slot` on.
+
+        With a memory the keys and values are its own; a cache without a slot holds them already.
 
         Returns:
           [batch, length, embed], and the cache with the new tokens in it.
@@ -150,27 +186,41 @@ class Attention(nnx.Module):
         o = self.options
         b, t, _ = x_btd.shape
         q_bthe = self.query(x_btd).reshape(b, t, o.heads, o.head_dim)
-        k_btke = self.key(x_btd).reshape(b, t, o.kv_heads, o.head_dim)
-        v_btke = self.value(x_btd).reshape(b, t, o.kv_heads, o.head_dim)
-        if rotation is not None:
-            q_bthe, k_btke = rotate(q_bthe, rotation), rotate(k_btke, rotation)
         constrain = layout.current().constrain
+        if cache is not None and slot is None:
+            k_bske, v_bske = cache
+        else:
+            k_bske, v_bske = self.keys_and_values(x_btd if memory_bsd is None else memory_bsd)
+            if rotation is not None:
+                q_bthe, k_bske = rotate(q_bthe, rotation), rotate(k_bske, rotation)
+            k_bske = checkpoint_name(constrain(k_bske, ("batch", "length", "act_kv", None)), "qkv")
+            v_bske = checkpoint_name(constrain(v_bske, ("batch", "length", "act_kv", None)), "qkv")
         q_bthe = checkpoint_name(constrain(q_bthe, ("batch", "length", "act_heads", None)), "qkv")
-        k_btke = checkpoint_name(constrain(k_btke, ("batch", "length", "act_kv", None)), "qkv")
-        v_btke = checkpoint_name(constrain(v_btke, ("batch", "length", "act_kv", None)), "qkv")
-        if cache is not None:
-            k_new, v_new = k_btke.astype(cache.key_bske.dtype), v_btke.astype(cache.value_bske.dtype)
+        if cache is not None and slot is not None:
+            k_new, v_new = k_bske.astype(cache.key_bske.dtype), v_bske.astype(cache.value_bske.dtype)
             cache = Cache(
                 jax.lax.dynamic_update_slice_in_dim(cache.key_bske, k_new, slot, 1),
                 jax.lax.dynamic_update_slice_in_dim(cache.value_bske, v_new, slot, 1),
             )
-            k_btke, v_btke = cache
+            k_bske, v_bske = cache
+        if o.dropout_inside and noise is not None:
+            # A weight that is 0 for all queries of a head is a value that is 0.
+            kept_bsk1 = jnp.ones((*v_bske.shape[:3], 1), v_bske.dtype)
+            v_bske = v_bske * dropout(kept_bsk1, o.dropout, noise.fold(0))
+        if cache is None:
+            q_bthe, k_bske, v_bske = context.whole_rows(q_bthe, k_bske, v_bske)
         if isinstance(mask_bts, kernels.Segments):
-            mixed_bthe = kernels.splash(q_bthe, k_btke, v_btke, mask_bts)
+            mixed_bthe = kernels.splash(q_bthe, k_bske, v_bske, mask_bts)
         elif isinstance(mask_bts, cudnn.Runs):
-            mixed_bthe = cudnn.attention(q_bthe, k_btke, v_btke, mask_bts)
+            mixed_bthe = cudnn.attention(q_bthe, k_bske, v_bske, mask_bts)
         else:
-            mixed_bthe = checkpoint_name(
-                attend(q_bthe, k_btke, v_btke, mask_bts, causal=self.causal and cache is None), kernels.RESIDUAL
-            )
+            causal = self.causal and cache is None
+            mixed_bthe = attend(q_bthe, k_bske, v_bske, mask_bts, bias_hts, causal=causal, scaled=o.scaled_attention)
+            mixed_bthe = checkpoint_name(mixed_bthe, kernels.RESIDUAL)
+        mixed_bthe = context.own_tokens(mixed_bthe)
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache
+
+    def keys_and_values(self, x_bsd: jax.Array) -> Cache:
+        """Those of a sequence, [batch, length, key-value heads, head width] each."""
+        shape = (*x_bsd.shape[:2], self.options.kv_heads, self.options.head_dim)
+        return Cache(self.key(x_bsd).reshape(shape), self.value(x_bsd).reshape(shape))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from t5x_like.models.architecture import Transformer
 from t5x_like.models.kernels import RESIDUAL
 from t5x_like.parallel import layout
 from t5x_like.parallel.compiled import loops
@@ -53,13 +54,14 @@ class Runs(NamedTuple):
     count_b: jax.Array
 
 
-def can_attend(dtype: str, head_dim: int) -> bool:
-    """Whether cuDNN computes packed attention of this kind on the devices that the program is made for."""
+def can_attend(options: Transformer) -> bool:
+    """Whether cuDNN computes a model's packed attention on the devices that the program is made for."""
     mesh = layout.current().mesh
     device = jax.devices()[0] if mesh is None else np.ravel(mesh.devices)[0]
     kind = str(device.device_kind)
     packs = device.platform == "gpu" and bool(set(_PACKING) & set(kind.split()))
-    return packs and dtype in _DTYPES and head_dim % 8 == 0 and head_dim <= 128
+    known = options.dtype in _DTYPES and options.scaled_attention
+    return packs and known and options.head_dim % 8 == 0 and options.head_dim <= 128
 
 
 def runs(segment_ids_bt: jax.Array) -> Runs:
@@ -103,7 +105,7 @@ def attention(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Run
     Returns:
       [rows, length, heads, head width] in the dtype of `q_bthe`.
     """
-    queries, keys = ("batch", "length", "act_heads", None), ("batch", "length", "act_kv", None)
+    queries, keys = ("batch", None, "attention_heads", None), ("batch", None, "attention_kv", None)
     described = Runs(*((("batch", None),) * 3), ("batch",))
     return _on_each(_attend, queries, (queries, keys, keys, described))(q_bthe, k_btke, v_btke, mask)
 

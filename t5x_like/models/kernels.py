@@ -63,9 +63,9 @@ def splash(
     setting = layout.current()
     if setting.mesh is None or setting.mesh.size == 1:
         return local(q_bthe, k_btke, v_btke, mask.segment_ids_bt)
-    queries = setting.spec(("batch", "length", "act_heads", None))
-    keys = setting.spec(("batch", "length", "act_kv", None))
-    rows = setting.spec(("batch", "length"))
+    queries = setting.spec(("batch", None, "attention_heads", None))
+    keys = setting.spec(("batch", None, "attention_kv", None))
+    rows = setting.spec(("batch", None))
     placed = jax.shard_map(
         local, mesh=setting.mesh, in_specs=(queries, keys, keys, rows), out_specs=queries, check_vma=False
     )

@@ -7,24 +7,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_like.models import quantized
 from t5x_like.models.parameters import parameter
 from t5x_like.parallel import layout
 
 
-def linear(x_bti: jax.Array, kernel_io: jax.Array, bias_o: jax.Array | None = None) -> jax.Array:
+def linear(
+    x_bti: jax.Array, kernel_io: jax.Array, bias_o: jax.Array | None = None, quantization: str = "none"
+) -> jax.Array:
     """`x @ kernel + bias` in the dtype of `x`, accumulated in float32.
 
     Args:
       x_bti: [..., inputs] activations.
       kernel_io: [inputs, outputs], cast to the activations' dtype.
       bias_o: [outputs] or None.
+      quantization: the eight bits of `quantized.FORMATS` to multiply in; `none` for none.
 
     Returns:
       [..., outputs].
     """
+    exact = quantization == "none"
+    if exact and layout.current().divisor("length") > 1:  # rows are shared by devices: b·t would be no even cut of them
+        y_bto = jnp.einsum("...i,io->...o", x_bti, kernel_io.astype(x_bti.dtype))
+        return y_bto if bias_o is None else y_bto + bias_o.astype(y_bto.dtype)
     # With more than one leading dimension the kernel's gradient would contract over several, which XLA's CPU compiler
     # answers with transposed copies of both operands.
-    y_no = product(x_bti.reshape(-1, x_bti.shape[-1]), kernel_io.astype(x_bti.dtype))
+    x_ni, kernel_io = x_bti.reshape(-1, x_bti.shape[-1]), kernel_io.astype(x_bti.dtype)
+    y_no = product(x_ni, kernel_io) if exact else quantized.product(x_ni, kernel_io, quantization)
     if bias_o is not None:
         y_no = y_no + bias_o.astype(y_no.dtype)
     return y_no.reshape(*x_bti.shape[:-1], kernel_io.shape[-1])
@@ -56,15 +65,25 @@ class Linear(nnx.Module):
     """A kernel [inputs, outputs] and perhaps a bias [outputs]."""
 
     def __init__(
-        self, inputs: int, outputs: int, axes: tuple[str, str], *, bias: bool, std: float, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        outputs: int,
+        axes: tuple[str, str],
+        *,
+        bias: bool,
+        std: float,
+        rngs: nnx.Rngs,
+        quantization: str = "none",
     ) -> None:
         """Draws the kernel, with logical `axes`, from a normal of `std`; 0 stands for 1/√inputs."""
+        self.quantization = quantization
         self.kernel = parameter(rngs, (inputs, outputs), axes, "matrix", std=std or inputs**-0.5)
         self.bias = parameter(rngs, (outputs,), axes[1:], "bias") if bias else None
 
     def __call__(self, x_bti: jax.Array) -> jax.Array:
         """[..., inputs] → [..., outputs]."""
-        return linear(x_bti, self.kernel[...], None if self.bias is None else self.bias[...])
+        bias = None if self.bias is None else self.bias[...]
+        return linear(x_bti, self.kernel[...], bias, self.quantization)
 
 
 class Embedding(nnx.Module):

@@ -23,5 +23,17 @@ FAMILY = Preset(
         "7b": {"layers": 32, "embed": 4096, "heads": 32, "kv_heads": 32, "head_dim": 128, "mlp": 11008},
         "13b": {"layers": 40, "embed": 5120, "heads": 40, "kv_heads": 40, "head_dim": 128, "mlp": 13824},
         "70b": {"layers": 80, "embed": 8192, "heads": 64, "kv_heads": 8, "head_dim": 128, "mlp": 28672},
+        # Llama 3.1 (Grattafiori et al. 2024, table 3).
+        "405b": {
+            "layers": 126,
+            "embed": 16384,
+            "heads": 128,
+            "kv_heads": 8,
+            "head_dim": 128,
+            "mlp": 53248,
+            "vocab_size": 128256,
+            "max_length": 8192,
+            "rope_theta": 500000.0,
+        },
     },
 )

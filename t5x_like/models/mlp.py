@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from t5x_like.models.architecture import Transformer
+from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
 from t5x_like.parallel import layout
 
@@ -25,16 +26,16 @@ class MLP(nnx.Module):
         """Builds the projections of one layer."""
         o = options
         self.activation = o.activation
-        self.up = Linear(o.embed, o.mlp, ("embed", "mlp"), bias=o.bias, std=o.init_std, rngs=rngs)
-        self.gate = (
-            Linear(o.embed, o.mlp, ("embed", "mlp"), bias=o.bias, std=o.init_std, rngs=rngs) if o.gated else None
-        )
-        self.down = Linear(o.mlp, o.embed, ("mlp", "embed"), bias=o.bias, std=o.residual_std(o.mlp), rngs=rngs)
+        self.dropout = o.dropout if o.dropout_inside else 0.0
+        linear = partial(Linear, bias=o.bias, quantization=o.quantization, rngs=rngs)
+        self.up = linear(o.embed, o.mlp, ("embed", "mlp"), std=o.init_std)
+        self.gate = linear(o.embed, o.mlp, ("embed", "mlp"), std=o.init_std) if o.gated else None
+        self.down = linear(o.mlp, o.embed, ("mlp", "embed"), std=o.residual_std(o.mlp))
 
-    def __call__(self, x_btd: jax.Array) -> jax.Array:
-        """[batch, length, embed] → [batch, length, embed]."""
+    def __call__(self, x_btd: jax.Array, noise: Noise | None = None) -> jax.Array:
+        """[batch, length, embed] → [batch, length, embed]; `noise` drops hidden units, where the model has that."""
         function = FUNCTIONS[self.activation]
         hidden_btf = self.up(x_btd)
         hidden_btf = function(hidden_btf) if self.gate is None else function(self.gate(x_btd)) * hidden_btf
         hidden_btf = layout.current().constrain(hidden_btf, ("batch", "length", "act_mlp"))
-        return self.down(hidden_btf)
+        return self.down(dropout(hidden_btf, self.dropout, noise))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from t5x_like.models import functional
+from t5x_like.models import functional, routing
 from t5x_like.models.dropout import Noise
 from t5x_like.parallel import layout
 
@@ -54,15 +54,24 @@ class Stack(nnx.Module):
 
         def body(x: jax.Array, sliced: tuple[Any, Any, jax.Array]) -> tuple[jax.Array, Any]:
             parameters, cache, index = sliced
-            return structure.merge(parameters)(x, cache, noise and noise.fold(index), *arguments)
+            # What a layer notes down must leave the loop as one of its results.
+            with routing.nested() as noted:
+                x, cache = structure.merge(parameters)(x, cache, noise and noise.fold(index), *arguments)
+            return x, (cache, noted)
 
         policy = REMAT[setting.remat]
         if policy is not None:
             body = jax.checkpoint(body, policy=policy, prevent_cse=not setting.scan_layers)
         indices = jax.numpy.arange(self.layers)
-        if setting.scan_layers:
-            return jax.lax.scan(body, x, (parameters, caches, indices))
-        return self._unrolled(body, x, (parameters, caches, indices))
+        loop = jax.lax.scan if setting.scan_layers else self._unrolled
+        x, (caches, noted) = loop(body, x, (parameters, caches, indices))
+        routing.note(**{name: sums.sum(0) for name, sums in noted.items()})
+        return x, caches
+
+    def each(self, function: Callable[[Any], Any]) -> Any:
+        """What a function makes of each layer, with a leading `layers` axis."""
+        structure, parameters = functional.split(self.layer)
+        return jax.lax.map(lambda parameters: function(structure.merge(parameters)), parameters)
 
     def _unrolled(self, body: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
         """The loop written out."""

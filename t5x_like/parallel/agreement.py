@@ -6,10 +6,12 @@ Otherwise it would train: the arrays have the same shapes, and nothing is amiss 
 import collections
 import hashlib
 import json
+import os
 import pathlib
 import socket
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +21,9 @@ from etils import epath
 from t5x_like import __version__
 from t5x_like.errors import UserError
 from t5x_like.parallel import exchange
+
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+_COMPILER = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 _SHOWN = 3
 _STALE = 35.0  # seconds for which a network file system may still say that a new file is not there (NFS: 30)
@@ -95,13 +100,36 @@ def require_shared(path: epath.Path, field: str) -> None:
         )
 
 
-def code() -> dict[str, str]:
-    """What runs here: versions, and a digest of this package's source files."""
-    root = pathlib.Path(__file__).resolve().parents[1]
+def code(packages: Mapping[str, str], modules: Sequence[str] = ()) -> dict[str, str | None]:
+    """What runs here: versions, digests of this package's and the user's source files, and the compiler's flags.
+
+    Args:
+      packages: versions by name.
+      modules: the user's own modules, files or dotted names, already imported.
+    """
+    found: dict[str, str | None] = {"t5x_like": __version__, "t5x_like's source": _source(_PACKAGE.rglob("*.py"))}
+    for module in modules:
+        path = pathlib.Path(module)
+        if path.suffix != ".py":
+            path = pathlib.Path(getattr(sys.modules[module], "__file__", None) or "")
+        beside = path.parent.rglob("*.py") if path.name == "__init__.py" else [path]
+        found[f"the source of --module={module}"] = _source(beside)
+    found |= {f"the version of {name}": version for name, version in packages.items() if name != "t5x_like"}
+    for name in _COMPILER:
+        # Where the compiler writes what it did may be another place on every host.
+        flags = [flag for flag in os.environ.get(name, "").split() if not flag.startswith("--xla_dump_")]
+        found[name] = " ".join(flags) or None
+    return found
+
+
+def _source(paths: Iterable[pathlib.Path]) -> str:
+    """A digest of files' names and bytes."""
     total = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        total.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
-    return {"t5x_like": __version__, "t5x_like's source": total.hexdigest()[:16], "jax": jax.__version__}
+    for path in sorted(paths):
+        if path.is_file():
+            name = path.relative_to(_PACKAGE) if path.is_relative_to(_PACKAGE) else pathlib.Path(path.name)
+            total.update(f"{name.as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return total.hexdigest()[:16]
 
 
 def _difference(field: str, values: Sequence[Any], hosts: Sequence[str]) -> str | None:

@@ -5,6 +5,7 @@ in JAX's own shutdown. So a failure is told to all over the line of `rollcall`, 
 `os._exit`: an orderly end would wait.
 """
 
+import collections
 import contextlib
 import os
 import signal
@@ -27,8 +28,7 @@ def run(cluster: Cluster | None, command: Callable[[], int]) -> int:
     """Runs a command in all processes of a cluster at once.
 
     Does not return when this or another process fails: the process then ends, with the failed one's exit status, or
-    with `rollcall.LOST` where that one was killed. A host that vanishes without its connections being closed is noticed
-    by JAX's heartbeat, which ends the process as well, in less than two minutes.
+    with `rollcall.LOST` where that one was killed, or its host vanished, which is noticed in a minute.
 
     Args:
       cluster: the processes, as `cluster.find` gives them; None for this one alone.
@@ -43,6 +43,7 @@ def run(cluster: Cluster | None, command: Callable[[], int]) -> int:
     with _stdout_for_results():
         try:
             _initialize(cluster)
+            _check_devices()
             status = command()
             line.finish()
         except BaseException as error:
@@ -81,6 +82,21 @@ def _initialize(cluster: Cluster) -> None:
             "--module: it uses JAX's devices while it is imported, before the processes are connected; do that in a"
             " function"
         ) from error
+
+
+def _check_devices() -> None:
+    """Raises UserError where a process has more or fewer devices than most: the mesh wants as many of each."""
+    import jax
+
+    counted = collections.Counter(device.process_index for device in jax.devices())
+    counts = [counted[process] for process in range(jax.process_count())]
+    usual = collections.Counter(counts).most_common(1)[0][0]
+    for process, count in enumerate(counts):
+        if count != usual:
+            raise UserError(
+                f"process {process} has {count} device(s) and process {counts.index(usual)} has {usual}; give every"
+                " process as many (the job's GPUs a task, CUDA_VISIBLE_DEVICES, XLA_FLAGS)"
+            )
 
 
 @contextlib.contextmanager

@@ -10,9 +10,11 @@ laptop, a unit test) every constraint is the identity.
 import contextlib
 import contextvars
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -20,11 +22,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "sequence", "tensor", "expert")
 
 # Logical axis → mesh axes. Parameters first, then activations.
 RULES: Mapping[str, tuple[str, ...]] = {
-    "embed": ("fsdp",),
+    # Devices that hold other tokens share the parameters, whichever axis made the tokens others. Of an expert's
+    # parameters those along `expert` hold other experts already.
+    "embed": ("fsdp", "sequence", "expert"),
+    "expert": ("expert",),
+    "expert_embed": ("fsdp", "sequence"),
+    "router": (),
     "heads": ("tensor",),
     "kv": ("tensor",),
     "mlp": ("tensor",),
@@ -32,13 +39,16 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "position": (),
     "norm": (),
     "layers": (),
-    "batch": ("data", "fsdp"),
-    "length": (),
+    "batch": ("data", "fsdp", "expert"),
+    "length": ("sequence",),
     "act_embed": (),
     "act_heads": ("tensor",),
     "act_kv": ("tensor",),
     "act_mlp": ("tensor",),
     "act_vocab": ("tensor",),
+    # Heads inside attention, where every row is whole: see models/context.py.
+    "attention_heads": ("tensor", "sequence"),
+    "attention_kv": ("tensor", "sequence"),
 }
 
 Axes = tuple[str | None, ...]
@@ -96,6 +106,20 @@ class Layout:
             return 1
         return int(np.prod([self.mesh.shape[axis] for axis in self.rules[name]], dtype=int))
 
+    @property
+    def platform(self) -> str:
+        """Of the devices that a program is made for, which need not be here."""
+        return jax.default_backend() if self.mesh is None else str(np.ravel(self.mesh.devices)[0].platform)
+
+    def flatten(self, x_bt: jax.Array) -> jax.Array:
+        """[batch, length, ...] → [tokens, ...], in an order in which every device keeps the tokens that it has."""
+        rows, parts = self.divisor("batch"), self.divisor("length")
+        b, t, *rest = x_bt.shape
+        if parts == 1 or b % rows or t % parts:
+            return x_bt.reshape(-1, *rest)
+        cut = x_bt.reshape(rows, b // rows, parts, t // parts, *rest)
+        return jnp.swapaxes(cut, 1, 2).reshape(-1, *rest)
+
     @contextlib.contextmanager
     def use(self) -> Iterator["Layout"]:
         """Makes this the layout of everything traced inside."""
@@ -121,19 +145,21 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
       ExperimentError: when the axes do not multiply to the number of devices.
     """
     devices = list(devices if devices is not None else jax.devices())
-    rest = options.fsdp * options.tensor
+    inner = (options.fsdp, options.sequence, options.tensor, options.expert)
+    rest = math.prod(inner)
     data = len(devices) // rest if options.data == -1 else options.data
     if data * rest != len(devices):
         raise ExperimentError(
             "parallelism",
-            f"data={options.data} × fsdp={options.fsdp} × tensor={options.tensor} is not the {len(devices)} device(s)"
-            " here; make the product match, with data=-1 for whatever the others leave",
+            f"data={options.data} × fsdp={options.fsdp} × sequence={options.sequence} × tensor={options.tensor} ×"
+            f" expert={options.expert} is not the {len(devices)} device(s) here; make the product match, with data=-1"
+            " for whatever the others leave",
         )
-    mesh = _mesh((data, options.fsdp, options.tensor), devices)
+    mesh = _mesh((data, *inner), devices)
     return Layout(mesh=mesh, remat=options.remat, scan_layers=options.scan_layers)
 
 
-def _mesh(shape: tuple[int, int, int], devices: list[jax.Device]) -> Mesh:
+def _mesh(shape: tuple[int, ...], devices: list[jax.Device]) -> Mesh:
     """The devices as a mesh; those of several slices with whole slices along `data`, which the slow network joins."""
     axis_types = (AxisType.Auto,) * len(MESH_AXES)  # Explicit axes fail at the embedding gather
     slices = len({getattr(device, "slice_index", None) for device in devices})
@@ -146,7 +172,9 @@ def _mesh(shape: tuple[int, int, int], devices: list[jax.Device]) -> Mesh:
             f" {slices}, so that only gradients cross between slices",
         )
     inside = (shape[0] // slices, *shape[1:])
-    grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    # An axis may be part of a slice's side: 32 × 8 of 16 × 16 chips.
+    across = (slices, *(1 for _ in shape[1:]))
+    grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=axis_types)
 
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from t5x_like.errors import ExperimentError
+from t5x_like.experiment import Experiment
 from t5x_like.parallel.layout import Layout
 
 
@@ -60,6 +62,18 @@ def shared(held: Mapping[int, set[int]], process: int) -> Share:
             " the devices of a process, or be a multiple of them",
         )
     return Share(parts.index(frozenset(held[process])), len(parts))
+
+
+def batch_shapes(experiment: Experiment, layout: Layout) -> dict[str, Any]:
+    """The global batch as shapes, its rows spread by the layout."""
+    rows, length = experiment.data.batch_size, experiment.data.sequence_length
+    sharding = layout.sharding(("batch",))
+    features = {name: (f.shape, f.dtype) for name, f in experiment.objective.features(length).items()}
+    features["row"] = ((), np.dtype(np.int32))
+    return {
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in features.items()
+    }
 
 
 def place(batch: Mapping[str, np.ndarray], layout: Layout) -> dict[str, jax.Array]:

@@ -29,6 +29,8 @@ LOST = 75
 _LATE = 5.0  # seconds after which a person is told what is waited for
 _PAUSE = 0.1  # seconds between two knocks, and between two looks at whether all is done
 _LONGEST = 1 << 16  # bytes of a message
+# After how many seconds of silence the system asks whether the other host is there, how often then, and how many times.
+_PROBES = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class Peer:
         self.socket, self.process, self.host = connection, process, host
         self.inbox: collections.deque[dict[str, Any]] = collections.deque()
         self.done = False
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _PROBES.items():
+            if hasattr(socket, name):  # not everywhere by these names
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._received = b""
         self._sending = threading.Lock()
 
@@ -90,7 +96,7 @@ class Peer:
         *lines, self._received = (self._received + arrived).split(b"\n")
         try:
             self.inbox += [dict(json.loads(line)) for line in lines]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConnectionError from error
         if not arrived or len(self._received) > _LONGEST:
             raise ConnectionError
@@ -127,6 +133,11 @@ class Line:
         for peer in self._peers:
             peer.send(done=True)
         self._all_done.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Stops listening; to those who still do, this process is gone."""
+        self._all_done.set()
         self._thread.join()
         for peer in self._peers:
             peer.socket.close()
@@ -185,7 +196,7 @@ def gather(cluster: Cluster, on_failure: Callable[[Failure], None], say: Callabl
     Raises:
       UserError: when they are not, or two of them disagree on who they are; every process that came says why.
     """
-    peers = [_join(cluster)] if cluster.process else _RollCall(cluster, say).peers()
+    peers = [_join(cluster, say)] if cluster.process else _RollCall(cluster, say).peers()
     return Line(cluster, peers, on_failure)
 
 
@@ -204,6 +215,7 @@ class _RollCall:
         except UserError as error:
             for peer in self.came.values():
                 peer.send(failed=vars(Failure(0, self.host, 2, f"says: {error}")))
+                peer.socket.close()
             raise
         for peer in self.came.values():
             peer.send(all=self.cluster.processes)
@@ -211,11 +223,16 @@ class _RollCall:
 
     def _wait(self) -> None:
         began, said = time.monotonic(), False
-        with _listener(self.cluster) as listener, selectors.DefaultSelector() as selector:
+        with (
+            _listener(self.cluster) as listener,
+            selectors.DefaultSelector() as selector,
+            contextlib.ExitStack() as strangers,
+        ):
             selector.register(listener, selectors.EVENT_READ)
             while len(self.came) < self.cluster.processes - 1:
+                came = selector.select(_PAUSE)
                 waited = time.monotonic() - began
-                if waited > self.cluster.wait:
+                if waited > self.cluster.wait and not came:
                     raise UserError(
                         f"{self._missing()} did not come to {self.cluster.coordinator} within {self.cluster.wait:g} s;"
                         f" start {'it' if self.cluster.processes == 2 else 'them'}, or correct the number of processes"
@@ -224,10 +241,12 @@ class _RollCall:
                 if waited > _LATE and not said:
                     said = True
                     self.say(f"waiting at {self.cluster.coordinator} for {self._missing()}")
-                for key, _ in selector.select(_PAUSE):
+                for key, _ in came:
                     if key.data is None:
                         connection, _ = listener.accept()
-                        selector.register(connection, selectors.EVENT_READ, Peer(connection))
+                        peer = Peer(connection)
+                        selector.register(connection, selectors.EVENT_READ, peer)
+                        strangers.callback(self._close_stranger, peer)
                     else:
                         self._greet(key.data, selector)
 
@@ -237,12 +256,18 @@ class _RollCall:
             peer.receive()
             while peer.inbox:
                 hello = peer.inbox.popleft()
-                peer.process, peer.host = int(hello["process"]), str(hello["host"])
-                self._admit(peer, int(hello["processes"]))
+                peer.process, peer.host, processes = int(hello["process"]), str(hello["host"]), int(hello["processes"])
+                if not 0 < peer.process < processes:
+                    raise ConnectionError
+                self._admit(peer, processes)
         except (ConnectionError, LookupError, TypeError, ValueError):
             selector.unregister(peer.socket)
             peer.socket.close()
             self.came = {process: other for process, other in self.came.items() if other is not peer}
+
+    def _close_stranger(self, peer: Peer) -> None:
+        if peer not in self.came.values():
+            peer.socket.close()
 
     def _admit(self, peer: Peer, processes: int) -> None:
         other = self.came.get(peer.process)
@@ -279,43 +304,46 @@ def _listener(cluster: Cluster) -> socket.socket:
         ) from error
 
 
-def _join(cluster: Cluster) -> Peer:
+def _join(cluster: Cluster, say: Callable[[str], None]) -> Peer:
     """The connection to process 0, in the others, once all are there."""
-    until = time.monotonic() + cluster.wait
-    peer = Peer(_knock(cluster, until), 0, cluster.host)
+    peer = Peer(_knock(cluster, say), 0, cluster.host)
     peer.send(process=cluster.process, processes=cluster.processes, host=socket.gethostname())
-    peer.socket.settimeout(cluster.wait + _LATE)  # process 0 may have begun to wait only now
-    try:
-        while not peer.inbox:
-            before = time.monotonic()
+    peer.socket.settimeout(_PAUSE)
+    until = time.monotonic() + cluster.wait + _LATE  # process 0 may have begun to wait only now
+    with contextlib.suppress(ConnectionError):
+        while not peer.inbox and time.monotonic() < until:
             peer.receive()
-            if time.monotonic() - before >= cluster.wait + _LATE:
-                break
-    except ConnectionError:
-        pass
     answer = peer.inbox.popleft() if peer.inbox else {}
+    if "all" in answer:
+        peer.socket.settimeout(None)
+        return peer
+    peer.socket.close()
     if "failed" in answer:
         raise UserError(str(Failure(**answer["failed"])))
-    if "all" not in answer:
-        raise UserError(
-            f"what listens at {cluster.coordinator} is not process 0 of this run, or it has ended; start process 0"
-            f" there, at a port that nobody else uses (the address is from {cluster.address_from})"
-        )
-    peer.socket.settimeout(None)
-    return peer
+    raise UserError(
+        f"what listens at {cluster.coordinator} is not process 0 of this run, or it has ended; start process 0 there,"
+        f" at a port that nobody else uses (the address is from {cluster.address_from})"
+    )
 
 
-def _knock(cluster: Cluster, until: float) -> socket.socket:
+def _knock(cluster: Cluster, say: Callable[[str], None]) -> socket.socket:
     """A connection to the coordinator's address."""
-    reason = "no answer"
+    began, said, reason = time.monotonic(), False, "no answer"
+    until = began + cluster.wait
     while (left := until - time.monotonic()) > 0:
         try:
-            connection = socket.create_connection((cluster.host, cluster.port), timeout=left)
+            connection = socket.create_connection((cluster.host, cluster.port), timeout=min(left, _LATE))
             if connection.getsockname() != connection.getpeername():
                 return connection
             connection.close()  # the system had picked the very port that is knocked at: we met ourselves
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
+        if time.monotonic() - began > _LATE and not said:
+            said = True
+            say(
+                f"no coordinator answers at {cluster.coordinator} yet ({reason}; the address is from"
+                f" {cluster.address_from}); trying for {cluster.wait:g} s"
+            )
         time.sleep(_PAUSE)
     raise UserError(
         f"no coordinator answers at {cluster.coordinator} ({reason}; tried for {cluster.wait:g} s); start process 0"

@@ -1,23 +1,25 @@
 """The experiment's own train step, compiled for a topology's chips: nothing is allocated, no data is read."""
 
 import dataclasses
-import pickle
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from t5x_like import step
-from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Experiment
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import Experiment, flatten
+from t5x_like.parallel import divisibility, executables
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.compiled import memory
 from t5x_like.parallel.layout import Layout
+from t5x_like.parallel.placement import batch_shapes
 from t5x_like.parallel.topologies import Topology
 from t5x_like.preflight import fit
+from t5x_like.telemetry.environment import versions
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 # How the TPU compiler says that a program is too large: what it has to hold besides its arguments, or all of it.
@@ -33,6 +35,7 @@ class Built:
       experiment: whose step it is, with `parallelism.data` spelled out.
       topology: what it is compiled for.
       layout: mesh and rules.
+      lowered: JAX's `Lowered`.
       compiled: JAX's `Compiled`.
       state: shapes and shardings of what it takes and gives.
       batch: likewise of the batch.
@@ -42,10 +45,16 @@ class Built:
     experiment: Experiment
     topology: Topology
     layout: Layout
+    lowered: Any
     compiled: Any
     state: step.State
     batch: dict[str, Any]
     seconds: float
+
+    @property
+    def devices(self) -> list[Any]:
+        """For which it is compiled, in the order of the mesh."""
+        return [] if self.layout.mesh is None else [*self.layout.mesh.devices.flat]
 
 
 def build(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> Built:
@@ -65,6 +74,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     check_batch(experiment, made)
     program = step.program(experiment, made)
     state = check_state(program)
+    divisibility.require(made, experiment.model, experiment.data.sequence_length)
     batch = batch_shapes(experiment, made)
     whole, parameters = whole_bytes(state), whole_bytes(state["parameters"])
     _check_state_fits(experiment, topology, state, whole, parameters)
@@ -79,19 +89,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
         raise _does_not_fit(needed, experiment, topology, whole, parameters) from error
     if topology.chip.platform == "cuda" and (needed := peak_bytes(compiled)) > topology.chip.usable_hbm_bytes:
         raise _does_not_fit(needed, experiment, topology, whole, parameters)  # which the GPU's compiler does not say
-    return Built(experiment, topology, made, compiled, state, batch, time.perf_counter() - begin)
-
-
-def batch_shapes(experiment: Experiment, layout: Layout) -> dict[str, Any]:
-    """The global batch as shapes, its rows spread by the layout."""
-    rows, length = experiment.data.batch_size, experiment.data.sequence_length
-    sharding = layout.sharding(("batch",))
-    features = {name: (f.shape, f.dtype) for name, f in experiment.objective.features(length).items()}
-    features["row"] = ((), np.dtype(np.int32))
-    return {
-        name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in features.items()
-    }
+    return Built(experiment, topology, made, lowered, compiled, state, batch, time.perf_counter() - begin)
 
 
 def check_batch(experiment: Experiment, layout: Layout) -> None:
@@ -132,46 +130,17 @@ def whole_bytes(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape, dtype=int)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def save(built: Built, directory: Path) -> Path:
+def save(built: Built, directory: epath.Path) -> epath.Path:
     """Writes the executable, for a job on the same topology and versions to load instead of compiling.
 
     Returns:
-      The file. It is a pickle, as JAX's serialised executables are: load only what you wrote.
+      The file. It holds a pickle, as JAX's serialised executables are: load only what you wrote.
     """
-    from jax.experimental import serialize_executable
-
-    directory.mkdir(parents=True, exist_ok=True)
     shape = f"{built.topology.slices}x{built.topology.name.replace(':', '-')}"
-    file = directory / f"{built.experiment.name}-{shape}.executable"
-    record = {"jax": jax.__version__, "experiment": built.experiment.to_json(), "chips": built.topology.chips}
-    file.write_bytes(pickle.dumps({**record, "executable": serialize_executable.serialize(built.compiled)}))
+    file = directory / f"{built.experiment.name}-{shape}{executables.SUFFIX}"
+    key = executables.key(built.lowered, built.devices, versions())
+    executables.write(file, built.compiled, key, flatten(built.experiment.to_dict()))
     return file
-
-
-def load(file: Path, experiment: Experiment, devices: list[Any] | None = None) -> Any:
-    """The step that `save` wrote, ready to run.
-
-    Args:
-      file: that `save` wrote.
-      experiment: whose step it should be.
-      devices: to run on; all of this job's by default.
-
-    Raises:
-      UserError: when it was compiled by another JAX, for another experiment or for another number of devices.
-    """
-    from jax.experimental import serialize_executable
-
-    devices = list(devices if devices is not None else jax.devices())
-    record = pickle.loads(file.read_bytes())
-    if record["jax"] != jax.__version__:
-        raise UserError(f"{file} was compiled by jax {record['jax']} and this is {jax.__version__}; compile it anew")
-    if record["chips"] != len(devices):  # XLA would end the process
-        raise UserError(
-            f"{file} was compiled for {record['chips']} devices and here are {len(devices)}; compile it anew"
-        )
-    if record["experiment"] != fit.resolved(experiment, len(devices)).to_json():
-        raise UserError(f"{file} is the step of another experiment; run preflight --save with this one's config")
-    return serialize_executable.deserialize_and_load(*record["executable"], execution_devices=devices)
 
 
 def _check_state_fits(

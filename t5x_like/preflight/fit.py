@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from t5x_like.data.packing import groups_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, Parallelism
 from t5x_like.parallel import topologies
@@ -68,25 +69,32 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
       parameter_bytes: of its trained parameters.
     """
     p, model, data = experiment.parallelism, experiment.model, experiment.data
-    shards = p.fsdp * p.tensor
-    tokens = math.ceil(data.batch_size * data.sequence_length / p.microbatches / (chips / p.tensor))
+    shards = p.fsdp * _beside(p)
+    rows = data.batch_size / p.microbatches / (chips / p.tensor)
+    lengths = [group.length for group in groups_of(experiment.objective.features(data.sequence_length))]
+    read, written = (lengths[0], lengths[-1]) if len(lengths) > 1 else (0, data.sequence_length)
+    tokens = math.ceil(rows * max(read, written))
     width = 2 if str(model.dtype) in ("bfloat16", "float16") else 4
     heads, kv = model.heads * model.head_dim / p.tensor, model.kv_heads * model.head_dim / p.tensor
     mlp = (3 if model.gated else 2) * model.mlp / p.tensor
+    here = max(model.experts / p.expert, 1)  # experts of a layer on a device
+    copies = min(model.experts_per_token, here) * p.expert if model.experts else 1  # that there must be room for
     kept = {
         "full": model.embed,
         "save_qkv_attention": model.embed + 2 * heads + 2 * kv,
         "save_dots": 3 * model.embed + 2 * heads + 2 * kv + mlp,
         "none": 6 * model.embed + 3 * heads + 3 * kv + 1.5 * mlp,
     }[p.remat]
-    layer = tokens * (4 * model.embed + 2 * mlp + 2 * heads + 2 * kv) * width
-    weights = 2 * (mlp * model.embed + 2 * model.embed * (heads + kv)) * width
-    head = min(2 * tokens * model.vocab_size / p.tensor * 4, 1 << 30)
+    layer = tokens * ((3 + copies) * model.embed + 2 * copies * mlp + 2 * heads + 2 * kv) * width
+    weights = 2 * (here * mlp * model.embed + 2 * model.embed * (heads + kv)) * width
+    # A kernel has no scores, and none adds a bias to them: of one layer, in float32 and as weights, there and back.
+    scores = 2 * tokens * max(read, written) * model.heads / p.tensor * (4 + width)
+    head = min(2 * math.ceil(rows * written) * model.vocab_size / p.tensor * 4, 1 << 30)
     return Need(
         state=state_bytes // shards,
         gradients=parameter_bytes // shards,
-        activations=int(model.layers * tokens * kept * width),
-        layer=int(layer + weights + head),
+        activations=int(rows * (model.layers * written + model.encoder_layers * read) * kept * width),
+        layer=int(layer + weights + head + (scores if model.positions == "relative" else 0)),
     )
 
 
@@ -118,14 +126,14 @@ def with_parallelism(experiment: Experiment, **changes: Any) -> Experiment:
 def resolved(experiment: Experiment, chips: int) -> Experiment:
     """The experiment with `parallelism.data` spelled out for so many chips."""
     p = experiment.parallelism
-    return with_parallelism(experiment, data=max(chips // (p.fsdp * p.tensor), 1)) if p.data == -1 else experiment
+    return with_parallelism(experiment, data=max(chips // (p.fsdp * _beside(p)), 1)) if p.data == -1 else experiment
 
 
 def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, Experiment, Topology]]:
     """Other ways to run an experiment, from the cheapest to the dearest: how it is written, what it is, and where."""
     p = experiment.parallelism
     sharded: Parallelism = dataclasses.replace(
-        p, data=topology.slices, fsdp=topology.chips // topology.slices // p.tensor
+        p, data=topology.slices, fsdp=topology.chips // topology.slices // _beside(p)
     )
     options = {"": p}
     if sharded.fsdp > p.fsdp:
@@ -141,12 +149,17 @@ def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, 
                 yield " ".join(flags), dataclasses.replace(experiment, parallelism=changed), topology
     for place in _larger(topology):
         for remat in _remats(p.remat):
-            fsdp = place.chips // place.slices // p.tensor
+            fsdp = place.chips // place.slices // _beside(p)
             changed = dataclasses.replace(p, data=place.slices, fsdp=fsdp, remat=remat)
             slices = f" --slices={place.slices}" if place.slices > 1 else ""
             flags = [f"--topology={place.name}{slices} --config.parallelism.fsdp={fsdp}"]
             flags += [f"--config.parallelism.remat={remat}"] if remat != p.remat else []
             yield " ".join(flags), dataclasses.replace(experiment, parallelism=changed), place
+
+
+def _beside(p: Parallelism) -> int:
+    """Devices along the axes that are left as they are."""
+    return p.sequence * p.tensor * p.expert
 
 
 def _remats(now: str) -> list[str]:
@@ -159,7 +172,7 @@ def _parts(experiment: Experiment, topology: Topology) -> list[int]:
     """Microbatches, from those there are up, with a row or more on each chip."""
     p, rows = experiment.parallelism, experiment.data.batch_size
     found, parts = [], p.microbatches
-    while parts * topology.chips // p.tensor <= rows and rows % parts == 0:
+    while parts * topology.chips // (p.tensor * p.sequence) <= rows and rows % parts == 0:
         found.append(parts)
         parts *= 2
     return found or [p.microbatches]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.data.packing import places_of
 from t5x_like.experiment import Experiment
 from t5x_like.models.count import describe
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, roofline, times
@@ -65,7 +66,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "estimated_over_ideal": seconds / ideal,
         "mfu_estimate": ideal / seconds if seconds else 0.0,
         "time": _time(reading, topology, ideal, executed),
-        "attention_kernel_calls_per_layer": forward / experiment.model.layers / experiment.parallelism.microbatches,
+        "attention_kernel_calls_per_layer": forward / (experiment.model.layers * experiment.parallelism.microbatches),
         "oversized_tensors": [dataclasses.asdict(item) for item in reading.oversized],
         "donation_complete": reading.per_chip["alias_bytes"] >= memory.state_bytes(built.state),
         "collective_bytes": _totals(reading.moved),
@@ -104,7 +105,7 @@ def _read(built: Built) -> _Reading:
     moved = collectives.collectives(
         module, mesh, slices=built.topology.slices, per_host=built.topology.fast if chip.per_host else 0
     )
-    called = kernels.kernels(module, causal=True)
+    called = kernels.kernels(module, causal=True, grouped_share=_grouped_share(built))
     dcn = ("data",) if built.topology.slices > 1 else ()
     return _Reading(
         moved=moved,
@@ -121,6 +122,14 @@ def _read(built: Built) -> _Reading:
             layers=model.layers,
         ),
     )
+
+
+def _grouped_share(built: Built) -> float:
+    """Of the rows that a device has room for in the products of experts, those that are there when all is even."""
+    model, p = built.experiment.model, built.experiment.parallelism
+    if not model.experts or p.expert == 1:
+        return 1.0
+    return model.experts_per_token / (p.expert * min(model.experts_per_token, model.experts // p.expert))
 
 
 def _memory(built: Built, module: hlo.Module, chip: Chip) -> dict[str, int]:
@@ -154,8 +163,9 @@ def _layer_shapes(built: Built) -> Sequence[tuple[int, ...]]:
     import jax
 
     shapes = [leaf.shape for leaf in jax.tree.leaves(built.state["parameters"])]
-    layers = built.experiment.model.layers
-    return [tuple(n for n in (s[1:] if len(s) > 2 and s[0] == layers else s) if n != 1) for s in shapes]
+    model = built.experiment.model
+    stacks = (model.layers, model.encoder_layers)
+    return [tuple(n for n in (s[1:] if len(s) > 2 and s[0] in stacks else s) if n != 1) for s in shapes]
 
 
 def _time(reading: _Reading, topology: Topology, ideal: float, executed: float) -> dict[str, Any]:
@@ -193,7 +203,8 @@ def _run(
     experiment: Experiment, topology: Topology, described: dict[str, Any], seconds: float, rates: prices.Rates
 ) -> dict[str, Any]:
     """The whole run: time, money, energy, and its tokens beside Chinchilla's."""
-    batch = experiment.data.batch_size * experiment.data.sequence_length
+    length = experiment.data.sequence_length
+    batch = experiment.data.batch_size * places_of(experiment.objective.features(length), length)
     tokens = experiment.steps * batch
     chip_hours = experiment.steps * seconds * topology.chips / 3600
     parameters = int(described["parameters"])

@@ -85,16 +85,16 @@ def search(
 
 def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
     p, rows, model = experiment.parallelism, experiment.data.batch_size, experiment.model
-    per_slice = topology.chips // topology.slices
+    per_slice = topology.chips // topology.slices // (p.sequence * p.expert)
     for tensor in _powers(per_slice):
         if model.kv_heads % tensor or model.heads % tensor or model.mlp % tensor or model.vocab_size % tensor:
             continue
         for copies in _powers(per_slice // tensor):
             fsdp, data = per_slice // tensor // copies, copies * topology.slices
-            if model.embed % fsdp:
+            if model.embed % (fsdp * p.sequence * p.expert):
                 continue
             for parts in _powers(rows):
-                if rows % (data * fsdp * parts):
+                if rows % (data * fsdp * p.expert * parts):
                     break
                 for remat in REMAT_POLICIES:
                     changed = dataclasses.replace(

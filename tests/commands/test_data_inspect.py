@@ -8,6 +8,8 @@ from rich.console import Console
 
 from t5x_like.__main__ import main
 from t5x_like.commands.data import inspect as page
+from t5x_like.data.cleaning.base import Outcome
+from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.inspection import Bin, Inspection, Part, Run
 from t5x_like.frontends import configdict
 
@@ -27,6 +29,10 @@ def test_json_says_what_the_page_says(capsys):
     assert "100.00% of places hold a token, in the first 16 rows" in printed
     assert "\x1b" not in printed
 
+
+COUNTS = Counts.of(["c4"])
+COUNTS.stages[0].count("Home\nA line.", Outcome("A line.", "", {"no_end_mark": 1}))
+COUNTS.stages[0].count("lorem ipsum", Outcome(None, "lorem_ipsum"))
 
 FOUND = Inspection(
     rows=(
@@ -49,6 +55,7 @@ FOUND = Inspection(
     tokens_a_run=1234567,
     lengths=(Bin(1, 1, 2, 2), Bin(2, 2, 0, 0), Bin(3, 4, 1, 3)),
     sampled=3,
+    cleaned={"a": COUNTS},
 )
 
 
@@ -71,6 +78,12 @@ def test_the_page(terminal):
     assert "b streamed streamed 25.00% 100.00%" in lines
     assert "counted by the loss 12.50% of tokens" in lines
     assert "dropped 25.00% of tokens are in no example" in lines
+    at = lines.index("Cleaning of the first documents of a")
+    assert lines[at + 1 : at + 4] == [
+        "c4: 1 of 2 documents and 7 of 23 bytes are left",
+        "dropped by lorem_ipsum: 1 (11 bytes)",
+        "taken out by no_end_mark: 1 (documents: 1)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -305,9 +305,9 @@ def test_example_longer_than_a_row_is_an_error(documents):
 
 def test_unequal_features_are_an_error(documents):
     with pytest.raises(
-        ExperimentError, match="^objective: the features of an example must be equally long, not a 2, b 3$"
+        ExperimentError, match="^objective: the features of an example must be equally long, not inputs 2, targets 3$"
     ):
-        take(1, documents, lambda record, rng: {"a": np.arange(2), "b": np.arange(3)})
+        take(1, documents, lambda record, rng: {"inputs": np.arange(2), "targets": np.arange(3)})
 
 
 def test_objective_without_examples_is_an_error(documents):

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from t5x_like.data import sources, tokenizer
-from t5x_like.data.tasks import VOCABULARY_FILE, Split
+from t5x_like.data.tasks import Split
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Data, section
 
@@ -139,7 +139,7 @@ def test_own_corpus_holds_out_every_twentieth(own, corpus):
     assert list(own.texts("train")) == [text for i, text in enumerate(texts) if i % 20 != 10]
     documents = opened(own.open("validation"))
     assert [own.vocabulary().decode(documents.document(i)) for i in range(2)] == [texts[10], texts[30]]
-    assert own.assets() == {VOCABULARY_FILE: (corpus[0] / "v.model").read_bytes()}
+    assert own.assets() == {"vocabulary.model": (corpus[0] / "v.model").read_bytes()}
 
 
 def test_tokens_are_those_of_one_text_at_a_time(own):
@@ -287,8 +287,7 @@ def test_missing_corpus_and_tokenizer(own, corpus, tmp_path):
         ({"tokenizer": ""}, "data.task.tokenizer: it is empty; give a file"),
         (
             {"tokenizer": f"{corpus[0]}/a.jsonl"},
-            f"data.task.tokenizer: {corpus[0]}/a.jsonl is not a SentencePiece model; make one with t5x_like data"
-            " train-tokenizer",
+            f"data.task.tokenizer: {corpus[0]}/a.jsonl is no tokenizer.json that Hugging Face's tokenizers can read;",
         ),
     ]:
         with pytest.raises(UserError) as error:

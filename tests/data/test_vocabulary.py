@@ -11,7 +11,8 @@ import sentencepiece
 
 from t5x_like.__main__ import main
 from t5x_like.data import sources, tokenizer
-from t5x_like.data.vocabulary import Vocabulary, load
+from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
+from t5x_like.data.vocabulary import load
 from t5x_like.errors import ExperimentError, UserError
 
 
@@ -39,7 +40,7 @@ HARD = [
 
 @pytest.fixture(scope="module", params=tokenizer.MODEL_TYPES)
 def vocabulary(request):
-    return Vocabulary(tokenizer.train(TEXTS, size=600, model_type=request.param))
+    return SentencePieceVocabulary(tokenizer.train(TEXTS, size=600, model_type=request.param))
 
 
 @pytest.mark.parametrize("text", HARD)
@@ -77,7 +78,7 @@ def test_ids_that_do_not_exist(vocabulary):
 def test_training_is_deterministic_and_fits_its_text():
     model = tokenizer.train(iter(TEXTS), size=600)
     assert model == tokenizer.train(iter(TEXTS), size=600)
-    assert len(Vocabulary(model).encode(TEXTS[3])) < len(TEXTS[3]) / 2
+    assert len(SentencePieceVocabulary(model).encode(TEXTS[3])) < len(TEXTS[3]) / 2
 
 
 def test_sentences_keep_the_space_they_have_in_the_document(monkeypatch):
@@ -126,7 +127,7 @@ def test_vocabulary_without_an_end_is_refused():
         sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=200, eos_id=-1, minloglevel=2
     )
     with pytest.raises(ExperimentError, match=r"^data.task.tokenizer: the vocabulary has no piece that ends a text"):
-        Vocabulary(model.getvalue())
+        SentencePieceVocabulary(model.getvalue())
 
 
 # ---- t5x_like data train-tokenizer ----

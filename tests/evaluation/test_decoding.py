@@ -10,6 +10,7 @@ from flax import nnx
 from t5x_like.errors import UserError
 from t5x_like.evaluation.decoding import Generator, Sampling, choose
 from t5x_like.models import functional
+from t5x_like.models.decoder import Memory
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.25, 0.05]))
 
@@ -59,6 +60,9 @@ class Letters:
 
     pad_id, eos_id = 0, 1
 
+    def __init__(self, size=tiny.VOCABULARY):
+        self.size = size
+
     def encode(self, text):
         return [int(word) for word in text.split()]
 
@@ -93,6 +97,15 @@ def test_greedy_generation_is_the_argmax_of_reading_again(model):
     assert text == Letters().decode(ids[4:])
 
 
+def test_rows_of_the_table_without_a_token_are_never_drawn(model):
+    structure, parameters = model
+    generate = Generator(structure, Letters(7), 64)
+    for seed in range(4):
+        sampling = Sampling(temperature=seed / 2)
+        text = generate(parameters, "5", tokens=20, sampling=sampling, key=jax.random.key(seed))
+        assert all(int(i) < 7 for i in text.split())
+
+
 def test_the_seed_decides_and_too_much_is_refused(model):
     structure, parameters = model
     generate = Generator(structure, Letters(), 64)
@@ -100,3 +113,32 @@ def test_the_seed_decides_and_too_much_is_refused(model):
     assert texts[0] == texts[1] != texts[2]
     with pytest.raises(UserError, match="ask for at most 48"):
         generate(parameters, "5", tokens=49, sampling=Sampling(), key=jax.random.key(0))
+
+
+def test_a_prompt_for_an_encoder_is_answered_by_the_argmax_of_reading_again():
+    """The encoder reads the prompt and its end, not the padding; the decoder starts from the padding id."""
+    options = {"family": "t5_1_1", "encoder_layers": 1, "layers": 1, "relative_buckets": 8, "vocab_size": 24}
+    structure, parameters = functional.split(tiny.architecture(**options).build(nnx.Rngs(1)))
+    generate = Generator(structure, Letters(), 64, encoder=True)
+    sampling = {"tokens": 12, "sampling": Sampling(temperature=0), "key": jax.random.key(0)}
+    inputs = np.array([[5, 6, 7, Letters.eos_id]])
+
+    @jax.jit
+    def read(parameters, tokens):
+        module, ones = structure.merge(parameters), jnp.ones_like(inputs)
+        states = module.encode(inputs, positions_bs=jnp.arange(4)[None], segment_ids_bs=ones)
+        memory = Memory(states, jnp.ones((1, tokens.shape[1], 4), bool))
+        places = jnp.arange(tokens.shape[1])[None]
+        hidden = module(tokens, positions_bt=places, segment_ids_bt=jnp.ones_like(tokens), memory=memory)
+        return module.logits(hidden)
+
+    ids = [0]
+    for _ in range(12):
+        row = np.zeros((1, 16), np.int32)
+        row[0, : len(ids)] = ids
+        ids.append(int(np.argmax(read(parameters, row)[0, len(ids) - 1])))
+        if ids[-1] == Letters.eos_id:
+            ids.pop()
+            break
+    assert len(set(ids)) > 2, "every token is alike, so this tests little"
+    assert generate(parameters, "5 6 7", **sampling) == Letters().decode(ids[1:])

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from t5x_like import startup
 from t5x_like.commands import config
 from t5x_like.experiment import Experiment, flatten
 from t5x_like.frontends import configdict
@@ -31,6 +32,17 @@ def test_parameters_tokens_and_flops_as_json(name, parameters, capsys):
     # Six operations a parameter and token, and attention's share on top.
     assert 1 < shown["train_flops"] / (6 * parameters * shown["train_tokens"]) < 1.3
     assert shown["train_flops"] == pytest.approx(9000 * shown["flops_per_step"])
+
+
+def test_what_the_compiler_is_told_is_shown(capsys, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false")
+    assert show("--config=configs/quickstart.py", "--json") == 0
+    flags = json.loads(capsys.readouterr().out)["xla_flags"]
+    assert flags["here"] == "--xla_gpu_enable_latency_hiding_scheduler=false"
+    assert flags["nvidia"].split() == [flags["here"], *startup.GPU_FLAGS[1:]]
+    assert show("--config=configs/quickstart.py") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert f"XLA_FLAGS on NVIDIA GPUs  {flags['nvidia']}" in shown
 
 
 def test_every_field_is_printed_as_it_would_be_typed(capsys):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from t5x_like import registry
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import differences, flatten
 from t5x_like.frontends import configdict, gin, gin_twins, shipped
@@ -27,7 +28,9 @@ def gin_file(tmp_path):
 
 def test_every_config_has_a_gin_twin():
     assert CONFIGS
-    assert [Path(path).stem for path in shipped.listing("gin/models", ".gin")] == CONFIGS
+    listed = map(Path, shipped.listing("gin/models", ".gin"))
+    # A folder there has a model's sizes, and is no experiment.
+    assert [path.stem for path in listed if path.parent.name == "models"] == CONFIGS
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -60,6 +63,36 @@ def test_a_corpus_of_ones_own():
 @pytest.mark.parametrize(
     ("bindings", "expected"),
     [
+        (
+            ["TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}", "objective.name='span_corruption'"],
+            {"data.sequence_length": 512, "objective.target_length": 114, "objective.name": "span_corruption"},
+        ),
+        (
+            ["TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4}", "MIXTURE_OR_TASK_NAME='pairs'"],
+            {
+                "data.task.name": "seqio",
+                "data.task.mixture": "pairs",
+                "data.task.features.inputs": 8,
+                "data.task.features.targets": 4,
+                "data.sequence_length": 8,
+                "objective.name": "seq2seq",
+                "objective.target_length": 4,
+            },
+        ),
+        (
+            [
+                "TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4}",
+                "MIXTURE_OR_TASK_NAME='text'",
+                "data.task.name='seqio'",
+                "objective.name='ul2'",
+            ],
+            {
+                "data.task.name": "seqio",
+                "data.sequence_length": 8,
+                "objective.name": "ul2",
+                "objective.target_length": 4,
+            },
+        ),
         (["MODEL='gpt2'"], {"model": "gpt2"}),
         (["OPTIMIZER='lion'"], {"optimizer.name": "lion"}),
         (["OPTIMIZER=@adafactor.Adafactor()"], {"optimizer.name": "adafactor"}),
@@ -289,7 +322,8 @@ def test_evaluation_names_a_checkpoint_and_no_experiment():
         ),
         (
             ["--gin.MODEL=@models.DecoderOnlyModel()"],
-            "--gin.MODEL: @models.DecoderOnlyModel() is no model here; name a family, gpt2 or llama",
+            "--gin.MODEL: @models.DecoderOnlyModel() is no model here; name a family,"
+            f" {' or '.join(registry.names('model'))}",
         ),
         (["--gin.MODEL_DIR=3"], "--gin.MODEL_DIR: MODEL_DIR is 3; it must be a path in quotes"),
         (["--gin.PROMPTS=3"], "--gin.PROMPTS: PROMPTS is 3; it must be a list of texts in quotes"),
@@ -303,9 +337,9 @@ def test_evaluation_names_a_checkpoint_and_no_experiment():
             " one this means; set it to False",
         ),
         (
-            ["--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}"],
-            "--gin.TASK_FEATURE_LENGTHS: {'inputs': 8, 'targets': 8} does not fit a language model, whose one feature"
-            " is targets; write {'targets': 256}",
+            ["--gin.TASK_FEATURE_LENGTHS={'inputs': 8}"],
+            "--gin.TASK_FEATURE_LENGTHS: {'inputs': 8} does not fit a language model, whose one feature is targets, or"
+            " an encoder-decoder; write {'targets': 256} or {'inputs': 512, 'targets': 114}",
         ),
         (
             ["--gin.USE_HARDWARE_RNG=True"],
@@ -382,7 +416,7 @@ def test_bindings_without_a_twin_are_all_named_with_their_lines(gin_file):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("\nMODEL = 'gpt3'", "model.family: there is no model 'gpt3'; did you mean 'gpt2'? (set in {}:2)"),
+        ("\nMODEL = 'lama'", "model.family: there is no model 'lama'; did you mean 'llama'? (set in {}:2)"),
         ("TRAIN_STEPS = 0", "steps: 0 is too small; it must be at least 1 (set in {}:1)"),
         ("optimizer.lr = 1.0", "optimizer.lr: there is no such field; it must be one of name, "),
         (

@@ -103,7 +103,14 @@ def test_a_bracket_that_stays_open_is_one_sentence(files):
         read_files(["a.gin"], [])
 
 
-@pytest.mark.parametrize("name", ["t5x/examples/t5/t5_1_1/base.gin", "t5x/configs/runs/export.gin"])
+@pytest.mark.parametrize("name", ["small", "base", "large", "xl", "xxl"])
+def test_t5x_s_models_stand_for_ours_of_the_same_size(name, files):
+    files(a=f"include 't5x/examples/t5/t5_1_1/{name}.gin'")
+    found = {statement.name: statement.value for statement in read_files(["a.gin"], [])}
+    assert (found["MODEL"], found["model.size"]) == ("t5_1_1", name)
+
+
+@pytest.mark.parametrize("name", ["t5x/examples/t5/mt5/base.gin", "t5x/configs/runs/export.gin"])
 def test_a_file_of_t5x_without_a_twin_is_named(name):
     with pytest.raises(
         UserError, match=rf"^{name}: this file of T5X has no twin here; these are shipped: .*pretrain.gin"

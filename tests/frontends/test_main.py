@@ -8,6 +8,8 @@ import pytest
 from t5x_like import main
 from t5x_like.frontends import configdict
 
+NO_JOB = {"modules": [], "profile": "", "executable": ""}
+
 
 @pytest.fixture
 def calls(monkeypatch):
@@ -32,7 +34,38 @@ def test_train(calls, monkeypatch):
     command = (
         "python -m t5x_like.main --gin_file=gin/runs/pretrain.gin --gin.TRAIN_STEPS=90 '--gin.MODEL_DIR=\"a b\"' --json"
     )
-    assert calls == [("train", (experiment, "a b"), {"json_output": True, "command": command})]
+    assert calls == [("train", (experiment, "a b"), {"json_output": True, "command": command} | NO_JOB)]
+
+
+def test_train_with_flags_of_the_job(calls):
+    assert (
+        main.main(['--gin.MODEL_DIR="a"', "--gin_file=gin/runs/pretrain.gin", "--profile=1:3", "--executable=b"]) == 0
+    )
+    [(_, _, options)] = calls
+    assert (options["profile"], options["executable"]) == ("1:3", "b")
+
+
+def test_precompile(monkeypatch, calls):
+    monkeypatch.setattr("t5x_like.parallel.topologies.prepare", lambda platform: None)
+    monkeypatch.setattr("t5x_like.commands.preflight.run_preflight", lambda *arguments: calls.append(arguments) or 0)
+    arguments = ["--run_mode=precompile", "--topology=v5e:2x2", "--gin_file=gin/runs/pretrain.gin"]
+    assert main.main([*arguments, "--gin.MODEL_DIR='a'"]) == 0
+    [(experiment, topology, options)] = calls
+    assert experiment == configdict.load("configs/quickstart.py")
+    assert topology.chips == 4 and options.save == "a"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--run_mode=precompile"], "--topology is not given"),
+        (["--run_mode=train", "--topology=v5e:2x2"], "--topology is of --run_mode=precompile"),
+        (["--run_mode=eval", "--profile=3"], "--profile is of --run_mode=train"),
+    ],
+)
+def test_a_flag_of_another_mode(capsys, arguments, expected):
+    assert main.main(arguments) == 2
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("macro", ["CHECKPOINT_PATH", "MODEL_DIR"])
@@ -55,6 +88,25 @@ def test_search_paths_and_modules(calls, tmp_path, monkeypatch):
     assert main.main([f"--gin_search_paths=/nowhere,{tmp_path}", "--gin_file=mine.gin"]) == 0
     assert sys.modules["user_of_gin"].IMPORTED
     assert calls[0][1][1] == "a"
+
+
+def test_modules_are_looked_for_in_the_search_paths(calls, tmp_path, monkeypatch):
+    """What T5X leaves to PYTHONPATH."""
+    (tmp_path / "only_in_search_paths.py").write_text("IMPORTED = True\n")
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr("sys.meta_path", list(sys.meta_path))
+    bindings = ['--gin.MODEL_DIR="a"', '--gin.MIXTURE_OR_TASK_MODULE="only_in_search_paths"']
+    assert main.main([f"--gin_search_paths={tmp_path}", "--gin_file=gin/runs/pretrain.gin", *bindings]) == 0
+    assert sys.modules.pop("only_in_search_paths").IMPORTED
+
+
+def test_directories_of_tfds_and_seqio(calls):
+    flags = ["--tfds_data_dir=/data/tfds", "--seqio_additional_cache_dirs=/a,/b"]
+    bindings = ['--gin.MODEL_DIR="a"', '--gin.MIXTURE_OR_TASK_NAME="theirs"', "--gin.USE_CACHED_TASKS=True"]
+    assert main.main([*flags, "--gin_file=gin/runs/pretrain.gin", *bindings]) == 0
+    task = calls[0][1][0].data.task
+    assert (task.mixture, task.data_dir, task.cache_dirs) == ("theirs", "/data/tfds", ("/a", "/b"))
+    assert task.use_cached
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +175,8 @@ def test_which_devices_have_it(monkeypatch, kind, dtype, head_dim, can):
         platform, device_kind = "gpu", kind
 
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
-    assert cudnn.can_attend(dtype, head_dim) is can
+    options = SimpleNamespace(dtype=dtype, head_dim=head_dim, scaled_attention=True)
+    assert cudnn.can_attend(options) is can
 
 
 @pytest.mark.parametrize("saved, runs", [(("qkv", "attention"), 2), (("qkv",), 3)])

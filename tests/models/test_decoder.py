@@ -19,6 +19,14 @@ VARIANTS = {
     "gpt2_untied_multiquery_relu": {"family": "gpt2", "kv_heads": 1, "tied_head": False, "activation": "relu"},
     "llama_layernorm_gelu_exact": {"family": "llama", "kv_heads": 2, "norm": "layernorm", "activation": "gelu_exact"},
     "llama_fan_in": {"family": "llama", "kv_heads": 4, "init_std": 0.0},
+    "mixtral": {"family": "mixtral", "kv_heads": 2, "experts": 4},
+    "llama_one_expert_of_three": {
+        "family": "llama",
+        "kv_heads": 4,
+        "gated": False,
+        "experts": 3,
+        "experts_per_token": 1,
+    },
 }
 
 

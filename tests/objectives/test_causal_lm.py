@@ -13,7 +13,7 @@ from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Embedding
-from t5x_like.objectives import causal_lm
+from t5x_like.objectives import token_loss
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.cross_entropy import CHUNK_BYTES, WHOLE_BYTES
 from t5x_like.parallel import layout
@@ -211,10 +211,10 @@ def test_the_chunk_is_chosen_by_what_one_device_holds():
     tokens, vocab = 1 << 12, 1 << 16
     assert 4 * tokens * vocab > WHOLE_BYTES >= tokens * vocab
     rows = CHUNK_BYTES // (4 * tokens)
-    assert causal_lm._auto_chunk(tokens, vocab) == rows
+    assert token_loss.chunk_of(tokens, vocab) == rows
     with layout.make(Parallelism(data=2, fsdp=1, tensor=2), jax.devices()[:4]).use():
-        assert causal_lm._auto_chunk(tokens, vocab) == 0
-        assert causal_lm._auto_chunk(2 * tokens, 2 * vocab) == 2 * rows
+        assert token_loss.chunk_of(tokens, vocab) == 0
+        assert token_loss.chunk_of(2 * tokens, 2 * vocab) == 2 * rows
 
 
 @pytest.mark.parametrize(

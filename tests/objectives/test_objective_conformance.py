@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,8 @@ from t5x_like.experiment import Choice, Parallelism, choose
 from t5x_like.models import functional
 from t5x_like.objectives.base import Ema, Frozen, Statistics, Trained
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.objectives.denoising import MixtureOfDenoisers, PrefixLM, SpanCorruption
+from t5x_like.objectives.preprocessing.ul2 import Denoiser
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
@@ -32,16 +34,32 @@ from t5x_like.step import program, purpose_key
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An objective, what it reads, a learning rate by which it learns, and the model's dropout."""
+    """An objective, what it reads, a learning rate by which it learns, the model's dropout and what else it needs."""
 
     objective: Any
     records: Callable[[], list[Any]]
     learning_rate: float = 0.05
     dropout: float = 0.0
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+
+ENCODER_DECODER = {"family": "t5_1_1", "encoder_layers": 1, "gated": True, "relative_buckets": 8}
+SENTINELS = {"vocab_size": tiny.VOCABULARY, "eos_id": 1, "sentinels": 4}
+DENOISERS = (Denoiser(mode="R", noise_density=0.15), Denoiser(mode="S", noise_density=0.25))
 
 CASES = {
     "causal_lm": Case(CausalLM(z_loss=0.01, label_smoothing=0.1), records.documents, dropout=0.1),
+    "span_corruption": Case(
+        SpanCorruption(**SENTINELS, z_loss=0.01), records.shorter_documents, dropout=0.1, model=ENCODER_DECODER
+    ),
+    "prefix_lm": Case(
+        PrefixLM(eos_id=1, normalization="per_sequence"), records.shorter_documents, model=ENCODER_DECODER
+    ),
+    "ul2": Case(
+        MixtureOfDenoisers(**SENTINELS, mode_ids=(2, 3, 4), target_length=10, denoisers=DENOISERS),
+        records.shorter_documents,
+        model=ENCODER_DECODER,
+    ),
     "electra": Case(Electra(), records.documents, learning_rate=0.001),
     "dpo": Case(DPO(), records.preferences, dropout=0.1),
     "mae": Case(MAE(), records.pictures, learning_rate=0.01),
@@ -58,7 +76,7 @@ class Subject:
     def __init__(self, case: Case) -> None:
         self.objective, self.records = case.objective, case.records()
         optimizer = SGD(schedule=Constant(), learning_rate=case.learning_rate, clip_norm=0.0)
-        model = tiny.architecture(layers=1, dropout=case.dropout)
+        model = tiny.architecture(layers=1, dropout=case.dropout, **case.model)
         self.experiment = tiny.experiment(case.objective, model=model, optimizer=optimizer)
         self.program = program(self.experiment)
         # Two rows of the same microbatch are empty, so that no part of the batch has the denominators of another.
@@ -110,7 +128,13 @@ class Subject:
         return [path for path, assignment in self.program.roles.items() if isinstance(assignment.role, role)]
 
 
-@pytest.fixture(scope="module", params=CASES)
+# Those that compile the program of another case, and differ in what it is fed.
+ALIKE = ("prefix_lm", "ul2")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in CASES]
+)
 def subject(request):
     return Subject(CASES[request.param])
 
@@ -129,8 +153,8 @@ def test_options_are_plain_values_under_a_name(subject, monkeypatch):
 
 def test_an_example_has_the_announced_features(subject):
     features = subject.objective.features(tiny.LENGTH)
-    packed = "segment_ids" in features
-    made_by_packing = {"segment_ids", "positions"} if packed else set()
+    packed = {name: name.removesuffix("segment_ids") for name in features if name.endswith("segment_ids")}
+    made_by_packing = {prefix + name for prefix in packed.values() for name in ("segment_ids", "positions")}
     for number, record in enumerate(subject.records):
         example = subject.objective.example(record, np.random.default_rng(number))
         assert set(example) == set(features) - made_by_packing
@@ -138,8 +162,8 @@ def test_an_example_has_the_announced_features(subject):
             assert value.dtype == features[name].dtype, name
             assert np.ndim(value) == len(features[name].shape), name
             assert all(size <= most for size, most in zip(value.shape, features[name].shape, strict=True)), name
-        if packed:
-            assert len({len(value) for value in example.values()}) == 1
+        for prefix in packed.values():
+            assert len({len(value) for name, value in example.items() if name.startswith(prefix)}) == 1
 
 
 def test_flops_grow_with_the_rows(subject):

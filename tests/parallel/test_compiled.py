@@ -169,6 +169,30 @@ frontend_attributes={kernel_metadata={
     assert dkv.flops == 4 * 2 * (2 * 4 * 256 * 256 * 64) and not dkv.forward
 
 
+@pytest.mark.parametrize(
+    "operands, result",
+    [
+        ("%x, %w", "bf16[64,32]"),  # rows by each group's matrix
+        ("%y, %w", "bf16[64,16]"),  # the rows' gradient
+        ("%x, %y", "bf16[4,16,32]"),  # the matrices' gradient
+    ],
+)
+def test_grouped_products_are_of_the_rows_in_groups(operands, result):
+    call = f"""HloModule grouped
+
+ENTRY %main (x: bf16[64,16], y: bf16[64,32], w: bf16[4,16,32], n: s32[5]) -> {result} {{
+  %x = bf16[64,16]{{1,0}} parameter(0)
+  %y = bf16[64,32]{{1,0}} parameter(1)
+  %w = bf16[4,16,32]{{2,1,0}} parameter(2)
+  %n = s32[5]{{0}} parameter(3)
+  ROOT %ragged-dot-none.3 = {result} custom-call(%n, {operands}), custom_call_target="tpu_custom_call"
+}}
+"""
+    (kernel,) = kernels.kernels(hlo.parse(call), causal=True, grouped_share=0.25)
+    assert kernel.name == "ragged-dot-none" and not kernel.attention
+    assert kernel.flops == 0.25 * 2 * 64 * 16 * 32
+
+
 # --- What a compiler made -------------------------------------------------------------------------------------------
 
 

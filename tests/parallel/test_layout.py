@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
@@ -13,10 +13,11 @@ from t5x_like.parallel import layout
 @pytest.mark.parametrize(
     ("options", "shape"),
     [
-        ({}, (8, 1, 1)),
-        ({"fsdp": 4}, (2, 4, 1)),
-        ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 2)),
-        ({"tensor": 8}, (1, 1, 8)),
+        ({}, (8, 1, 1, 1, 1)),
+        ({"fsdp": 4}, (2, 4, 1, 1, 1)),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 1, 2, 1)),
+        ({"tensor": 8}, (1, 1, 1, 8, 1)),
+        ({"sequence": 2, "expert": 4}, (1, 1, 2, 1, 4)),
     ],
 )
 def test_the_mesh_is_all_devices(options, shape):
@@ -38,8 +39,9 @@ def test_a_layout_that_does_not_fit_becomes_one_device():
 
 def test_names_become_mesh_axes():
     made = layout.make(Parallelism(fsdp=4))
-    assert made.spec(("layers", "embed", "mlp")) == PartitionSpec(None, "fsdp", "tensor")
-    assert made.spec(("batch", "length", "act_embed")) == PartitionSpec(("data", "fsdp"), None, None)
+    assert made.spec(("layers", "embed", "mlp")) == PartitionSpec(None, ("fsdp", "sequence", "expert"), "tensor")
+    assert made.spec(("expert", "expert_embed")) == PartitionSpec("expert", ("fsdp", "sequence"))
+    assert made.spec(("batch", "length", "act_embed")) == PartitionSpec(("data", "fsdp", "expert"), "sequence", None)
     assert made.spec((None, "vocab")) == PartitionSpec(None, "tensor")
     assert made.divisor("batch") == 8 and made.divisor("embed") == 4 and made.divisor("mlp") == 1
 
@@ -48,13 +50,26 @@ def test_a_name_without_a_rule_and_an_axis_asked_for_twice_are_refused():
     made = layout.make(Parallelism())
     with pytest.raises(ValueError, match="no rule for the logical axis 'emebd'"):
         made.spec(("emebd",))
-    with pytest.raises(ValueError, match=r"ask for the mesh axes \['fsdp'\]"):
+    with pytest.raises(ValueError, match=r"ask for the mesh axes \['expert', 'fsdp'\]"):
         made.spec(("batch", "embed"))
 
 
 def test_parameters_and_activations_share_no_name():
-    activations = {name for name in layout.RULES if name.startswith("act_")} | {"batch", "length"}
-    assert activations == {"batch", "length", "act_embed", "act_heads", "act_kv", "act_mlp", "act_vocab"}
+    activations = {name for name in layout.RULES if name.startswith(("act_", "attention_"))} | {"batch", "length"}
+    own = {"act_embed", "act_heads", "act_kv", "act_mlp", "act_vocab", "attention_heads", "attention_kv"}
+    assert activations == {"batch", "length", *own}
+
+
+@pytest.mark.parametrize("options", [{"fsdp": 2, "sequence": 4}, {"data": 8}, {"data": 2, "sequence": 2, "expert": 2}])
+def test_flattened_tokens_stay_where_they_are(options):
+    made = layout.make(Parallelism(**options))
+    tokens = jnp.arange(8 * 8 * 3).reshape(8, 8, 3)
+    flat = made.flatten(tokens)
+    assert sorted(flat[:, 0].tolist()) == sorted(tokens[:, :, 0].ravel().tolist())
+    here = made.sharding(("batch", "length")).devices_indices_map((8, 8))
+    there = NamedSharding(made.mesh, PartitionSpec((*layout.RULES["batch"], *layout.RULES["length"])))
+    for device, (part, *_) in there.devices_indices_map((64,)).items():
+        assert set(flat[part, 0].tolist()) == set(tokens[here[device]][..., 0].ravel().tolist())
 
 
 def test_a_constraint_places_and_without_a_mesh_is_nothing():

@@ -9,7 +9,8 @@ import pytest
 
 from t5x_like import startup
 from t5x_like.errors import UserError
-from t5x_like.parallel import cuda_target, topologies
+from t5x_like.experiment import Parallelism
+from t5x_like.parallel import cuda_target, layout, topologies
 from t5x_like.telemetry.devices import peak_flops
 
 
@@ -131,3 +132,11 @@ def test_devices_are_chips_of_the_kind(name, slices, devices):
 def test_a_slice_that_the_compiler_does_not_know_is_one_sentence():
     with pytest.raises(UserError, match=r"libtpu has no slice 'v5e:3x3' .*multiple of 2"):
         topologies.parse("v5e:3x3").devices()
+
+
+@pytest.mark.parametrize("inside", [{"fsdp": 4, "tensor": 4}, {"fsdp": 8, "tensor": 2}, {"fsdp": 2, "expert": 8}])
+def test_slices_lie_along_data_whatever_the_mesh_inside_them(inside):
+    devices = topologies.parse("v5e:4x4", 2).devices()
+    mesh = layout.make(Parallelism(data=2, **inside), devices).mesh
+    assert sorted(device.id for device in mesh.devices.flat) == sorted(device.id for device in devices)
+    assert [{device.slice_index for device in part.flat} for part in mesh.devices] in ([{0}, {1}], [{1}, {0}])

@@ -1,18 +1,23 @@
 """An executable that is kept, and a search: on this machine's own devices."""
 
+import contextlib
 import dataclasses
+import types
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from t5x_like import step
+from t5x_like import step, train
 from t5x_like.errors import UserError
-from t5x_like.experiment import Experiment
-from t5x_like.parallel import topologies
-from t5x_like.parallel.placement import place
-from t5x_like.preflight import build, search
+from t5x_like.experiment import Experiment, Parallelism, Telemetry, flatten
+from t5x_like.parallel import executables, topologies
+from t5x_like.parallel import layout as layouts
+from t5x_like.parallel.placement import batch_shapes, place
+from t5x_like.preflight import build, fit, search
+from t5x_like.telemetry.environment import versions
 
 TOPOLOGY = topologies.parse("v5e:2x2")
 MODEL = {"family": "llama", "layers": 1, "embed": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "mlp": 32}
@@ -29,7 +34,7 @@ def experiment():
     )
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def no_cache():
     """JAX without its cache: on a CPU an executable that comes out of it cannot be written again."""
     jax.config.update("jax_enable_compilation_cache", False)
@@ -39,10 +44,30 @@ def no_cache():
     compilation_cache.reset_cache()
 
 
-@pytest.mark.usefixtures("no_cache")
-def test_a_saved_executable_is_the_step(tmp_path):
-    built = build.build(experiment(), TOPOLOGY, jax.devices()[:4])
-    loaded = build.load(build.save(built, tmp_path), experiment(), jax.devices()[:4])
+@pytest.fixture(scope="module")
+def built():
+    """The step of four devices, compiled without JAX's cache."""
+    with no_cache():
+        return build.build(experiment(), TOPOLOGY, jax.devices()[:4])
+
+
+def found(place, program, layout, experiment):
+    """What a job on a layout's devices finds there for its own step, and the sentence on it."""
+    lowered = program.compiled_step().lower(program.abstract_state(), batch_shapes(experiment, layout))
+    devices = [*layout.mesh.devices.flat]
+    key = executables.key(lowered, devices, versions())
+    return executables.find(place, key, flatten(fit.resolved(experiment, len(devices)).to_dict()), devices)
+
+
+def found_by(place, experiment, devices=4):
+    layout = layouts.make(experiment.parallelism, jax.devices()[:devices])
+    return found(place, step.program(experiment, layout), layout, experiment)
+
+
+def test_a_saved_executable_is_the_step(tmp_path, built):
+    file = build.save(built, epath.Path(tmp_path))
+    loaded, sentence = found_by(epath.Path(tmp_path), experiment())
+    assert sentence == f"the step is {file}, compiled before"
     program = step.program(experiment(), built.layout)
     state = jax.jit(program.init)()
     features = experiment().objective.features(8)
@@ -57,12 +82,53 @@ def test_a_saved_executable_is_the_step(tmp_path):
     assert run(loaded) == run(built.compiled)
 
 
-def test_an_executable_of_another_experiment_is_refused(tmp_path):
-    file = build.save(build.build(experiment(), TOPOLOGY, jax.devices()[:4]), tmp_path)
-    with pytest.raises(UserError, match="another experiment"):
-        build.load(file, dataclasses.replace(experiment(), steps=7), jax.devices()[:4])
-    with pytest.raises(UserError, match="for 4 devices and here are 8"):
-        build.load(file, experiment())
+def test_training_runs_what_was_saved_and_compiles_what_was_not(tmp_path, built):
+    program, said = step.program(experiment(), built.layout), []
+    journal = types.SimpleNamespace(message=said.append)
+    assert not isinstance(train.step_of(experiment(), program, train.Job(), journal), jax.stages.Compiled)
+    job = train.Job(executable=str(tmp_path))
+    assert not isinstance(train.step_of(experiment(), program, job, journal), jax.stages.Compiled)
+    build.save(built, epath.Path(tmp_path))
+    assert isinstance(train.step_of(experiment(), program, job, journal), jax.stages.Compiled)
+    assert [sentence.split(":")[0] for sentence in said] == ["the step is compiled here", said[-1]]
+
+
+def test_an_executable_of_another_program_is_not_run(tmp_path, built):
+    directory = epath.Path(tmp_path)
+    assert found_by(directory, experiment()) == (
+        None,
+        f"the step is compiled here: there is no file *.executable at {directory}",
+    )
+    file = build.save(built, directory)
+    changed = dataclasses.replace(experiment(), steps=7, name="other")
+    assert found_by(file, changed) == (
+        None,
+        f"the step is compiled here: {file} has name 'experiment' and not 'other', steps 1000 and not 7",
+    )
+    _, sentence = found_by(file, dataclasses.replace(experiment(), parallelism=Parallelism(fsdp=2)), devices=8)
+    assert sentence.endswith(f"{file} was compiled for devices 4 × cpu, and here is 8 × cpu")
+    # What does not change the program does not matter; without dropout that is the seed, too.
+    assert found_by(file, dataclasses.replace(experiment(), telemetry=Telemetry(every=3), seed=7))[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (
+            lambda line, body: (line.replace(jax.__version__.encode(), b"0.1.2"), body),
+            f"jax 0.1.2, and here is {jax.__version__}",
+        ),
+        (lambda line, body: (line, body[:50]), "cannot be loaded ("),
+        (lambda line, body: (b"{}\n", body), "it is no executable that preflight --save wrote"),
+    ],
+    ids=["another jax", "cut short", "another file"],
+)
+def test_a_file_that_cannot_be_run_is_named(tmp_path, built, spoil, expected):
+    file = build.save(built, epath.Path(tmp_path))
+    line, _, body = file.read_bytes().partition(b"\n")
+    file.write_bytes(b"".join(spoil(line + b"\n", body)))
+    loaded, sentence = found_by(file, experiment())
+    assert loaded is None and expected in sentence and str(file) in sentence
 
 
 def test_a_search_ranks_what_fits_and_tells_what_does_not(monkeypatch):

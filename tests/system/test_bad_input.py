@@ -58,7 +58,7 @@ BAD = {
     ),
     "small vocabulary": (
         ["--config.model.vocab_size=100", "--config.parallelism.tensor=2", "--config.model.kv_heads=2"],
-        "model.vocab_size: 100 rows cannot hold the task's 4096 pieces; use at least 4096",
+        "model.vocab_size: 100 rows cannot hold the 4096 ids of task and objective; use at least 4096",
     ),
     "long rows": (
         ["--config.data.sequence_length=4096"],

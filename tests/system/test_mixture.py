@@ -22,7 +22,7 @@ def get_config(argument=None):
     config.data.task = {
         "name": "mixture",
         "components": {
-            "old": {**part, "path": str(place / "old-*.jsonl")},
+            "old": {**part, "path": str(place / "old-*.jsonl"), "cleaning": [{"name": "c4", "min_sentences": 2}]},
             "new": {**part, "path": str(place / "new.jsonl")},
         },
         "rates": {"sampling": "explicit", "values": {"old": 3.0, "new": 1.0}},
@@ -68,12 +68,18 @@ def test_a_streamed_mixture_goes_on_to_the_same_bits(program, place):
     same_bits(committed(place / "killed", 24), committed(place / "whole", 24))
     assert exact(place / "killed") == exact(place / "whole")
     assert [line["data/examples"] for line in lines(place / "whole")] == [4 * step for step in range(1, 25)]
+    # A fifth of the old documents is one sentence; from step 8 on the new ones are read, which nothing cleans.
+    cleaned = [line.get("data/cleaned_fraction") for line in lines(place / "whole")]
+    assert 0 < max(cleaned[:7]) < 0.5 and cleaned[-1] is None
     # Other data is refused by the name of its field, and a list of what to skip may come later.
     with (place / "new.jsonl").open("a") as corpus:
         corpus.write('{"text": "one more"}\n')
     _, err = program.run("train", *FLAGS, "--workdir=whole", "--config.steps=26", status=2)
     assert "data.task.components.new.path: what it holds has changed since step 24" in err
     (place / "new.jsonl").write_text((place / "new.jsonl").read_text().replace('{"text": "one more"}\n', ""))
+    other = "--config.data.task.components.old.cleaning=['c4']"
+    _, err = program.run("train", *FLAGS, "--workdir=whole", "--config.steps=26", other, status=2)
+    assert "holds a run of another experiment: data.task.components.old.cleaning was [" in err
     program.run("train", *FLAGS, "--workdir=whole", "--config.steps=26", "--config.data.skip=((100, 200),)")
     assert json.loads((place / "whole/experiment.json").read_text())["data"]["skip"] == [[100, 200]]
     assert [line["data/examples"] for line in lines(place / "whole")][-2:] == [100, 204]

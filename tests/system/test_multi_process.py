@@ -1,88 +1,18 @@
-"""Real processes, connected over localhost, train as one and end together.
-
-They start from a compilation cache and compile in haste, as the tests themselves do: each costs some seconds of a
-processor that all of them share.
-"""
+"""Real processes, connected over localhost, train as one and end together."""
 
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
-from runs import TINY, lines
+from runs import lines
+from together import STEPS, Together, finish, losses
 
 pytestmark = pytest.mark.slow  # a process of JAX takes seconds of CPU to start, and these start dozens
-STEPS = 10
-FLAGS = (
-    *TINY,
-    "--config.model.kv_heads=2",
-    f"--config.steps={STEPS}",
-    "--config.evaluators={'validation': {'name': 'loss'}, 'samples': {'tokens': 4}}",
-)
-QUIET = "error,ignore:Error reading persistent compilation cache,ignore:Error writing persistent compilation cache"
 # Much longer than it takes, much shorter than JAX needs to notice that a process is gone.
 SOON = 30
-
-
-class Together:
-    """Starts the processes of one run."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.started = []
-
-    def start(self, workdir, count, *flags, devices=1, own=()):
-        """`own` holds, by process, flags of its own."""
-        with socket.create_server(("", 0)) as free:
-            port = free.getsockname()[1]
-        haste = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-        environment = {
-            **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {haste}",
-            "PYTHONWARNINGS": QUIET,
-        }
-        together = [f"--coordinator=localhost:{port}", f"--processes={count}"] if count > 1 else []
-        processes = []
-        for number in range(count):
-            arguments = [*FLAGS, f"--workdir={workdir}", *flags, *together, *(own[number] if own else ())]
-            processes.append(
-                subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-m",
-                        "t5x_like",
-                        "train",
-                        *arguments,
-                        *([f"--process={number}"] * bool(together)),
-                    ],
-                    cwd=self.directory,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        self.started += processes
-        return processes
-
-    def run(self, *arguments, status=0, **options):
-        return finish(self.start(*arguments, **options), status)
-
-
-def finish(processes, status, timeout=200):
-    """What each process printed, once all have ended with this status."""
-    said = [process.communicate(timeout=timeout) for process in processes]
-    assert [process.returncode for process in processes] == [status] * len(processes), said
-    return said
-
-
-def losses(workdir, first=1):
-    return [line["train/loss"] for line in lines(workdir) if "train/loss" in line and line["step"] >= first]
 
 
 def assert_same_run(workdir, other, first=1):
@@ -186,28 +116,33 @@ def test_a_killed_process_ends_the_others(together, tmp_path, victim):
 
 
 BROKEN = """
-from t5x_like.data import pipeline
+import jax
+from t5x_like.data.pipeline import Pipeline
+
+prepare = Pipeline._prepare
 
 def raises(self):
-    raise RuntimeError("a lane is blocked")
+    if jax.process_index() == 1:
+        raise RuntimeError("a lane is blocked")
+    return prepare(self)
 
-pipeline.Pipeline._prepare = raises
+Pipeline._prepare = raises
 """
 
 
 def test_a_process_that_raises_ends_the_others(together, tmp_path):
     (tmp_path / "broken.py").write_text(BROKEN)
-    (_, cause), (_, effect) = reversed(
-        together.run(tmp_path / "run", 2, own=[[], [f"--module={tmp_path}/broken.py"]], status=1)
-    )
+    (_, effect), (_, cause) = together.run(tmp_path / "run", 2, f"--module={tmp_path}/broken.py", status=1)
     assert "Traceback" in cause and "RuntimeError: a lane is blocked" in cause
     assert "error: process 1 on " in effect and "ended the run: RuntimeError: a lane is blocked" in effect
 
 
 def test_processes_that_disagree_do_not_train(together, tmp_path):
-    own = [[], ["--config.seed=7"]]
+    (tmp_path / "mine.py").write_text("")
+    own = [[], ["--config.seed=7", f"--module={tmp_path}/mine.py"]]
     for _, err in together.run(tmp_path / "run", 2, own=own, status=2):
         assert f"seed is 7 for process 1 on {socket.gethostname()} and 0 for process 0 on" in err
+        assert f'the source of --module={tmp_path}/mine.py is "' in err and "and null for process 0" in err
     assert not (tmp_path / "run").exists()
 
 

@@ -1,6 +1,7 @@
 """The program as a user meets it, in an empty directory."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ def trained(tmp_path_factory, hasty_environment):
     """A finished tiny run, and what it printed."""
     directory = tmp_path_factory.mktemp("trained")
     program = Program(directory, hasty_environment)
-    out, err = program.train(directory / "run", "--config.telemetry.tensorboard=true")
+    out, err = program.train(directory / "run", "--config.telemetry.tensorboard=true", "--profile=12:14")
     return program, directory / "run", out, err
 
 
@@ -22,7 +23,8 @@ def test_the_summary_names_everything(trained):
     summary = json.loads((workdir / "summary.json").read_text())
     for name in ("validation/bits_per_byte", "train_tokens", "train_seconds", "tokens_per_second"):
         assert summary[name] > 0
-    for name in ("checkpoint", "report", "samples"):
+    assert summary["first_step_seconds"] > 0
+    for name in ("checkpoint", "report", "samples", "profile"):
         assert summary[name] in out
     assert summary["train_tokens"] == 20 * 4 * 32
     assert (workdir / "checkpoints" / "20").is_dir()
@@ -36,7 +38,9 @@ def test_the_workdir_holds_the_whole_run(trained):
     assert [line["step"] for line in metrics if "validation/loss" in line] == [10, 20]
     for name in ("train/learning_rate", "train/gradient_norm", "train/tokens_per_second", "train/data_wait_share"):
         assert metrics[-2].get(name) is not None
+    assert [line["step"] for line in metrics if "train/first_step_seconds" in line] == [1]
     assert list((workdir / "tensorboard").iterdir())
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
     assert (workdir / "report.html").stat().st_size > 10_000
     assert json.loads((workdir / "experiment.json").read_text())["data"]["task"]["name"] == "sotu"
     assert (workdir / "assets" / "vocabulary.model").exists()
@@ -58,6 +62,15 @@ def test_generate_is_seeded_and_greedy_is_greedy(trained):
     assert first["samples"][0]["prompt"] == "Fellow citizens"
     out, _ = program.run("generate", f"--checkpoint={workdir}/checkpoints/10", "--prompt=The", "--temperature=0")
     assert out.startswith("The")
+
+
+def test_texts_are_generated_with_the_vocabulary_beside_the_checkpoint(trained, tmp_path):
+    program, workdir, *_ = trained
+    taken = shutil.copytree(workdir, tmp_path / "taken")
+    [kept] = (taken / "assets").iterdir()
+    kept.write_bytes(b"no vocabulary")
+    _, err = program.run("generate", f"--checkpoint={taken}", "--prompt=The", status=2)
+    assert f"error: data.task.tokenizer: {kept} is no" in err
 
 
 def test_gin_spelling_trains(trained, tmp_path):

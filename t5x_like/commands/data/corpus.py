@@ -1,7 +1,7 @@
 """What the commands on a corpus share: which corpus, which stages of cleaning, and what those did."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from t5x_like.commands import common
@@ -59,22 +59,28 @@ def add_stages(parser: argparse.ArgumentParser, *, required: bool) -> None:
         default="",
         metavar="NAMES|FILE",
         help="names of stages with commas between them, or a .json file with a list of names and of objects with a"
-        " name and options" + ("" if required else "; none by default"),
+        " name and options" + ("" if required else "; by default those of data.task.cleaning"),
     )
 
 
 def print_counts(counts: Any) -> None:
-    """Prints what every stage dropped and took out, rule by rule.
+    """Prints what every stage dropped and took out, rule by rule; see `lines_of_counts`."""
+    for line in lines_of_counts(counts):
+        print(line)
+
+
+def lines_of_counts(counts: Any) -> Iterator[str]:
+    """Lines that say what every stage dropped and took out, rule by rule.
 
     Args:
       counts: a `cleaning.counts.Counts`.
     """
     for stage in counts.stages:
-        print(
+        yield (
             f"{stage.stage}: {stage.given.documents:,} of {stage.taken.documents:,} documents and"
             f" {stage.given.bytes:,} of {stage.taken.bytes:,} bytes are left"
         )
         for rule, amount in sorted(stage.dropped.items()):
-            print(f"  dropped by {rule}: {amount.documents:,} ({amount.bytes:,} bytes)")
+            yield f"  dropped by {rule}: {amount.documents:,} ({amount.bytes:,} bytes)"
         for rule, edits in sorted(stage.edited.items()):
-            print(f"  taken out by {rule}: {edits.pieces:,} (documents: {edits.documents:,})")
+            yield f"  taken out by {rule}: {edits.pieces:,} (documents: {edits.documents:,})"

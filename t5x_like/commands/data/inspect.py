@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5x_like.commands import common
+from t5x_like.commands.data import corpus
 
 _COLORS = ("cyan", "yellow", "green", "magenta")  # of the examples in a row, in turn
 _BAR = 28  # characters of the longest bar
@@ -40,9 +41,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
             raise UserError(f"{flag} is {value}; it must be at least {least}")
     experiment = configdict.load(options.config, rest)
     data = experiment.data
-    corpus = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
+    opened = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
     rows = max(options.rows, options.examples)
-    found = inspect(experiment, corpus, rows=rows, shown=options.examples)
+    found = inspect(experiment, opened, rows=rows, shown=options.examples)
     if options.json:
         common.print_json(_plain(dataclasses.asdict(found)))
     else:
@@ -67,6 +68,7 @@ def show(found: Any, experiment: Any, console: Any) -> None:
     _print_lengths(found, console)
     if len(found.parts) > 1:
         _print_parts(found, console)
+    _print_cleaning(found, console)
     _print_totals(found, experiment, console)
 
 
@@ -144,6 +146,16 @@ def _print_parts(found: Any, console: Any) -> None:
     console.print()
 
 
+def _print_cleaning(found: Any, console: Any) -> None:
+    """What the stages did, for each component that is cleaned on the way."""
+    of = "all documents" if found.sampled is None else "the first documents"
+    for name, counts in found.cleaned.items():
+        console.print(f"Cleaning of {of}" + (f" of {name}" if name else ""), style="bold")
+        for line in corpus.lines_of_counts(counts):
+            console.print(line, markup=False, highlight=False)
+        console.print()
+
+
 def _print_totals(found: Any, experiment: Any, console: Any) -> None:
     from t5x_like.telemetry.progress import summary_table
 
@@ -153,7 +165,7 @@ def _print_totals(found: Any, experiment: Any, console: Any) -> None:
         "dropped": f"{found.dropped:.2%} of tokens are in no example",
         "examples a row": f"{found.examples_a_row:.3g}",
         "tokens a run": f"{found.tokens_a_run:,}  ({experiment.steps:,} steps × {data.batch_size:,} rows ×"
-        f" {data.sequence_length:,} tokens)",
+        f" {found.tokens_a_run // (experiment.steps * data.batch_size):,} tokens)",
     }
     if found.weighted is not None:
         rows["counted by the loss"] = f"{found.weighted:.2%} of tokens"

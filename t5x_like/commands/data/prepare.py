@@ -27,7 +27,9 @@ def add_parser(actions: Any) -> None:
         allow_abbrev=False,
     )
     corpus.add_flags(parser)
-    parser.add_argument("--tokenizer", default="", metavar="FILE", help="with --input: the .model file")
+    parser.add_argument(
+        "--tokenizer", default="", metavar="FILE", help="with --input: a .model or tokenizer.json file, or bytes"
+    )
     parser.add_argument(
         "--split", action="append", default=[], metavar="NAME", help="a split to prepare; may be repeated (default all)"
     )
@@ -69,8 +71,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _plan(options: argparse.Namespace, rest: Sequence[str]) -> Any:
-    from t5x_like.data.cleaning.cleaner import from_flag
-    from t5x_like.data.prepare_steps import Plan
+    from t5x_like.data.prepare_steps import Plan, cleaner_of
     from t5x_like.errors import UserError
 
     if options.tokenizer and not options.input:
@@ -78,7 +79,7 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> Any:
     fields = {"tokenizer": options.tokenizer} if options.input else {}
     task = corpus.task(options, rest, "data prepare", **fields)
     splits = tuple(dict.fromkeys(options.split)) or tuple(task.splits)
-    return Plan(task=task, splits=splits, cleaner=from_flag(options.stages), shard_tokens=options.shard_tokens)
+    return Plan(task=task, splits=splits, cleaner=cleaner_of(task, options.stages), shard_tokens=options.shard_tokens)
 
 
 class _StoppedError(Exception):

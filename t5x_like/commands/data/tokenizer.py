@@ -29,6 +29,13 @@ def add_parser(actions: Any) -> None:
         metavar="SHARE",
         help="of all characters; the rarest kinds are spelled in bytes (default 0.9995)",
     )
+    parser.add_argument(
+        "--sentinels",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the pieces, to mark dropped spans: <extra_id_0> is the last, and T5 has 100 (default 0)",
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="the .model file to write")
     common.add_modules(parser)
     common.add_json(parser)
@@ -39,7 +46,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from etils import epath
 
     from t5x_like.data import tokenizer
-    from t5x_like.data.vocabulary import Vocabulary
+    from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
     from t5x_like.errors import UserError
 
     output = epath.Path(options.output).expanduser()
@@ -53,11 +60,13 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         size=options.vocab_size,
         model_type=options.model_type,
         character_coverage=options.character_coverage,
+        sentinels=options.sentinels,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(model)
-    vocabulary = Vocabulary(model)
-    found = {"vocabulary": str(output), "pieces": vocabulary.size, "sha256": vocabulary.digest}
+    vocabulary = SentencePieceVocabulary(model)
+    found = {"vocabulary": str(output), "pieces": vocabulary.size, "sentinels": vocabulary.sentinels}
+    found["sha256"] = vocabulary.digest
     found |= _measure(task.texts(options.split), vocabulary)
     if options.json:
         common.print_json(found)

@@ -33,7 +33,7 @@ class C4:
     - `citation`: markers such as `[1]`, `[edit]` and `[citation needed]`;
     - `long_word`: lines with a word of more than `max_word_length` characters;
     - `no_end_mark`: lines that do not end in a period, a question or exclamation mark, or an end quotation mark, or
-      that end in an ellipsis;
+      that end in an ellipsis; the published code knows `"` and `...`, here ” and … are alike;
     - `few_words`: lines of fewer than `min_words` words;
     - `javascript`: lines with this word;
     - `policy`: lines that mention terms of use, a privacy policy or cookies.

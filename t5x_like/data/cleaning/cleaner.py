@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -75,6 +75,35 @@ class Cleaner:
                 return Outcome(None, outcome.rule)
             text = outcome.text
         return Outcome(text)
+
+    def clean_many(self, texts: Iterable[str]) -> tuple[list[str], Counts]:
+        """What is left of documents that are looked at one by one, and what the stages did."""
+        counts = self.counts()
+        outcomes = (self.clean(text, counts).text for text in texts)
+        return [text for text in outcomes if text is not None], counts
+
+    def require_single_documents(self, where: str) -> None:
+        """Checks that no stage must see the whole corpus first.
+
+        Raises:
+          ExperimentError: at the first that must, below `where`.
+        """
+        for place in self.corpus_stages():
+            name = self.stages[place].name
+            raise ExperimentError(
+                f"{where}[{place}]",
+                f"{name} must see the whole corpus first, and training reads one document after the other; clean the"
+                " corpus with t5x_like data prepare",
+            )
+
+    def fingerprint(self, where: str) -> dict[str, str]:
+        """The same as `identity`, by the path below `where` of each stage and option."""
+        found = {}
+        for place, stage in enumerate(self.stages):
+            found[f"{where}[{place}]"] = f"{stage.name} {stage.version()}"
+            for option, value in dataclasses.asdict(stage).items():
+                found[f"{where}[{place}].{option}"] = json.dumps(value)
+        return found
 
     def identity(self) -> str:
         """JSON of everything about the stages that decides what they do."""

@@ -92,6 +92,16 @@ class Counts:
         """Nothing yet, for stages of these names."""
         return cls([StageCounts(name) for name in names])
 
+    @property
+    def taken(self) -> Amount:
+        """What came into the first stage."""
+        return self.stages[0].taken if self.stages else Amount()
+
+    @property
+    def given(self) -> Amount:
+        """What went out of the last stage."""
+        return self.stages[-1].given if self.stages else Amount()
+
     def add(self, other: "Counts") -> None:
         """Adds what the same stages did elsewhere; the order of additions does not matter."""
         for mine, theirs in zip(self.stages, other.stages, strict=True):

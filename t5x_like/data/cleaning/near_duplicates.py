@@ -21,8 +21,9 @@ class NearDuplicates:
     1 − (1 − sʳ)ᵇ where their sets have the Jaccard similarity s. A cluster is what is connected by such pairs; they
     are not compared again. Of each cluster the document with the smallest number stays.
 
-    The defaults are those of FineWeb (Penedo et al. 2024, section 3.4): 0.92 of the pairs of similarity 0.8 are found,
-    and 0.56 of those of 0.7. Lee et al. 2022, appendix A, have 20 bands of 450 rows.
+    The defaults are those of FineWeb (Penedo et al. 2024, section 3.4 and appendix E.1): 0.92 of the pairs of
+    similarity 0.8 are found, and 0.56 of those of 0.7. Lee et al. 2022, section 4.2 and appendix A, whose b and r are
+    the other way round, have 450 bands of 20 rows, with 0.995 and 0.30, and compare the pairs again.
 
     Attributes:
       ngram: words an n-gram; a shorter document is one n-gram.

@@ -1,4 +1,4 @@
-"""Lines of navigation, counters and calls to action taken out (Penedo et al. 2023, appendix G.2)."""
+"""Lines of navigation, counters and calls to action taken out (Penedo et al. 2023, section 3.2 and appendix G.2)."""
 
 import re
 import string

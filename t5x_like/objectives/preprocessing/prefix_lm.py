@@ -6,6 +6,7 @@ import numpy as np
 
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.preprocessing.ending import tail, without_end
+from t5x_like.objectives.preprocessing.lengths import Lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +45,11 @@ class PrefixLM:
         if self.share is not None:
             return min(round(length * self.share), length - 1)
         return int(rng.integers(1, length)) if length > 1 else 0
+
+    def lengths(self, tokens: int) -> Lengths:
+        """The longest inputs and the longest targets of a record of two tokens or more."""
+        end = self.eos_id is not None
+        if self.share is None:
+            return Lengths(tokens, tokens - 1 + end, tokens - 1 + end)
+        split = min(round(tokens * self.share), tokens - 1)
+        return Lengths(tokens, split + end, tokens - split + end)

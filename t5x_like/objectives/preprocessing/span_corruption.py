@@ -4,28 +4,14 @@ Shapes: n tokens, k spans.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import require_at_least, require_positive
 from t5x_like.objectives.preprocessing.ending import without_end
+from t5x_like.objectives.preprocessing.lengths import Lengths, longest
 from t5x_like.objectives.preprocessing.spans import random_segmentation, run_starts
-
-
-class Lengths(NamedTuple):
-    """Sizes in tokens.
-
-    Attributes:
-      tokens: of a record, without an end.
-      inputs: of its inputs, with prefix, sentinels and end.
-      targets: of its targets, with sentinels and end.
-    """
-
-    tokens: int
-    inputs: int
-    targets: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,28 +106,30 @@ class SpanCorruption:
         noise, spans = self.counts(tokens)
         return Lengths(tokens, len(self.prefix) + tokens - noise + spans + 1, noise + spans + 1)
 
-    def fitting(self, inputs_length: int) -> Lengths:
+    def fitting(self, inputs_length: int, targets_length: int = 0) -> Lengths:
         """The longest record whose inputs take `inputs_length` tokens at most, and the sizes of its features.
 
         A density of one half is treated as in T5: a token fewer, where that makes the targets as short as the inputs.
 
+        Args:
+          inputs_length: bounds the inputs.
+          targets_length: bounds the targets; 0 does not.
+
         Raises:
           ExperimentError: when no record of two tokens fits.
         """
-        if self.lengths(2).inputs > inputs_length:
+        found = longest(self.lengths, inputs_length, targets_length)
+        if found is None:
+            least = self.lengths(2)
+            if least.inputs > inputs_length:
+                raise ExperimentError(
+                    "inputs_length", f"{inputs_length} is too small; it must be at least {least.inputs}"
+                )
             raise ExperimentError(
-                "inputs_length", f"{inputs_length} is too small; it must be at least {self.lengths(2).inputs}"
+                "targets_length", f"{targets_length} is too small; it must be at least {least.targets}"
             )
-        # The inputs never get shorter with the record, and have a token for every token of text.
-        low, high = 2, 2
-        while self.lengths(high).inputs <= inputs_length:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.lengths(middle).inputs <= inputs_length else (low, middle)
-        found = self.lengths(low)
         if self.noise_density == 0.5 and found.targets > found.inputs:
-            found = self.lengths(low - 1)
+            found = self.lengths(found.tokens - 1)
         return found
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import require_one_of
 from t5x_like.objectives.preprocessing.ending import without_end
+from t5x_like.objectives.preprocessing.lengths import Lengths
 from t5x_like.objectives.preprocessing.prefix_lm import PrefixLM
-from t5x_like.objectives.preprocessing.span_corruption import Lengths, SpanCorruption
+from t5x_like.objectives.preprocessing.span_corruption import SpanCorruption
 
 MODES = ("R", "S", "X")
 

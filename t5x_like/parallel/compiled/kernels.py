@@ -1,6 +1,9 @@
 """Hand-written kernels in a compiled program, which XLA sees as custom calls and knows nothing of.
 
 What they compute follows from their names and shapes. Shapes: b batch, h heads, t queries, s keys, e head width.
+
+The TPU compiler's own grouped product (`jax.lax.ragged_dot`) is such a kernel too. How many of its rows are in a group
+is known when it runs; how many there are if every device gets its even share is what the caller says.
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ TARGETS = ("tpu_custom_call", CUDNN)
 # A part of an attention kernel's name → how many products of [t, e] × [e, s], or as large, it makes.
 # FlashAttention-2 (Dao 2023, algorithms 1 and 2); apart, both backward kernels compute the weights and their gradient.
 _PRODUCTS = (("fused_dkv", 5), ("dkv", 4), ("dq", 3), ("backward", 5), ("fwd", 2), ("fmha", 2))
+_GROUPED = "ragged-dot"
 _FORWARD = ("fwd", "fmhaSoftmax", "fmha")
 
 
@@ -27,7 +31,8 @@ class Kernel:
       count: how often it runs in a step.
       attention: whether it is an attention kernel.
       forward: whether it is the forward pass of one.
-      flops: of its products over a step on one device, half of them where it is causal.
+      flops: of its products over a step on one device, half of them where it is causal; of a grouped product, of the
+        rows in groups.
       blocks: the share of all pairs of query and key that it visits: above a half where it is causal, as whole blocks
         are visited.
       bytes: what it reads and writes over a step on one device, each array once.
@@ -42,31 +47,55 @@ class Kernel:
     bytes: int
 
 
-def kernels(module: Module, *, causal: bool) -> list[Kernel]:
+def kernels(module: Module, *, causal: bool, grouped_share: float = 1.0) -> list[Kernel]:
     """The kernels of a program, those that take most FLOPs first.
 
     Args:
       module: the program.
       causal: whether its attention kernels leave out the keys after a query.
+      grouped_share: of the rows of a grouped product, those in groups.
     """
     counts = loops.executions(module)
     found = []
     for computation in loops.scheduled(module):
         for instruction in computation:
             if instruction.opcode == "custom-call" and instruction.target.startswith(TARGETS):
-                found.append(of(computation, instruction, round(counts[computation.name]), causal))
+                times = round(counts[computation.name])
+                if instruction.name.startswith(_GROUPED):
+                    found.append(_grouped(computation, instruction, times, grouped_share))
+                else:
+                    found.append(of(computation, instruction, times, causal))
     return sorted(found, key=lambda kernel: -kernel.flops)
+
+
+def _operands(computation: Computation, call: Instruction) -> list[Array]:
+    known = [computation.instructions[name] for name in call.operands if name in computation.instructions]
+    return [array for instruction in known for array in instruction.arrays[:1]]
+
+
+def _grouped(computation: Computation, call: Instruction, count: int, share: float) -> Kernel:
+    """Rows [m, i] by kernels [groups, i, o], or rows [m, i] by rows [m, o] for the kernels' gradient."""
+    operands = _operands(computation, call)
+    matrices = [array.dims for array in operands if len(array.dims) >= 2]
+    flops = 0.0
+    if len(matrices) >= 2:  # the kernel that lays the groups out has none
+        (rows, width), right = matrices[-2], matrices[-1]
+        flops = 2.0 * rows * (right[1] * right[2] if len(right) == 3 else width * right[1])
+    return Kernel(
+        name=call.name.split(".")[0],
+        count=count,
+        attention=False,
+        forward=False,
+        flops=flops * count * share,
+        blocks=1.0,
+        bytes=count * sum(array.bytes for array in (*operands, *call.arrays)),
+    )
 
 
 def of(computation: Computation, call: Instruction, count: int, causal: bool) -> Kernel:
     """What a kernel's calls at one place are, from its name and shapes."""
     name = call.op_name.rpartition("/pallas_call")[0].rpartition("/")[2] or call.target
-    operands = [
-        array
-        for operand in call.operands
-        if operand in computation.instructions
-        for array in computation.instructions[operand].arrays[:1]
-    ]
+    operands = _operands(computation, call)
     products = next((n for part, n in _PRODUCTS if part in _full_name(name, call)), 0)
     matrices = [array for array in operands if len(array.dims) >= 3 and array.dtype in ("bf16", "f16", "f32")]
     attention = any(word in name for word in ("splash", "flash", "attention", "fmha")) and len(matrices) >= 3

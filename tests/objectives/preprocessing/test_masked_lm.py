@@ -145,14 +145,24 @@ def test_word_starts():
     assert word_starts(tokens, places[:0], BEGINS).tolist() == []
 
 
+class Masks:
+    """As much of an objective as makes examples."""
+
+    def features(self, length):
+        names = ("inputs", "targets", "weights", "segment_ids", "positions")
+        return {name: np.zeros(length, np.int32) for name in names}
+
+    def example(self, record, rng):
+        return BERT(record["tokens"], rng)
+
+
 def test_each_epoch_has_masks_of_its_own():
     """RoBERTa: the pipeline's generator is keyed by (seed, epoch, index), so the masks change and can be had again."""
     tokens = text(400, seed=7).astype(np.uint16)
     windows = Windows(Corpus.of(Documents(tokens, np.array([0, 150, 400]), np.array([1, 1]))), 200)
 
     def masks(seed, epoch):
-        features = {"segment_ids": np.zeros(200, np.int32)}
-        maker = ExampleMaker(lambda record, rng: BERT(record["tokens"], rng), features, 200, seed)
+        maker = ExampleMaker(Masks(), 200, seed)
         records = [Record(epoch, window, windows.pieces(window)) for window in (0, 1)]
         made = [example for record in records for example in maker.make(record)]
         return np.concatenate([example.features["weights"] for example in made])

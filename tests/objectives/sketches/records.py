@@ -16,6 +16,12 @@ def documents(count: int = 24, length: int = 8) -> list[dict]:
     return records
 
 
+def shorter_documents() -> list[dict]:
+    """Short enough for a row of eight with what an objective adds; their tokens leave room for special ones."""
+    found = documents(length=5)
+    return [{name: tokens % 20 + 5 for name, tokens in record.items()} for record in found]
+
+
 def preferences(count: int = 8) -> list[dict]:
     """A prompt, an answer of high tokens and one of low tokens."""
     rng = np.random.default_rng(1)

@@ -1,0 +1,109 @@
+"""Hugging Face tokenizers, from their one file `tokenizer.json`; they need the package `tokenizers`."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from t5x_like.data.vocabulary import PAD_ID, Vocabulary, count_sentinels, sentinel
+from t5x_like.errors import ExperimentError, UserError
+
+# The file does not say which token ends a text. These do, by the names that published models give them; where there are
+# several, the first ends a document, and others a turn of a dialogue.
+_ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<\uff5cend▁of▁sentence\uff5c>", "[SEP]", "[EOS]")
+_BEGINNINGS = ("<s>", "<|begin_of_text|>", "<bos>", "<\uff5cbegin▁of▁sentence\uff5c>", "[CLS]", "[BOS]")
+
+
+class HuggingFaceVocabulary(Vocabulary):
+    """A tokenizer as the `tokenizers` library keeps it.
+
+    A text that spells a special token, such as the end, is taken as the text it is; the library's default, to make it
+    that token, would let a document end in its middle. Truncation and padding that the file asks for are left out, and
+    so is what it puts around a text.
+    """
+
+    file = "tokenizer.json"
+
+    def __init__(
+        self, model: bytes, where: str = "data.task.tokenizer", path: str = "the vocabulary", extra_ids: int = 0
+    ) -> None:
+        """Reads the tokenizer.
+
+        Args:
+          model: the content of `tokenizer.json`.
+          where: the field of the experiment that names it, for errors.
+          path: what the experiment calls it, for errors.
+          extra_ids: sentinels to put on top of it.
+
+        Raises:
+          UserError: when the package `tokenizers` is not installed.
+          ExperimentError: when it is no tokenizer, has no token that is known to end a text, or has sentinels already.
+        """
+        library = _library()
+        try:
+            self._tokenizer = library.Tokenizer.from_buffer(model)
+            described = json.loads(model)
+        except Exception:  # the library raises nothing more special
+            raise ExperimentError(
+                where,
+                f"{path} is no tokenizer.json that Hugging Face's tokenizers can read; give one, or a .model file",
+            ) from None
+        if extra_ids:
+            model = self._add_sentinels(extra_ids, where, path)
+        self.model = model
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True
+        names = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.size = max(names.values()) + 1  # there may be ids without a token below
+        self.eos_id, self.bos_id = _first(names, _ENDS), _first(names, _BEGINNINGS)
+        self.unk_id = _unknown(described["model"], names)
+        self.sentinels = count_sentinels(self.size, self._tokenizer.id_to_token)
+        if self.eos_id < 0:
+            raise ExperimentError(
+                where, f"{path} has no token that is known to end a text; add a special token {_ENDS[0]} to it"
+            )
+        added = self._tokenizer.get_added_tokens_decoder()
+        # Where the tokenizer has a piece of text at 0, as GPT-2's does, it is not told from padding by its id.
+        self._pads = PAD_ID not in names.values() or PAD_ID in added and added[PAD_ID].special
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without an end."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts, on every core this process may use."""
+        return [each.ids for each in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    @property
+    def _silent(self) -> tuple[int, ...]:
+        return (PAD_ID, self.eos_id) if self._pads else (self.eos_id,)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _add_sentinels(self, count: int, where: str, path: str) -> bytes:
+        """Puts sentinels on top; gives the file of what it then is."""
+        names = [sentinel(number) for number in reversed(range(count))]
+        if any(self._tokenizer.token_to_id(name) is not None for name in names):
+            raise ExperimentError(where, f"{path} has sentinels such as {names[-1]} already; leave extra_ids at 0")
+        self._tokenizer.add_special_tokens(names)
+        return self._tokenizer.to_str().encode()
+
+
+def _first(names: dict[str, int], wanted: Iterable[str]) -> int:
+    return next((names[name] for name in wanted if name in names), -1)
+
+
+def _unknown(model: dict[str, Any], names: dict[str, int]) -> int:
+    """The id that the file says stands for what is unknown: a unigram model gives the id, others the token."""
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return names.get(model.get("unk_token") or "", -1)
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ModuleNotFoundError:
+        raise UserError("a tokenizer.json needs the package tokenizers; pip install 't5x_like[huggingface]'") from None
+    return tokenizers

@@ -1,0 +1,143 @@
+"""Compiled programs that are kept: those that JAX finds again by itself, and one that a job is handed to run.
+
+The first kind is JAX's persistent cache, by a digest of the program and of what it is compiled for. The second is an
+executable made elsewhere, ahead of the job (`preflight --save`). A file of it begins with a line that says what it is,
+by which it is chosen, and goes on with what JAX serialises, which is a pickle: whoever loads one must trust its writer.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jaxlib
+from etils import epath
+from jax.experimental.compilation_cache import compilation_cache
+
+SUFFIX = ".executable"
+
+_MAGIC = b"t5x_like executable "
+_HEADER = 1 << 20  # bytes in which the first line ends
+
+
+def keep_compiled(where: str, workdir_cache: epath.Path) -> None:
+    """Has JAX keep what it compiles, and look there before it does.
+
+    Processes of one run share what the first one writes, so the place must be one that all of them see.
+
+    Args:
+      where: `Experiment.compilation_cache`.
+      workdir_cache: the place that `auto` means on accelerators.
+    """
+    if where == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR") and (where != "auto" or jax.default_backend() != "cpu"):
+        path = workdir_cache if where == "auto" else epath.Path(where).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(path))
+        if "://" in str(path):  # XLA writes its own, of what it has tuned on a GPU, on local disks alone
+            jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+        compilation_cache.reset_cache()  # it may have looked elsewhere
+
+
+def key(lowered: Any, devices: Sequence[Any], versions: Mapping[str, str]) -> dict[str, Any]:
+    """All that an executable hangs on.
+
+    Args:
+      lowered: JAX's `Lowered` of the program.
+      devices: for which it is compiled, in the order of the mesh.
+      versions: of packages, by name.
+    """
+    compiler = {"tpu": "libtpu", "cuda": "jax-cuda", "gpu": "jax-cuda"}.get(devices[0].platform, "jaxlib")
+    return {
+        "program": hashlib.sha256(lowered.as_text().encode()).hexdigest(),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        **{name: version for name, version in versions.items() if name.startswith(compiler)},
+        "devices": f"{len(devices)} × {devices[0].device_kind}",
+        "their order": " ".join(str(device.id) for device in devices),
+    }
+
+
+def write(file: epath.Path, compiled: Any, key: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
+    """Writes an executable.
+
+    Args:
+      file: its name ends in `SUFFIX`.
+      compiled: JAX's `Compiled`.
+      key: of it.
+      experiment: whose it is, dotted path → value, to say in what another one differs.
+    """
+    from jax.experimental import serialize_executable
+
+    header = _MAGIC + json.dumps({"key": dict(key), "experiment": dict(experiment)}).encode() + b"\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(header + pickle.dumps(serialize_executable.serialize(compiled)))
+
+
+def find(
+    place: epath.Path, key: Mapping[str, Any], experiment: Mapping[str, Any], devices: Sequence[Any]
+) -> tuple[Any, str]:
+    """The executable with a key, ready to run, or None where there is none, and a sentence on either.
+
+    Args:
+      place: a file, or a directory of files.
+      key: of what is to be run.
+      experiment: whose it is; see `write`.
+      devices: to run on, in the order of the mesh.
+    """
+    from jax.experimental import serialize_executable
+
+    why = f"there is no file *{SUFFIX} at {place}"
+    nearest = -1
+    for file in _files(place):
+        with file.open("rb") as opened:
+            try:
+                header = _header(opened.readline(_HEADER))
+                same = [name for name in key if header["key"].get(name) == key[name]]
+                if len(same) < len(key):
+                    if len(same) > nearest:
+                        nearest, why = len(same), f"{file} {_difference(header, key, experiment)}"
+                    continue
+                loaded = serialize_executable.deserialize_and_load(
+                    *pickle.loads(opened.read()), execution_devices=list(devices)
+                )
+            except Exception as error:  # whatever is wrong with the file, the program can be compiled
+                nearest, why = len(key), f"{file} cannot be loaded ({type(error).__name__}: {_first_line(error)})"
+                continue
+        return loaded, f"the step is {file}, compiled before"
+    return None, f"the step is compiled here: {why}"
+
+
+def _files(place: epath.Path) -> Iterator[epath.Path]:
+    if place.is_dir():
+        yield from sorted(file for file in place.iterdir() if file.name.endswith(SUFFIX))
+    elif place.exists():
+        yield place
+
+
+def _header(line: bytes) -> dict[str, Any]:
+    if not line.startswith(_MAGIC):
+        raise ValueError("it is no executable that preflight --save wrote")
+    return json.loads(line[len(_MAGIC) :])
+
+
+def _difference(header: Mapping[str, Any], key: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
+    """What an executable is that is not wanted, as the rest of a sentence."""
+    for name, value in key.items():
+        if name not in ("program", "their order") and header["key"].get(name) != value:
+            return f"was compiled for {name} {header['key'].get(name)}, and here is {value}"
+    if header["key"]["program"] == key["program"]:
+        return "was compiled for the same devices in another order"
+    before = header["experiment"]
+    different = [path for path in {**experiment, **before} if experiment.get(path) != before.get(path)]
+    if not different:
+        return "is of another version of the code"
+    shown = ", ".join(f"{path} {before.get(path)!r} and not {experiment.get(path)!r}" for path in different[:3])
+    return f"has {shown}" + (f" (and {len(different) - 3} more)" if len(different) > 3 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

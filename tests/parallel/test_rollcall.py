@@ -1,0 +1,199 @@
+"""Processes find each other, and hear of each other's end. Here they are threads with connections of their own."""
+
+import concurrent.futures
+import queue
+import re
+import socket
+import threading
+
+import pytest
+
+from t5x_like.errors import UserError
+from t5x_like.parallel import rollcall
+from t5x_like.parallel.cluster import Cluster
+from t5x_like.parallel.rollcall import LOST, Failure, gather
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def pool():
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def member(port, process, processes, wait=60.0, say=print):
+    """One process; its line, and the queue of what it heard."""
+    failures: queue.Queue[Failure] = queue.Queue()
+    cluster = Cluster(f"localhost:{port}", processes, process, "--coordinator", "--processes", wait)
+    return gather(cluster, failures.put, say), failures
+
+
+def members(pool, port, processes):
+    futures = [pool.submit(member, port, process, processes) for process in range(processes)]
+    return [future.result(timeout=120) for future in futures]
+
+
+def finish(pool, lines):
+    for future in [pool.submit(line.finish) for line, _ in lines]:
+        future.result(timeout=120)
+
+
+def close(lines):
+    for line, _ in lines:
+        line.close()
+
+
+def test_all_come_and_all_finish(pool, port):
+    lines = members(pool, port, 4)
+    finish(pool, lines)
+    assert all(failures.empty() for _, failures in lines)
+    assert "t5x_like-line" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_nobody_finishes_before_all_are_done(pool, port):
+    lines = members(pool, port, 3)
+    early = [pool.submit(line.finish) for line, _ in lines[:2]]
+    assert not concurrent.futures.wait(early, timeout=0.3).done
+    finish(pool, lines[2:])
+    assert concurrent.futures.wait(early, timeout=60).not_done == set()
+
+
+def test_the_port_is_free_while_the_line_is_in_use(pool, port):
+    lines = members(pool, port, 2)
+    with socket.create_server(("", port)):  # as JAX's service will
+        finish(pool, lines)
+
+
+@pytest.mark.parametrize("teller", [0, 1, 2])
+def test_a_failure_is_told_to_all(pool, port, teller):
+    lines = members(pool, port, 3)
+    lines[teller][0].tell(2, "ended the run: the disk is full")
+    for number, (_, failures) in enumerate(lines):
+        if number != teller:
+            failure = failures.get(timeout=60)
+            assert (failure.process, failure.status) == (teller, 2)
+            assert re.fullmatch(rf"process {teller} on .+ ended the run: the disk is full", str(failure))
+    close(lines)
+    assert all(failures.empty() for _, failures in lines)
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_death_is_noticed_by_all(pool, port, victim):
+    lines = members(pool, port, 3)
+    lines[victim][0].close()
+    for number, (_, failures) in enumerate(lines):
+        if number != victim:
+            failure = failures.get(timeout=60)
+            assert (failure.process, failure.status) == (victim, LOST)
+            assert "is gone without a word" in str(failure)
+    close(lines)
+
+
+def test_a_host_that_vanishes_is_asked_for(pool, port):
+    lines = members(pool, port, 2)
+    for line, _ in lines:
+        for peer in line._peers:
+            assert peer.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    finish(pool, lines)
+
+
+def test_who_does_not_come_is_named_to_all_that_came(pool, port):
+    first = pool.submit(member, port, 0, 4, 1.0)
+    third = pool.submit(member, port, 2, 4)
+    with pytest.raises(UserError, match=rf"^processes 1, 3 of 4 did not come to localhost:{port} within 1 s; start"):
+        first.result(timeout=120)
+    with pytest.raises(UserError, match="^process 0 on .* says: processes 1, 3 of 4 did not come"):
+        third.result(timeout=120)
+
+
+def test_a_person_who_waits_is_told_for_whom(pool, port, monkeypatch):
+    monkeypatch.setattr(rollcall, "_LATE", 0.1)
+    said: queue.Queue[str] = queue.Queue()
+    first = pool.submit(member, port, 0, 2, 60.0, said.put)
+    assert said.get(timeout=60) == f"waiting at localhost:{port} for process 1 of 2"
+    lines = [member(port, 1, 2), first.result(timeout=120)]
+    assert said.empty()
+    finish(pool, lines)
+
+
+def test_a_process_that_finds_nobody_says_so_while_it_tries(port, monkeypatch):
+    monkeypatch.setattr(rollcall, "_LATE", 0.1)
+    said: list[str] = []
+    with pytest.raises(UserError):
+        member(port, 1, 2, 1.0, said.append)
+    [sentence] = said
+    assert sentence.startswith(f"no coordinator answers at localhost:{port} yet (")
+    assert sentence.endswith("; the address is from --coordinator); trying for 1 s")
+
+
+def test_nobody_answers(port):
+    expected = rf"^no coordinator answers at localhost:{port} \(.*; tried for 0.3 s\); .* \(it is from --coordinator\)$"
+    with pytest.raises(UserError, match=expected):
+        member(port, 1, 2, 0.3)
+
+
+def test_a_name_that_is_none():
+    cluster = Cluster("nowhere.invalid:5", 2, 1, "SLURM", "SLURM", 0.2)
+    with pytest.raises(UserError, match=r"^no coordinator answers at nowhere.invalid:5 .* \(it is from SLURM\)$"):
+        gather(cluster, print, print)
+
+
+def test_somebody_else_answers(pool, port):
+    with socket.create_server(("", port)) as stranger:
+
+        def hang_up():
+            connection, _ = stranger.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        pool.submit(hang_up)
+        with pytest.raises(UserError, match=rf"^what listens at localhost:{port} is not process 0 of this run"):
+            member(port, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"[1]\n",
+        b'{"process": 1}\n',
+        b'{"process": 9, "processes": 2, "host": ""}\n',
+        b"[" * 9999 + b"\n",
+        b"\x16\x03\x01" * 99,
+        b"",
+    ],
+)
+def test_strangers_are_let_go(pool, port, words):
+    first = pool.submit(member, port, 0, 2)
+    stranger = rollcall._knock(Cluster(f"localhost:{port}", 2, 1, "", ""), print)
+    with stranger:
+        stranger.sendall(words)
+        finish(pool, [member(port, 1, 2), first.result(timeout=120)])
+
+
+def test_a_port_that_is_taken(port):
+    with (
+        socket.create_server(("", port)),
+        pytest.raises(UserError, match=rf"^process 0 cannot listen at port {port} .*in use.*; give a free port$"),
+    ):
+        member(port, 0, 2)
+
+
+def test_two_with_one_number(pool, port):
+    futures = [pool.submit(member, port, process, 3) for process in (0, 1, 1)]
+    for future in futures:
+        with pytest.raises(UserError, match="say that they are process 1 of localhost"):
+            future.result(timeout=120)
+
+
+def test_two_that_count_differently(pool, port):
+    futures = [pool.submit(member, port, 0, 2), pool.submit(member, port, 1, 4)]
+    for future in futures:
+        with pytest.raises(UserError, match="--processes is 4 for process 1 on .* and 2 for process 0 on"):
+            future.result(timeout=120)

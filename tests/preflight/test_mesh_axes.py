@@ -1,0 +1,79 @@
+"""Experts and long rows compiled for TPUs that are not here, and the largest models, as docs/parallelism.md records."""
+
+import pytest
+
+from t5x_like.experiment import Experiment
+from t5x_like.frontends import configdict
+from t5x_like.parallel import topologies
+from t5x_like.preflight import build, report
+
+# The compiler for the absent TPU cannot read what JAX's cache holds of it.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*cache.*")]
+
+MODEL = {
+    "family": "llama",
+    "vocab_size": 1280,
+    "layers": 2,
+    "embed": 512,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 128,
+    "mlp": 768,
+    "max_length": 1024,
+    "dtype": "bfloat16",
+}
+
+
+def compiled(topology, length, model, **parallelism):
+    experiment = Experiment.from_dict(
+        {
+            "model": {**MODEL, **model},
+            "data": {"sequence_length": length, "batch_size": 8, "lanes": 8},
+            "optimizer": {"name": "adamw"},
+            "parallelism": {"data": 1, "remat": "full", **parallelism},
+        }
+    )
+    return report.report(build.build(experiment, topologies.parse(topology)))
+
+
+def kinds(figures, axis):
+    return {item["kind"] for item in figures["collectives"] if item["axis"] == axis}
+
+
+# The exchange is of as many rows as there are where the chips can do that: not on v5e beyond 4×4.
+@pytest.mark.parametrize("topology, kind", [("v6e:2x2", "ragged-all-to-all"), ("v5e:2x4", "all-to-all")])
+def test_experts_exchange_tokens_and_run_in_the_compilers_kernel(topology, kind):
+    experts = 4
+    fsdp = topologies.parse(topology).chips // experts
+    figures = compiled(topology, 256, {"experts": experts}, fsdp=fsdp, expert=experts)
+    assert kind in kinds(figures, "expert")
+    grouped = [kernel for kernel in figures["kernels"] if kernel["name"].startswith("ragged-dot") and kernel["flops"]]
+    # Three products forward, again for the backward pass, and two gradients of each; all of them of even shares.
+    tokens = 8 * 256 / topologies.parse(topology).chips
+    once = 2 * 2 * tokens * 512 * 768
+    assert sum(kernel["flops"] for kernel in grouped) == pytest.approx(MODEL["layers"] * once * (3 + 2 + 6), rel=0.15)
+    assert figures["fits"] and figures["donation_complete"]
+
+
+def test_long_rows_exchange_tokens_for_heads_and_keep_the_kernel():
+    figures = compiled("v5e:2x2", 1024, {}, sequence=4)
+    assert "all-to-all" in kinds(figures, "sequence")
+    assert figures["attention_kernel_calls_per_layer"] == 2  # everything is recomputed
+    assert not [item for item in figures["oversized_tensors"] if item["rule"] == "[length, length]"]
+
+
+# Bytes a chip needs and time over the ideal, with room for another version of the compiler; docs/parallelism.md.
+RECORDED = {
+    "mixtral_8x7b": ("v5e:16x16", 1, 9.7, 2.7),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_large_config_fits_as_recorded(name):
+    topology, slices, gib, over_ideal = RECORDED[name]
+    experiment = configdict.load(f"configs/{name}.py", [])
+    figures = report.report(build.build(experiment, topologies.parse(topology, slices)))
+    assert figures["fits"] and figures["donation_complete"]
+    assert figures["per_chip"]["peak_bytes"] <= gib * 2**30
+    assert figures["estimated_over_ideal"] <= over_ideal
+    assert figures["attention_kernel_calls_per_layer"] == 2

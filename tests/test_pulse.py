@@ -1,0 +1,60 @@
+"""What processes say with a step, and what all of them read from it."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from t5x_like.data.pipeline import Counts
+from t5x_like.parallel import exchange
+from t5x_like.pulse import Beat, Pulse
+
+COUNTS = Counts(tokens=5, places=8, dropped=1, epoch=0.25, examples=12)
+
+
+def rows(*said):
+    return Beat(lambda: np.array(said, np.float64))
+
+
+def test_alone_it_says_what_it_was_told():
+    pulse = Pulse(0, late=2)
+    beat = pulse.send(None, COUNTS)
+    assert beat.counts == COUNTS and pulse.stop is None
+    pulse.send(signal.SIGTERM, COUNTS)
+    assert pulse.stop is signal.SIGTERM
+
+
+def test_a_batch_is_the_sum_of_its_parts():
+    beat = rows((0, 1, 5, 8, 1, 0.5, 40, 90, 60), (0, 0, 7, 8, 0, 0.25, 64, 30, 20))
+    assert beat.counts == Counts(12, 16, 1, 0.375, 64, 120, 80)
+
+
+def test_processes_with_the_same_part_count_once():
+    first, second = (0, 0, 5, 8, 1, 0.5, 40, 90, 60), (0, 1, 7, 8, 0, 0.25, 64, 30, 20)
+    assert rows(first, first, second, second).counts == rows(first, second).counts
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [([0, 0, 0], None), ([0, 15, 0], signal.SIGTERM), ([2, 0, 15], signal.SIGTERM), ([2, 2, 2], signal.SIGINT)],
+)
+def test_one_signal_stops_all(numbers, expected):
+    assert rows(*((number, 0, *COUNTS) for number in numbers)).signal == expected
+
+
+def test_with_others_a_signal_is_looked_at_when_all_have_it(monkeypatch):
+    pulse = Pulse(0, late=0)
+    pulse._late = 2
+    stops = []
+    for asked in (None, signal.SIGINT, signal.SIGINT, signal.SIGINT):
+        pulse.send(asked, COUNTS)
+        stops.append(pulse.stop)
+    assert stops == [None, None, None, signal.SIGINT]
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64, np.float64])
+def test_rows_are_exchanged_to_the_bit(dtype):
+    row = np.array([1, 2**31 + 7, 3], dtype)
+    got = exchange.gather(row)
+    assert got.dtype == dtype and got.shape == (1, 3)
+    np.testing.assert_array_equal(got[0], row)

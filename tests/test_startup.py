@@ -1,0 +1,61 @@
+"""What is set before JAX starts."""
+
+import glob
+import os
+
+import jax
+import pytest
+
+from t5x_like import startup
+
+OURS = " ".join(startup.GPU_FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", OURS),
+        ("--xla_cpu_use_fusion_emitters=false", f"--xla_cpu_use_fusion_emitters=false {OURS}"),
+        (
+            "--xla_gpu_enable_latency_hiding_scheduler=false",
+            " ".join(["--xla_gpu_enable_latency_hiding_scheduler=false", *startup.GPU_FLAGS[1:]]),
+        ),
+        ("flags.txt", "flags.txt"),
+        (OURS, OURS),
+    ],
+    ids=["none", "another", "one of ours", "a file", "again"],
+)
+def test_a_users_flags_stay_and_win(given, expected):
+    assert startup.xla_flags(given) == expected
+
+
+@pytest.mark.parametrize("flag", startup.GPU_FLAGS)
+def test_the_compiler_knows_the_flags(flag):
+    name, _, value = flag.removeprefix("--").partition("=")
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+    lowered.compile(compiler_options={name: {"true": True}.get(value, value)})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        lowered.compile(compiler_options={f"{name}_": value})
+
+
+@pytest.mark.parametrize(
+    ("files", "platforms", "flags", "platform"),
+    [
+        ([], None, "", "cpu"),
+        (["/dev/nvidia0"], None, OURS, None),
+        (["/dev/nvidia0"], "cpu", "", "cpu"),
+        (["/dev/nvidia0"], "cuda,cpu", OURS, "cuda,cpu"),
+        (["/dev/accel0"], None, "", None),
+    ],
+    ids=["cpu", "gpu", "gpu not wanted", "gpu wanted", "tpu"],
+)
+def test_flags_are_set_where_there_is_a_gpu(monkeypatch, files, platforms, flags, platform):
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    if platforms:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(glob, "glob", lambda pattern: [file for file in files if pattern[:7] == file[:7]])
+    startup.prepare()
+    assert os.environ.get("XLA_FLAGS", "") == flags
+    assert os.environ.get("JAX_PLATFORMS") == platform
