@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         raise UserError("--topology is not given; --run_mode=precompile needs the name of a slice, such as v5e:16x16")
     topology = topologies.parse(options.topology) if options.run_mode == "precompile" else None
     if topology:
-        topologies.prepare()
+        topologies.prepare(topology.chip.platform)
     search_paths = [path for path in options.gin_search_paths.split(",") if path]
     common.import_modules(options.module, search_paths)
     run = gin.load(options.gin_file, [*options.gin_bindings, *_directories(options), *rest], search_paths)
@@ -122,7 +122,9 @@ def _precompile(run: "GinRun", topology: "Topology", options: argparse.Namespace
     from t5x_like.commands.preflight import run_preflight
 
     _require_workdir(run)
-    return run_preflight(run.experiment, topology, argparse.Namespace(save=run.workdir, prices="", json=options.json))
+    return run_preflight(
+        run.experiment, topology, argparse.Namespace(save=run.workdir, page="", prices="", json=options.json)
+    )
 
 
 def _evaluate(run: "GinRun", options: argparse.Namespace) -> int:

@@ -91,3 +91,33 @@ def _skipped_in_ci(config: pytest.Config) -> int:
     if reporter is None or os.environ.get("CI", "").lower() not in ("1", "true"):
         return 0
     return len(reporter.stats.get("skipped", ()))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Opens a page in headless Chromium with the network cut off: (page, *flags) -> (stdout, log)."""
+    from support import require_program
+
+    program = require_program("chromium")
+    profile = tmp_path_factory.mktemp("profile")
+
+    def open_page(page, *flags):
+        command = [
+            program,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--hide-scrollbars",
+            "--no-first-run",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--enable-logging=stderr",
+            f"--user-data-dir={profile}",
+            *flags,
+            f"file://{page}",
+        ]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        return shown.stdout, shown.stderr
+
+    return open_page

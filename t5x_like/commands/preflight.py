@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
     """Describes the command's flags."""
     parser = subparsers.add_parser(
         "preflight",
-        help="compile the step for a TPU slice that is not here, and say whether it fits and what it costs",
+        help="compile the step for TPUs or GPUs that are not here, and say whether it fits and what it costs",
         description="Compile an experiment's real train step for a topology, without its hardware, and report memory,"
         " time, collectives and the run's cost. docs/preflight.md explains every figure and its error bars.",
         epilog="example: t5x_like preflight --config=configs/llama2_7b.py --topology=v5e:16x16",
@@ -24,7 +24,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--config", metavar="FILE[:ARGUMENT]", help="an experiment; --config.FIELD=VALUE overrides any of its fields"
     )
-    parser.add_argument("--topology", metavar="NAME", help="such as v5e:16x16, v6e:4x4, v5p:4x4x4 or v4:2x2x2")
+    parser.add_argument(
+        "--topology", metavar="NAME", help="such as v5e:16x16, v5p:4x4x4, or of GPUs h200:8 and h200:2x8"
+    )
     parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices of that shape; 1 by default")
     parser.add_argument(
         "--search",
@@ -40,6 +42,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--save", metavar="DIR", help="keep the compiled executable in this directory, for train --executable=DIR"
     )
+    parser.add_argument("--page", metavar="FILE", help="write the report as a web page, too")
     parser.add_argument("--prices", default="", metavar="FILE", help="a table in place of the package's prices.json")
     common.add_modules(parser)
     common.add_json(parser)
@@ -56,7 +59,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from t5x_like.parallel import topologies
 
     topology = topologies.parse(options.topology, options.slices)
-    topologies.prepare()
+    topologies.prepare(topology.chip.platform)
     from t5x_like.frontends import configdict
 
     common.import_modules(options.module)
@@ -72,9 +75,10 @@ def run_preflight(experiment: Any, topology: Any, options: argparse.Namespace) -
     Args:
       experiment: whose step.
       topology: for which.
-      options: `save`, a directory or None; `prices`, a file or empty; `json`.
+      options: `save`, a directory or None; `page`, a file or None; `prices`, a file or
+        empty; `json`.
     """
-    from t5x_like.preflight import build, report, show
+    from t5x_like.preflight import build, page, report, show
 
     built = build.build(experiment, topology)
     figures = report.report(built, options.prices)
@@ -82,18 +86,24 @@ def run_preflight(experiment: Any, topology: Any, options: argparse.Namespace) -
         from etils import epath
 
         figures["executable"] = str(build.save(built, epath.Path(options.save).expanduser()))
+    if options.page:
+        figures["page"] = page.write(figures, options.page)
     if options.json:
         common.print_json(figures)
         return 0
     show.show(figures)
     if options.save:
         print(f"the executable is {figures['executable']}; t5x_like train --executable={options.save} runs it")
+    if options.page:
+        print(f"the page is {figures['page']}")
     return 0
 
 
 def _search(experiment: Any, topology: Any, options: argparse.Namespace) -> int:
     from t5x_like.preflight import search, show
 
+    if options.page:
+        raise UserError("--page: a search has no page; run preflight --page with the flags that it ranks first")
     if options.search < 1:
         raise UserError(f"--search: {options.search} is too small; it must be at least 1")
     reports = search.search(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_like.models import context, kernels
+from t5x_like.models import context, cudnn, kernels
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
@@ -37,16 +37,28 @@ class Cache(NamedTuple):
 
 
 def packed_mask(
-    segment_ids_bt: jax.Array, positions_bt: jax.Array, *, biased: bool = False
-) -> jax.Array | kernels.Segments:
+    segment_ids_bt: jax.Array,
+    positions_bt: jax.Array,
+    options: Transformer | None = None,
+    *,
+    biased: bool = False,
+) -> jax.Array | kernels.Segments | cudnn.Runs:
     """Who may attend to whom in packed rows: the same segment, not later.
 
+    Args:
+      segment_ids_bt: int32 [batch, length].
+      positions_bt: int32 [batch, length], each token's place in its segment.
+      options: of the model; without them no GPU's kernel is used.
+      biased: whether something is added to the scores.
+
     Returns:
-      bool [batch, length, length], or, where a kernel makes it up as it goes, the segments alone; no kernel adds a
+      bool [batch, length, length], or, where a kernel makes it up as it goes, what that needs to know; no kernel adds a
       bias to the scores.
     """
     if not biased and kernels.has_splash(segment_ids_bt.shape[1]):
         return kernels.Segments(segment_ids_bt)
+    if not biased and options is not None and cudnn.can_attend(options):
+        return cudnn.runs(segment_ids_bt)
     return same_segment(segment_ids_bt, segment_ids_bt) & (positions_bt[:, :, None] >= positions_bt[:, None, :])
 
 
@@ -159,7 +171,7 @@ class Attention(nnx.Module):
         self,
         x_btd: jax.Array,
         rotation: Rotation | None,
-        mask_bts: jax.Array | kernels.Segments,
+        mask_bts: jax.Array | kernels.Segments | cudnn.Runs,
         noise: Noise | None,
         cache: Cache | None = None,
         slot: jax.Array | None = None,
@@ -198,9 +210,13 @@ class Attention(nnx.Module):
         v_bske = self._drop_weights(v_bske, noise)
         if cache is None:
             q_bthe, k_bske, v_bske = context.whole_rows(q_bthe, k_bske, v_bske)
-        causal = self.causal and cache is None
-        mixed_bthe = attend(q_bthe, k_bske, v_bske, mask_bts, bias_hts, causal=causal, scaled=o.scaled_attention)
-        mixed_bthe = context.own_tokens(checkpoint_name(mixed_bthe, kernels.RESIDUAL))
+        if isinstance(mask_bts, cudnn.Runs):
+            mixed_bthe = cudnn.attention(q_bthe, k_bske, v_bske, mask_bts)
+        else:
+            causal = self.causal and cache is None
+            mixed_bthe = attend(q_bthe, k_bske, v_bske, mask_bts, bias_hts, causal=causal, scaled=o.scaled_attention)
+            mixed_bthe = checkpoint_name(mixed_bthe, kernels.RESIDUAL)
+        mixed_bthe = context.own_tokens(mixed_bthe)
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache
 
     def keys_and_values(self, x_bsd: jax.Array) -> Cache:

@@ -11,6 +11,7 @@ from flax import nnx
 
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Attention, Cache, packed_mask
+from t5x_like.models.cudnn import Runs
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.kernels import Segments, written
 from t5x_like.models.linear import Embedding
@@ -60,7 +61,7 @@ class Block(nnx.Module):
         cache: Any,
         noise: Noise | None,
         rotation: Rotation | None,
-        mask_bts: jax.Array | Segments,
+        mask_bts: jax.Array | Segments | Runs,
         slot: jax.Array | None,
         bias_hts: jax.Array | None = None,
         memory: Memory | None = None,
@@ -129,7 +130,7 @@ class Decoder(nnx.Module):
         x_btd = self._embed(tokens_bt, positions_bt, noise)
         length = tokens_bt.shape[1]
         bias_hts = None if self.bias is None else self.bias(length, length)
-        mask_bts = packed_mask(segment_ids_bt, positions_bt, biased=bias_hts is not None)
+        mask_bts = packed_mask(segment_ids_bt, positions_bt, self.options, biased=bias_hts is not None)
         inside = noise and noise.fold(1)
         x_btd, _ = self.blocks(x_btd, None, inside, self._rotation(positions_bt), mask_bts, None, bias_hts, memory)
         return self._finish(x_btd, noise)

@@ -1,7 +1,8 @@
-"""Machines that are not here: TPU slices by name, as devices a program can be compiled for.
+"""Machines that are not here: TPU slices and hosts of GPUs by name, as devices a program can be compiled for.
 
-libtpu holds the compiler of every TPU and needs none of them to compile. `describe("v5e:16x16")` gives the chips of
-one slice, `describe("v5e:16x16", slices=2)` those of two that the data-centre network joins.
+libtpu holds the compiler of every TPU and needs none of them to compile, and so does JAX's CUDA plugin that of NVIDIA's
+GPUs. `parse("v5e:16x16").devices()` gives the chips of one slice, `parse("v5e:16x16", slices=2)` those of two that the
+data-centre network joins, and `parse("h200:2x8")` the GPUs of two hosts.
 """
 
 import dataclasses
@@ -12,61 +13,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from t5x_like import registry
+from t5x_like import registry, startup
 from t5x_like.errors import UserError
+from t5x_like.parallel import cuda_target
+from t5x_like.parallel.chips import CHIPS, GIB, Chip
 
-GIB = 1 << 30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """What one chip can do at best, as of November 2026.
-
-    Sources: for v5e and v5p, the pages "TPU v5e" and "TPU v5p" of Google Cloud's TPU documentation. The figures of v4
-    and v6e are those that such pages are known for, and have not been compared with them again. The usable memory is
-    what libtpu 0.0.51 says when a program is too large. The clock is the peak ÷ the multipliers of the matrix units.
-
-    Attributes:
-      name: as it stands in a topology's name.
-      device_kind: as JAX gives it.
-      hbm_bytes: of high-bandwidth memory.
-      usable_hbm_bytes: what the compiler lets a program have.
-      peak_flops: bfloat16 floating-point operations a second.
-      hbm_bandwidth: bytes a second.
-      ici_bandwidth: bytes a second out of a chip, over all its links together, one direction.
-      dcn_bandwidth: bytes a second of one chip's share of its host's network.
-      tensor_core_hertz: clock of the tensor core; the peak is this × 2 × the matrix units' multipliers.
-      dimensions: of the torus or mesh the chips are wired as.
-      most_chips: in one slice.
-    """
-
-    name: str
-    device_kind: str
-    hbm_bytes: int
-    usable_hbm_bytes: int
-    peak_flops: float
-    hbm_bandwidth: float
-    ici_bandwidth: float
-    dcn_bandwidth: float
-    tensor_core_hertz: float
-    dimensions: int
-    most_chips: int
-
-
-CHIPS: Mapping[str, Chip] = MappingProxyType(
-    {
-        chip.name: chip
-        for chip in (
-            Chip("v4", "TPU v4", 32 * GIB, int(30.75 * GIB), 275e12, 1228e9, 300e9, 6.25e9, 1.05e9, 3, 4096),
-            Chip("v5e", "TPU v5 lite", 16 * GIB, int(15.75 * GIB), 197e12, 819e9, 200e9, 3.125e9, 1.5e9, 2, 256),
-            Chip("v5p", "TPU v5", 95 * GIB, int(95.73 * GIB), 459e12, 2765e9, 600e9, 6.25e9, 1.75e9, 3, 6144),
-            Chip("v6e", "TPU v6 lite", 32 * GIB, int(31.24 * GIB), 918e12, 1640e9, 448e9, 6.25e9, 1.75e9, 2, 256),
-        )
-    }
-)
+__all__ = ["CHIPS", "GIB", "Chip", "Topology", "parse", "prepare"]
 
 # What people write for a chip, and what it is called here.
 _ALIASES: Mapping[str, str] = MappingProxyType({"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e"})
+
+_MEMORY_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 # libtpu looks for a TPU's host when it is loaded; these tell it what it would ask the machine for.
 _ENVIRONMENT: Mapping[str, str] = MappingProxyType(
@@ -84,13 +41,13 @@ _ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """One or more equal slices.
+    """One or more equal slices, or hosts of GPUs.
 
     Attributes:
-      name: such as `v5e:16x16`.
-      slices: how many, joined by the data-centre network.
+      name: such as `v5e:16x16` or `h200:2x8`.
+      slices: how many, joined by the data-centre network; 1 for GPUs.
       chip: what they are made of.
-      shape: chips along each dimension of one slice.
+      shape: chips along each dimension of one slice; hosts and the GPUs of each.
     """
 
     name: str
@@ -106,13 +63,21 @@ class Topology:
     def __str__(self) -> str:
         return self.name if self.slices == 1 else f"{self.slices} × {self.name}"
 
+    @property
+    def fast(self) -> int:
+        """Chips that the fast network joins, of all of them: a slice, or a host of GPUs."""
+        return self.shape[-1] if self.chip.platform == "cuda" else math.prod(self.shape)
+
     def devices(self) -> list[Any]:
-        """The slices' chips as JAX devices that programs can be compiled for, and nothing else.
+        """The chips as JAX devices that programs can be compiled for, and nothing else.
 
         Raises:
-          UserError: where libtpu is missing, or has no such slice.
+          UserError: where the compiler is missing, or has no such slice.
         """
-        prepare()
+        prepare(self.chip.platform)
+        return self._gpus() if self.chip.platform == "cuda" else self._tpus()
+
+    def _tpus(self) -> list[Any]:
         import jax
         from jax.experimental import topologies
 
@@ -131,12 +96,24 @@ class Topology:
             ) from error
         return list(found.devices)
 
+    def _gpus(self) -> list[Any]:
+        from jax.experimental import topologies
+
+        hosts, each = self.shape
+        found = topologies.get_topology_desc(
+            platform="cuda",
+            topology_name=self.name,
+            target_config=cuda_target.text(self.chip),
+            topology=f"1x{hosts}x{each}",
+        )
+        return list(found.devices)
+
 
 def parse(name: str, slices: int = 1) -> Topology:
     """The topology a name stands for; nothing is loaded.
 
     Args:
-      name: `CHIP:AxB` or `CHIP:AxBxC`.
+      name: `CHIP:AxB` or `CHIP:AxBxC`; of GPUs, `GPU:N` or `GPU:HOSTSxN`.
       slices: of that shape.
 
     Raises:
@@ -146,11 +123,15 @@ def parse(name: str, slices: int = 1) -> Topology:
     chip = CHIPS.get(_ALIASES.get(family.lower(), family.lower()))
     if chip is None:
         raise UserError(f"--topology: there is no chip {family!r}; {registry.suggest(family, CHIPS)}")
-    example = f"{chip.name}:16x16" if chip.dimensions == 2 else f"{chip.name}:4x4x4"
+    example = f"{chip.name}:4x4x4" if chip.dimensions == 3 else f"{chip.name}:{'2x8' if chip.per_host else '16x16'}"
     sides = shape_text.lower().split("x")
     if not all(side.isascii() and side.isdigit() and int(side) for side in sides):
         raise UserError(f"--topology: {name!r} says no shape; write it as {example}")
     shape = tuple(int(side) for side in sides)
+    if slices < 1:
+        raise UserError(f"--slices: {slices} is too small; it must be at least 1")
+    if chip.per_host:
+        return _hosts(name, chip, shape, slices)
     if len(shape) != chip.dimensions:
         raise UserError(
             f"--topology: {name!r} has {len(shape)} dimension(s) and {chip.name} slices have {chip.dimensions};"
@@ -161,18 +142,49 @@ def parse(name: str, slices: int = 1) -> Topology:
             f"--topology: {name!r} is {math.prod(shape)} chips and a {chip.name} slice has at most {chip.most_chips};"
             f" did you mean several slices, such as --topology={example} --slices=2?"
         )
-    if slices < 1:
-        raise UserError(f"--slices: {slices} is too small; it must be at least 1")
     return Topology(f"{chip.name}:{'x'.join(map(str, shape))}", slices, chip, shape)
 
 
-def prepare() -> None:
-    """Makes this process able to compile for TPUs; call it before anything asks JAX for its devices.
+def _hosts(name: str, chip: Chip, shape: tuple[int, ...], slices: int) -> Topology:
+    """GPUs: one number for those of one host, two for hosts and the GPUs of each."""
+    if slices > 1:
+        raise UserError(
+            f"--slices: {slices} slices are for TPUs; write hosts of GPUs into the topology, --topology={chip.name}:"
+            f"{slices}x{shape[-1]}"
+        )
+    hosts, each = shape if len(shape) == 2 else (1, shape[0])
+    if len(shape) > 2 or each > chip.per_host:
+        total = math.prod(shape)
+        meant = f"{max(total // chip.per_host, 1)}x{chip.per_host}"
+        raise UserError(
+            f"--topology: {name!r} is not HOSTSxGPUS with at most {chip.per_host} GPUs in a host; did you mean"
+            f" {chip.name}:{meant}?"
+        )
+    if share := os.environ.get(_MEMORY_FRACTION):
+        chip = dataclasses.replace(chip, usable_hbm_bytes=int(float(share) * chip.hbm_bytes))
+    return Topology(f"{chip.name}:{f'{hosts}x' if hosts > 1 else ''}{each}", 1, chip, (hosts, each))
+
+
+def prepare(platform: str = "tpu") -> None:
+    """Makes this process able to compile for chips that are not here; call it before anything asks JAX for devices.
+
+    Args:
+      platform: the chips', `tpu` or `cuda`.
 
     Raises:
-      UserError: where libtpu is not installed.
+      UserError: where the compiler is not installed.
     """
-    if importlib.util.find_spec("libtpu") is None:
+    if platform == "cuda":
+        if importlib.util.find_spec(cuda_target.PLUGIN) is None:
+            raise UserError(
+                "--topology: the CUDA compiler is not installed; install the extra `cuda`, with pip install"
+                " 't5x_like[cuda]' (Linux only, 4 GB)"
+            )
+        flags = startup.xla_flags(os.environ.get("XLA_FLAGS", "")).split()
+        names = {flag.partition("=")[0] for flag in flags}
+        flags += [flag for flag in cuda_target.FLAGS if flag.partition("=")[0] not in names]
+        os.environ["XLA_FLAGS"] = " ".join(flags)
+    elif importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "--topology: the TPU compiler is not installed; install the extra `tpu`, with pip install 't5x_like[tpu]'"
             " (Linux only)"

@@ -87,6 +87,8 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
             raise
         needed = needed_bytes(str(error), memory.state_bytes((state, batch)))
         raise _does_not_fit(needed, experiment, topology, whole, parameters) from error
+    if topology.chip.platform == "cuda" and (needed := peak_bytes(compiled)) > topology.chip.usable_hbm_bytes:
+        raise _does_not_fit(needed, experiment, topology, whole, parameters)  # which the GPU's compiler does not say
     return Built(experiment, topology, made, lowered, compiled, state, batch, time.perf_counter() - begin)
 
 
@@ -163,6 +165,13 @@ def needed_bytes(message: str, arguments: int) -> int:
         return arguments + int(float(found[1]) * _UNITS[found[2]])
     found = _USED.search(message)
     return int(float(found[1]) * _UNITS[found[2]]) if found else 0
+
+
+def peak_bytes(compiled: Any) -> int:
+    """What a compiled program holds at once: arguments and results, those in the same place once, and temporaries."""
+    stats = compiled.memory_analysis()
+    given, made = stats.argument_size_in_bytes, stats.output_size_in_bytes
+    return int(given + made - stats.alias_size_in_bytes + stats.temp_size_in_bytes)
 
 
 def _does_not_fit(

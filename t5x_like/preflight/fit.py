@@ -185,12 +185,17 @@ def _larger(topology: Topology) -> Iterator[Topology]:
         if place.chips > topology.chips:
             yield place
     for other in sorted(topologies.CHIPS.values(), key=lambda c: c.usable_hbm_bytes):
-        if other.usable_hbm_bytes > chip.usable_hbm_bytes:
+        if other.platform == chip.platform and other.usable_hbm_bytes > chip.usable_hbm_bytes:
             yield from (place for place in _shapes(other) if place.chips >= topology.chips)
 
 
 def _shapes(chip: topologies.Chip) -> Iterator[Topology]:
-    """Slices of a chip in powers of two, smallest first."""
+    """Slices of a chip in powers of two, smallest first; of GPUs whole hosts."""
+    if chip.per_host:
+        yield topologies.parse(f"{chip.name}:{chip.per_host}")
+        for power in range(1, int(math.log2(chip.most_chips // chip.per_host)) + 1):
+            yield topologies.parse(f"{chip.name}:{1 << power}x{chip.per_host}")
+        return
     sides = [2] * chip.dimensions
     while math.prod(sides) <= chip.most_chips:
         yield topologies.parse(f"{chip.name}:{'x'.join(map(str, sides))}")

@@ -10,7 +10,7 @@ from t5x_like.data.packing import places_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment
 from t5x_like.models.count import describe
-from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, times
+from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, roofline, times
 from t5x_like.parallel.compiled.collectives import Collective
 from t5x_like.parallel.topologies import Chip, Topology
 from t5x_like.preflight import prices
@@ -100,8 +100,12 @@ def problems(figures: dict[str, Any]) -> list[str]:
 def _read(built: Built) -> _Reading:
     module = hlo.parse(_text(built))
     model, chip = built.experiment.model, built.topology.chip
+    if chip.platform == "cuda":
+        module = roofline.annotated(module, chip)
     mesh = dict(built.layout.mesh.shape)  # type: ignore[union-attr]
-    moved = collectives.collectives(module, mesh, slices=built.topology.slices)
+    moved = collectives.collectives(
+        module, mesh, slices=built.topology.slices, per_host=built.topology.fast if chip.per_host else 0
+    )
     called = kernels.kernels(module, causal=True, grouped_share=_grouped_share(built))
     dcn = ("data",) if built.topology.slices > 1 else ()
     return _Reading(
@@ -116,6 +120,7 @@ def _read(built: Built) -> _Reading:
             embed=model.embed,
             length=built.experiment.data.sequence_length,
             allowed=_layer_shapes(built),
+            layers=model.layers,
         ),
     )
 
@@ -197,6 +202,7 @@ def _time(reading: _Reading, topology: Topology, ideal: float, executed: float) 
     rest = spent.scheduled + spent.kernels - bounds["products"]
     candidates = {**bounds, "vector_work_and_waiting": rest}
     return {
+        "method": "roofline" if chip.platform == "cuda" else "the compiler's cycles",
         "scheduled_seconds": spent.scheduled,
         "kernel_seconds": spent.kernels,
         "exposed_collective_seconds": spent.exposed_collectives,

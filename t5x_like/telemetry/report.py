@@ -9,12 +9,11 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jinja2
 from etils import epath
 from markupsafe import Markup
 
+from t5x_like.telemetry import pages
 from t5x_like.telemetry.charts import STEPS_BOX, Chart, charts, compact, series_label
-from t5x_like.telemetry.lines import cannot_write
 from t5x_like.telemetry.progress import format_number, format_seconds
 from t5x_like.telemetry.record import Run, read_run
 
@@ -35,14 +34,7 @@ def write_report(workdir: epath.Path, output: epath.Path | None = None) -> epath
     Raises:
       UserError: when the workdir holds no run, or the file cannot be written.
     """
-    page = build_report(workdir)
-    output = output or workdir / REPORT_FILE
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise cannot_write(output, error) from error
-    return output
+    return pages.write(build_report(workdir), output or workdir / REPORT_FILE)
 
 
 def build_report(workdir: epath.Path) -> str:
@@ -54,13 +46,9 @@ def build_report(workdir: epath.Path) -> str:
     run = read_run(workdir)
     last_step = max(run.step, 1)
     main, more = charts(run.metrics, last_step)
-    loader = jinja2.FileSystemLoader(_HERE)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"compact": compact, "number": format_number, "plain": _plain, "markup": Markup}
     script = (_HERE / "report.js").read_text()
-    return environment.get_template("report.html.jinja").render(
+    return pages.render(
+        _HERE / "report.html.jinja",
         run=run,
         status=_status(run),
         tiles=_tiles(run),
@@ -74,7 +62,7 @@ def build_report(workdir: epath.Path) -> str:
         largest=max((row["count"] for row in run.parameters), default=1),
         last_step=last_step,
         steps_box=STEPS_BOX,
-        style=Markup((_HERE / "report.css").read_text()),
+        plain=_plain,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

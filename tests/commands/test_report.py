@@ -3,14 +3,12 @@
 import base64
 import hashlib
 import json
-import subprocess
 
 import matplotlib.image
 import numpy as np
 import pytest
 from etils import epath
 from fake_run import HOSTILE, write_run
-from support import require_program
 
 from t5x_like.__main__ import main
 
@@ -36,34 +34,6 @@ point("pointerleave");
 found.restored = text(".value") === latest && text(".step") === "";
 document.body.dataset.found = JSON.stringify(found);
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Opens a page in headless Chromium with the network cut off: (page, *flags) -> (stdout, log)."""
-    program = require_program("chromium")
-    profile = tmp_path_factory.mktemp("profile")
-
-    def open_page(page, *flags):
-        command = [
-            program,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--hide-scrollbars",
-            "--no-first-run",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--enable-logging=stderr",
-            f"--user-data-dir={profile}",
-            *flags,
-            f"file://{page}",
-        ]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        return shown.stdout, shown.stderr
-
-    return open_page
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_train_with_flags_of_the_job(calls):
 
 
 def test_precompile(monkeypatch, calls):
-    monkeypatch.setattr("t5x_like.parallel.topologies.prepare", lambda: None)
+    monkeypatch.setattr("t5x_like.parallel.topologies.prepare", lambda platform: None)
     monkeypatch.setattr("t5x_like.commands.preflight.run_preflight", lambda *arguments: calls.append(arguments) or 0)
     arguments = ["--run_mode=precompile", "--topology=v5e:2x2", "--gin_file=gin/runs/pretrain.gin"]
     assert main.main([*arguments, "--gin.MODEL_DIR='a'"]) == 0

@@ -1,12 +1,16 @@
 """Slices by name."""
 
+import dataclasses
+import importlib.metadata
 import importlib.util
+import os
 
 import pytest
 
+from t5x_like import startup
 from t5x_like.errors import UserError
 from t5x_like.experiment import Parallelism
-from t5x_like.parallel import layout, topologies
+from t5x_like.parallel import cuda_target, layout, topologies
 from t5x_like.telemetry.devices import peak_flops
 
 
@@ -19,6 +23,9 @@ from t5x_like.telemetry.devices import peak_flops
         ("V6E:2X4", 1, 8, "v6e:2x4"),
         ("v5p:4x4x8", 1, 128, "v5p:4x4x8"),
         ("v4:2x2x1", 3, 12, "3 × v4:2x2x1"),
+        ("h200:8", 1, 8, "h200:8"),
+        ("H100:1x4", 1, 4, "h100:4"),
+        ("h200:2x8", 1, 16, "h200:2x8"),
     ],
 )
 def test_a_name_is_chips(name, slices, chips, spelled):
@@ -31,7 +38,7 @@ def test_a_name_is_chips(name, slices, chips, spelled):
     "name, slices, sentence",
     [
         ("v5w:16x16", 1, "there is no chip 'v5w'; did you mean 'v5"),
-        ("tpu:4x4", 1, "there is no chip 'tpu'; it must be one of v4, v5e, v5p, v6e"),
+        ("tpu:4x4", 1, "there is no chip 'tpu'; it must be one of v4, v5e, v5p, v6e, a100, h100, h200"),
         ("v5e", 1, "'v5e' says no shape; write it as v5e:16x16"),
         ("v5e:256", 1, "did you mean v5e:16x16?"),
         ("v5e:4x0", 1, "says no shape"),
@@ -40,6 +47,10 @@ def test_a_name_is_chips(name, slices, chips, spelled):
         ("v5p:8x8", 1, "did you mean v5p:4x4x4?"),
         ("v5e:32x32", 1, "at most 256; did you mean several slices"),
         ("v5e:4x4", 0, "--slices: 0 is too small"),
+        ("h200", 1, "write it as h200:2x8"),
+        ("h200:16", 1, "at most 8 GPUs in a host; did you mean h200:2x8?"),
+        ("h100:2x2x8", 1, "did you mean h100:4x8?"),
+        ("h200:8", 2, "write hosts of GPUs into the topology, --topology=h200:2x8"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_with_what_would_be_right(name, slices, sentence):
@@ -58,6 +69,52 @@ def test_without_libtpu_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name))
     with pytest.raises(UserError, match="install the extra `tpu`"):
         topologies.parse("v5e:2x2").devices()
+
+
+def test_without_the_cuda_plugin_the_error_names_the_extra(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax_cuda13_plugin" else find(name))
+    with pytest.raises(UserError, match=r"the CUDA compiler is not installed; install the extra `cuda`"):
+        topologies.parse("h200:8").devices()
+
+
+def test_a_gpus_compiler_gets_the_flags_of_a_run_and_two_of_its_own(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=3 --xla_cpu_foo=1")
+    topologies.prepare("cuda")
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags[:2] == ["--xla_gpu_autotune_level=3", "--xla_cpu_foo=1"]
+    assert {*startup.GPU_FLAGS, "--xla_gpu_enable_triton_gemm=false"} <= {*flags}
+    assert "--xla_gpu_autotune_level=0" not in flags
+    topologies.prepare("cuda")
+    assert os.environ["XLA_FLAGS"].split() == flags
+
+
+def test_how_much_memory_jax_takes_of_a_gpu_is_what_a_program_can_have(monkeypatch):
+    whole = topologies.CHIPS["h200"].hbm_bytes
+    assert topologies.parse("h200:8").chip.usable_hbm_bytes == int(0.75 * whole)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    assert topologies.parse("h200:8").chip.usable_hbm_bytes == int(0.9 * whole)
+
+
+@pytest.mark.parametrize("name", ["a100", "h100", "h200"])
+def test_a_target_config_says_what_the_chip_table_does(monkeypatch, name):
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "9.28.0.42")
+    chip = topologies.CHIPS[name]
+    text = cuda_target.text(chip)
+    assert (
+        f"memory_bandwidth: {int(chip.hbm_bandwidth)}\n" in text and f"device_memory_size: {chip.hbm_bytes}\n" in text
+    )
+    assert f"major: {8 if name == 'a100' else 9}" in text and "dnn_version_info { major: 9 minor: 28 patch: 0 }" in text
+    # The peak is cores × matrix units × multipliers × 2 × clock (white papers: 4 units of 256 and 512 to a core).
+    cores, multipliers = (108, 4 * 256) if name == "a100" else (132, 4 * 512)
+    assert f"core_count: {cores}\n" in text
+    assert 2 * cores * multipliers * chip.tensor_core_hertz == pytest.approx(chip.peak_flops, rel=2e-3)
+
+
+def test_every_figure_has_a_source_or_is_marked():
+    for chip in topologies.CHIPS.values():
+        assert chip.source and set(chip.unverified) <= {field.name for field in dataclasses.fields(chip)}
 
 
 @pytest.mark.parametrize(

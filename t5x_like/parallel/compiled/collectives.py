@@ -37,6 +37,7 @@ class Collective:
       asynchronous: whether other work is scheduled while it runs.
       hidden_cycles: the compiler's estimate of that work, each time; 0 where it says nothing.
       group: devices that take part together.
+      hosts: over how many hosts of GPUs a group is spread; 1 for TPUs, whose network does not stop at the host.
       shape: what it gives, as text.
       op_name: the JAX operation it comes from.
     """
@@ -50,6 +51,7 @@ class Collective:
     group: int
     shape: str
     op_name: str
+    hosts: int = 1
 
     def to_json(self) -> dict[str, object]:
         """Plain values, `asynchronous` being called `async`."""
@@ -71,7 +73,7 @@ class _Site:
 
 
 def collectives(
-    module: Module, mesh_shape: Mapping[str, int], *, slices: int = 1, slice_axis: str = "data"
+    module: Module, mesh_shape: Mapping[str, int], *, slices: int = 1, slice_axis: str = "data", per_host: int = 0
 ) -> list[Collective]:
     """The collectives of a program, largest first.
 
@@ -80,6 +82,7 @@ def collectives(
       mesh_shape: sizes of the mesh's axes by name, in the order in which its devices were given to the compiler.
       slices: that the data-centre network joins.
       slice_axis: the mesh axis along which they lie.
+      per_host: GPUs of a host, which are next to each other among the mesh's devices; 0 for TPUs.
     """
     counts = loops.executions(module)
     found = []
@@ -101,6 +104,7 @@ def collectives(
                     group=group,
                     shape=", ".join(map(str, site.instruction.arrays)),
                     op_name=site.instruction.op_name,
+                    hosts=max(len(set(ids)) for ids in groups // per_host) if per_host else 1,
                 )
             )
     return sorted(found, key=lambda c: -c.bytes)
@@ -233,8 +237,8 @@ def _hidden(order: list[Instruction], start: int) -> tuple[int, bool]:
         if instruction.opcode in ("fusion", "dot", "convolution", "while", "custom-call"):
             if instruction.opcode == "custom-call" and instruction.target in _NOTHING:
                 continue
-            cycles += instruction.cycles
-            work = work or instruction.cycles > 0 or instruction.opcode == "while"
+            cycles += instruction.cycles + instruction.kernel_cycles
+            work = work or instruction.cycles + instruction.kernel_cycles > 0 or instruction.opcode == "while"
             work = work or instruction.target == "tpu_custom_call"
     return cycles, work
 

@@ -100,6 +100,12 @@ class Instruction:
         found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
         return int(found[1]) if found else 0
 
+    @property
+    def kernel_cycles(self) -> int:
+        """What `roofline.annotated` expects a kernel to take, whose time is counted with the kernels'; else 0."""
+        found = re.search(r'"kernel_cycles":"(\d+)"', self.attributes)
+        return int(found[1]) if found else 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Computation:

@@ -12,7 +12,8 @@ import re
 from t5x_like.parallel.compiled import loops
 from t5x_like.parallel.compiled.hlo import Array, Computation, Instruction, Module
 
-TARGETS = ("tpu_custom_call", "__cudnn$fmha")
+CUDNN = "__cudnn$fmha"
+TARGETS = ("tpu_custom_call", CUDNN)
 
 # A part of an attention kernel's name → how many products of [t, e] × [e, s], or as large, it makes.
 # FlashAttention-2 (Dao 2023, algorithms 1 and 2); apart, both backward kernels compute the weights and their gradient.
@@ -65,7 +66,7 @@ def kernels(module: Module, *, causal: bool, grouped_share: float = 1.0) -> list
                 if instruction.name.startswith(_GROUPED):
                     found.append(_grouped(computation, instruction, times, grouped_share))
                 else:
-                    found.append(_kernel(computation, instruction, times, causal))
+                    found.append(of(computation, instruction, times, causal))
     return sorted(found, key=lambda kernel: -kernel.flops)
 
 
@@ -94,14 +95,17 @@ def _grouped(computation: Computation, call: Instruction, count: int, share: flo
     )
 
 
-def _kernel(computation: Computation, call: Instruction, count: int, causal: bool) -> Kernel:
+def of(computation: Computation, call: Instruction, count: int, causal: bool) -> Kernel:
+    """What a kernel's calls at one place are, from its name and shapes."""
     name = call.op_name.rpartition("/pallas_call")[0].rpartition("/")[2] or call.target
     operands = _operands(computation, call)
     products = next((n for part, n in _PRODUCTS if part in _full_name(name, call)), 0)
     matrices = [array for array in operands if len(array.dims) >= 3 and array.dtype in ("bf16", "f16", "f32")]
     attention = any(word in name for word in ("splash", "flash", "attention", "fmha")) and len(matrices) >= 3
-    pairs = _pairs(matrices) if attention else 0.0
-    queries = matrices[0].dims[-2] if attention else 1
+    # cuDNN takes [b, t, h, e] and the others [b, h, t, e].
+    along = 1 if call.target.startswith(CUDNN) else -2
+    pairs = _pairs(matrices, along) if attention else 0.0
+    queries = matrices[0].dims[along] if attention else 1
     forward = attention and any(part in name for part in _FORWARD) and "backward" not in name.lower()
     blocks = _blocks(call.attributes, queries, forward) if causal else 1.0
     return Kernel(
@@ -121,13 +125,13 @@ def _full_name(name: str, call: Instruction) -> str:
     return name.replace("dkv", "fused_dkv") if fused and "dkv" in name else name.replace("Backward", "backward")
 
 
-def _pairs(matrices: list[Array]) -> float:
-    """The product b · h · t · s · e of queries, the first array, and keys, the second."""
+def _pairs(matrices: list[Array], along: int) -> float:
+    """The product b · h · t · s · e of queries, the first array, and keys, the second, whose length is at `along`."""
     queries, keys = matrices[0].dims, matrices[1].dims
     total = 1.0
     for size in queries:
         total *= size
-    return total * keys[-2]
+    return total * keys[along]
 
 
 def _blocks(attributes: str, length: int, forward: bool) -> float:

@@ -1,7 +1,8 @@
 """Floating-point operations of the matrix products in a compiled program.
 
-XLA's own count leaves out how often a loop turns, so it is made here: each `dot` and `convolution` (which is what the
-TPU compiler makes of a dot), in fusions too, times the executions of where it stands.
+XLA's own count leaves out how often a loop turns, so it is made here: each `dot`, `convolution` (which is what the TPU
+compiler makes of a dot) and call of cuBLAS (which is what the GPU's makes of it), in fusions too, times the executions
+of where it stands.
 """
 
 import re
@@ -11,6 +12,9 @@ import numpy as np
 from t5x_like.parallel.compiled import loops
 from t5x_like.parallel.compiled.hlo import Computation, Instruction, Module
 
+# Calls of cuBLAS, to which a product's dimensions are given as an attribute.
+LIBRARY = "__cublas$"
+
 
 def flops(module: Module) -> float:
     """Of one device in one run: two for each multiplication that is not with padding."""
@@ -19,16 +23,24 @@ def flops(module: Module) -> float:
         counts[computation.name] * of(computation, instruction)
         for computation in module.computations.values()
         for instruction in computation
-        if instruction.opcode in ("dot", "convolution")
+        if is_product(instruction)
     )
+
+
+def is_product(instruction: Instruction) -> bool:
+    """Whether an instruction is a matrix product by itself."""
+    return instruction.opcode in ("dot", "convolution") or instruction.target.startswith(LIBRARY)
 
 
 def of(computation: Computation, product: Instruction) -> float:
     """One product's, each time it runs."""
     left, right = (computation.instructions[name].arrays[0].dims for name in product.operands[:2])
     result = product.arrays[0].dims
-    if product.opcode == "dot":
+    if product.opcode != "convolution":
         contracted = _numbers(product.attributes, "lhs_contracting_dims")
+        if product.opcode == "custom-call":
+            written = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', product.attributes)
+            contracted = [int(n) for n in re.findall(r"\d+", written[1])] if written else []
         return 2.0 * float(np.prod(result, dtype=float) * np.prod([left[i] for i in contracted], dtype=float))
     return _convolution(product.attributes, left, right, result)
 

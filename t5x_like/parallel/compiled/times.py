@@ -70,7 +70,18 @@ def kernel_seconds(kernel: Kernel, chip: Chip) -> float:
 
 
 def collective_seconds(collective: Collective, chip: Chip, dcn_axes: Sequence[str] = ()) -> float:
-    """What a collective takes by itself over a step, at the whole bandwidth of its network."""
+    """What a collective takes by itself over a step, at the whole bandwidth of its network.
+
+    Between hosts of GPUs each GPU of a group sends its share through its own network card, while NVLink carries what
+    stays in the host (NCCL's rings over all cards): the slower of the two counts.
+    """
+    if collective.hosts > 1:
+        links = collectives.wire_bytes(collective) / chip.ici_bandwidth
+        if collective.kind == "collective-permute":
+            return collective.bytes / chip.dcn_bandwidth
+        leaves = (2 if collective.kind == "all-reduce" else 1) * collective.bytes * (1 - 1 / collective.hosts)
+        cards = max(collective.group // collective.hosts, 1)
+        return max(links, leaves / cards / chip.dcn_bandwidth)
     crosses = any(axis in dcn_axes for axis in collective.axis.split(","))
     return collectives.wire_bytes(collective) / (chip.dcn_bandwidth if crosses else chip.ici_bandwidth)
 
