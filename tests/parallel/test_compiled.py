@@ -86,6 +86,12 @@ def test_a_loop_turns_by_its_start_its_step_and_its_bound(module):
     assert [computation.name for computation in loops.scheduled(module)] == ["main", "body"]
 
 
+def test_what_xla_says_of_a_loops_turns_comes_first():
+    known = 'condition=%condition, backend_config={"known_trip_count":{"n":"7"}}, '
+    said = hlo.parse(TEXT.replace("condition=%condition, ", known, 1))
+    assert loops.executions(said)["body"] == 7
+
+
 def test_a_chain_of_fusions_is_one_collective_and_hides_behind_its_products(module):
     reduced, gathered = collectives.collectives(module, MESH)
     assert (gathered.kind, gathered.axis, gathered.count, gathered.asynchronous) == ("all-gather", "fsdp", 5, True)

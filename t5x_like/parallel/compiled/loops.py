@@ -1,9 +1,13 @@
 """How often each computation of a program runs: once for each turn of the loops it stands in."""
 
+import re
+
 from t5x_like.parallel.compiled.hlo import Computation, Instruction, Module
 
 # What is traced under this name is computed in rare cases only: a conditional's branch with it counts as not run.
 RARELY = "rarely_needed"
+
+_KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 # Instructions that hand on what they are given, or a part of it.
 _PASSING = ("copy", "bitcast", "copy-start", "copy-done", "convert", "reshape", "opt-barrier")
@@ -48,11 +52,13 @@ def scheduled(module: Module) -> list[Computation]:
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int:
-    """How often a `while` goes round: from its counter's start, step and bound.
+    """How often a `while` goes round: what XLA wrote beside it, or else from its counter's start, step and bound.
 
     Returns:
       1 where the counter cannot be made out, which makes every figure too small and never too large.
     """
+    if known := _KNOWN.search(loop.attributes):
+        return int(known[1])
     condition = module.computations[loop.called["condition"]]
     body = module.computations[loop.called["body"]]
     start_tuple = computation.instructions.get(loop.operands[0])
