@@ -176,5 +176,5 @@ class Attention(nnx.Module):
         q_bhte = constrain(q_bhte * o.head_dim**-0.5, ("batch", "act_heads", "length", None))
         k_bkte = constrain(k_bkte, ("batch", "act_kv", "length", None))
         v_bkte = constrain(v_bkte, ("batch", "act_kv", "length", None))
-        saved = (checkpoint_name(each, "qkv") for each in (q_bhte, k_bkte, v_bkte))
-        return self.output.from_heads(kernels.splash(*saved, segments))
+        q_bhte, k_bkte, v_bkte = (checkpoint_name(each, "qkv") for each in (q_bhte, k_bkte, v_bkte))
+        return self.output.from_heads(kernels.splash(q_bhte, k_bkte, v_bkte, segments))
