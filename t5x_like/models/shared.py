@@ -38,14 +38,15 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes, dtype
       dtype: of the result and the sum, by default the arrays'.
 
     Returns:
-      [embed, ...], each device having summed its part where the mesh asks for it (see `scatter.stages`).
+      [embed, ...], each device having summed its part where the devices lie in several lines.
     """
     setting = layout.current()
     rows = setting.cut("batch")
     split = [axis for axis in setting.cut("embed") if axis in rows]
-    plain = setting.mesh is None or setting.mesh.size != setting.divisor("batch") or len(split) != 1
-    sizes = (1,) if plain or setting.mesh is None else scatter.stages(setting.mesh, split[0])
-    if plain or len(sizes) == 1:
+    plain = setting.mesh is None or len(split) != 1 or setting.mesh.size != setting.divisor("batch")
+    sizes = () if plain or setting.mesh is None else scatter.stages(setting.mesh, split[0])
+    # Where devices are few the compiler scatters by itself, and where they lie in no lines not at all.
+    if len(sizes) < 2:
         return jnp.einsum(equation, left, right, preferred_element_type=dtype)
 
     def local(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -55,7 +55,7 @@ def _forward(
     table_grd, height = chunks.view(table_vd), chunks.height
 
     def visit(seen: parts.Seen, first: jax.Array) -> tuple[parts.Seen, tuple[jax.Array, jax.Array]]:
-        cast_cd = parts.cast(chunks.read(table_grd, first, height), hidden_nd.dtype)
+        cast_cd = shared.gathered(parts.cast(chunks.read(table_grd, first, height), hidden_nd.dtype), _AXES)
         logits_nc = parts.logits(hidden_nd, cast_cd)
         highest_n = jnp.maximum(seen.highest_n, logits_nc.max(axis=1))
         scaled_nc = jnp.exp(logits_nc - highest_n[:, None])
@@ -80,7 +80,7 @@ def _backward(chunk: int, saved: tuple[Any, ...], d: parts.Scores) -> tuple[jax.
 
     def visit(d_hidden_nd: jax.Array, block: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         first, scaled_nc, highest_n = block
-        cast_cd = parts.cast(chunks.read(table_grd, first, height), hidden_nd.dtype)
+        cast_cd = shared.gathered(parts.cast(chunks.read(table_grd, first, height), hidden_nd.dtype), _AXES)
         column_n = chunks.column(targets_n, first, height)
         factor_n = d.log_z_n * jnp.exp(highest_n - log_z_n)
         is_target_nc = column_n[:, None] == jnp.arange(scaled_nc.shape[1])

@@ -13,9 +13,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-# With fewer devices the TPU compiler scatters by itself, part by part while it multiplies.
-FEWEST = 64
-
 
 def stages(mesh: Mesh, axis: str) -> tuple[int, ...]:
     """The stages in which to sum over a mesh axis: the lengths of the lines of chips along it, slowest first.
@@ -25,10 +22,8 @@ def stages(mesh: Mesh, axis: str) -> tuple[int, ...]:
       axis: which of its axes.
 
     Returns:
-      Sizes whose product is the axis'; one where the compiler does as well by itself, or the chips lie in no order.
+      Sizes whose product is the axis'; a single one where the chips lie in no such order.
     """
-    if mesh.shape[axis] < FEWEST:
-        return (mesh.shape[axis],)
     line = np.moveaxis(mesh.devices, mesh.axis_names.index(axis), -1).reshape(-1, mesh.shape[axis])[0]
     coordinates = [tuple(getattr(device, "coords", ())) for device in line]
     ranges = [sorted(set(along)) for along in zip(*coordinates, strict=True)]

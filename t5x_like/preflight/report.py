@@ -91,10 +91,17 @@ def problems(figures: dict[str, Any]) -> list[str]:
         found.append("memory: the step needs more than a chip has")
     if figures["all_gather_overlap"] < 0.9:
         found.append(f"overlap: only {figures['all_gather_overlap']:.0%} of the all-gathered bytes are hidden by work")
+    summed = sum(item["bytes"] for item in figures["collectives"] if _sums_whole_gradients(item))
+    if summed > figures["run"]["parameters"]:  # half of them in the computation's two bytes
+        found.append(f"gradients: {summed / 1e9:.3g} GB are summed whole on every chip, which keeps but its part")
     if figures["attention_kernel_calls_per_layer"] > 1:
         calls = figures["attention_kernel_calls_per_layer"]
         found.append(f"recompute: the attention kernel's forward pass runs {calls:g} times a layer")
     return found
+
+
+def _sums_whole_gradients(collective: dict[str, Any]) -> bool:
+    return collective["kind"] == "all-reduce" and "fsdp" in collective["axis"].split(",")
 
 
 def _read(built: Built) -> _Reading:

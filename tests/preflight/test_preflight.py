@@ -11,7 +11,7 @@ from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
 from t5x_like.models import kernels
-from t5x_like.parallel import topologies
+from t5x_like.parallel import scatter, topologies
 from t5x_like.preflight import build, prices, report, show
 
 # The compiler for the absent TPU cannot read what JAX's cache holds of it.
@@ -236,19 +236,43 @@ def test_every_chip_has_a_compiler(name):
     assert found["time"]["scheduled_seconds"] > 0
 
 
+def test_llama_1b_on_16_chips_holds_no_whole_table_and_donates_all():
+    sizes = {"model.layers": 2, "data.sequence_length": 1024, "data.batch_size": 64, "data.lanes": 64}
+    flags = [f"--config.{name}={value}" for name, value in sizes.items()]
+    found = report.report(build.build(configdict.load("configs/llama_1b.py", flags), topologies.parse("v5e:4x4")))
+    assert found["oversized_tensors"] == [] and found["donation_complete"] and found["fits"]
+    assert found["attention_kernel_calls_per_layer"] == 1
+    assert found["recompute_ratio"] <= 1.13
+    assert found["collective_bytes"].get("all-reduce/sync", 0) < 0.05 * 2 * found["run"]["parameters"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "remat, temp, recompute, over_ideal, calls",
-    [("save_qkv_attention", 11.7, 1.20, 1.75, 1), ("full", 3.9, 1.29, 1.81, 2)],
+    "remat, temp, recompute, over_ideal, gathered, calls",
+    [("save_qkv_attention", 11.70, 1.175, 1.60, 26e9, 1), ("full", 3.9, 1.28, 1.70, 29.5e9, 2)],
 )
-def test_llama2_7b_on_256_chips_is_no_worse_than_recorded(remat, temp, recompute, over_ideal, calls):
+def test_llama2_7b_on_256_chips_is_no_worse_than_recorded(remat, temp, recompute, over_ideal, gathered, calls):
     loaded = configdict.load("configs/llama2_7b.py", [f"--config.parallelism.remat={remat}"])
     found = report.report(build.build(loaded, topologies.parse("v5e:16x16")))
     chip, moved = found["per_chip"], found["collective_bytes"]
     assert chip["temp_bytes"] <= temp * 2**30 and chip["argument_bytes"] <= 0.30 * 2**30
+    assert chip["peak_bytes"] <= 12.0 * 2**30
     assert chip["alias_bytes"] == pytest.approx(chip["argument_bytes"], rel=1e-3)
     assert found["recompute_ratio"] <= recompute
     assert found["time"]["scheduled_seconds"] / found["ideal_step_seconds"] <= over_ideal
+    assert found["time"]["scheduled_over_ideal"] <= over_ideal + 0.1
     assert found["attention_kernel_calls_per_layer"] == calls
     assert found["all_gather_overlap"] >= 0.90
-    assert moved["all-reduce/sync"] <= 14.3e9
+    assert moved["all-gather/async"] + moved["all-gather/sync"] <= gathered
+    assert moved["all-reduce/sync"] <= 1e9 and moved["reduce-scatter/sync"] <= 14.5e9
+    assert found["problems"] == [] if remat != "full" else len(found["problems"]) == 1
+
+
+@pytest.mark.slow
+def test_gradients_that_are_summed_whole_are_seen(monkeypatch):
+    monkeypatch.setattr(scatter, "stages", lambda mesh, axis: (mesh.shape[axis],))
+    wide = {"data.batch_size": 256, "data.lanes": 256, "parallelism.fsdp": 64, "model.layers": 2}
+    flags = [f"--config.{name}={value}" for name, value in wide.items()]
+    loaded = configdict.load("configs/llama_1b.py", [*flags, "--config.data.sequence_length=512"])
+    found = report.report(build.build(loaded, topologies.parse("v5e:8x8")))
+    assert any(problem.startswith("gradients:") for problem in found["problems"])
