@@ -26,9 +26,9 @@ _MALLOPT = (
 _ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
 _NVIDIA = ("/dev/nvidia[0-9]*", "/dev/dxg")
 
-# What XLA is told on NVIDIA GPUs, beyond its defaults. The scheduler that knows how long collectives take, switched on in
-# NVIDIA's images of JAX, begins them early and does other work meanwhile; and messages are put together up to a size at
-# which a layer's parameters or gradients go as one. Chosen without a GPU at hand.
+# What XLA is told on NVIDIA GPUs, beyond its defaults. The scheduler that knows how long collectives take, switched on
+# in NVIDIA's images of JAX, begins them early and does other work meanwhile; and messages are put together up to a size
+# at which a layer's parameters or gradients go as one. Chosen without a GPU at hand.
 GPU_FLAGS = (
     "--xla_gpu_enable_latency_hiding_scheduler=true",
     f"--xla_gpu_all_gather_combine_threshold_bytes={128 << 20}",
