@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from interop.t5x_user import bring
 
+pytestmark = pytest.mark.slow  # TensorFlow builds a dataset and reads it a dozen times: a minute
+
 PROGRAM = """
 import importlib.util, json, os, sys
 from pathlib import Path
