@@ -1,7 +1,6 @@
 """`t5x_like data prepare` as a program of several processes: killed, asked to stop, and trained on."""
 
 import json
-import os
 import random
 import signal
 import time
@@ -53,11 +52,11 @@ def wait_for(process, condition):
 
 
 def alive(number):
+    """Whether the process is there and not a zombie; it may go between opening its status and reading it."""
     try:
-        os.kill(number, 0)
-    except ProcessLookupError:
+        return "\nState:\tZ" not in Path(f"/proc/{number}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return "\nState:\tZ" not in Path(f"/proc/{number}/status").read_text()
 
 
 def children(number):
