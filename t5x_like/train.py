@@ -20,13 +20,14 @@ from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context
-from t5x_like.experiment import Experiment, flatten
+from t5x_like.experiment import Experiment
 from t5x_like.interruption import Interruption
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.models import functional
 from t5x_like.parallel import agreement, divisibility, exchange, executables, layout
 from t5x_like.parallel.placement import Share, batch_shapes, place, share
 from t5x_like.pulse import Pulse
+from t5x_like.sections import flatten
 from t5x_like.step import Program, State, program
 from t5x_like.telemetry.environment import environment, versions
 from t5x_like.telemetry.profile import Profile, Steps

@@ -10,19 +10,10 @@ from typing import Annotated, Any
 import pytest
 
 from t5x_like import registry
+from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import (
-    Choice,
-    Choices,
-    Experiment,
-    _build,
-    differences,
-    flatten,
-    require_at_least,
-    require_below,
-    require_one_of,
-    require_positive,
-)
+from t5x_like.experiment import Experiment, differences
+from t5x_like.sections import Choice, Choices, flatten, section
 
 MODEL = {"family": "gpt2", "size": "124m"}
 
@@ -84,7 +75,7 @@ def shapes(monkeypatch):
 
 
 def build(**values):
-    return _build(Outer, values, "")
+    return section(Outer, values, "")
 
 
 @pytest.mark.parametrize(

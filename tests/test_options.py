@@ -18,8 +18,9 @@ from typing import Annotated, Any
 
 from t5x_like import registry
 from t5x_like.__main__ import COMMANDS
-from t5x_like.experiment import Choice, Choices, Experiment
+from t5x_like.experiment import Experiment
 from t5x_like.frontends import gin_twins
+from t5x_like.sections import Choice, Choices
 
 GOLDEN = Path(__file__).parent / "golden" / "options.txt"
 

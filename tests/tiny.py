@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_like.experiment import Checkpoint, Choice, Data, Experiment, Initialize, Parallelism, Telemetry, choose
+from t5x_like.experiment import Checkpoint, Data, Experiment, Initialize, Parallelism, Telemetry
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel.placement import place
+from t5x_like.sections import Choice, choose
 
 # The tests are compile-bound, and want no fast code.
 COMPILER = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}

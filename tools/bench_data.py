@@ -71,7 +71,8 @@ def resume(rounds: int) -> dict[str, float]:
     """Median seconds to the first batch after a resumption, by step."""
     import numpy as np
 
-    from t5x_like.experiment import Data, section
+    from t5x_like.experiment import Data
+    from t5x_like.sections import section
 
     corpus = section(Data, {"task": "sotu"}, "data").task.open("train")
     times: dict[str, list[float]] = {name: [] for name in STEPS}
@@ -121,7 +122,8 @@ def resident() -> float:
 
 def parts_of_speeches() -> Iterator[str]:
     """The shipped corpus cut into documents of web-page size."""
-    from t5x_like.experiment import Data, section
+    from t5x_like.experiment import Data
+    from t5x_like.sections import section
 
     texts = section(Data, {"task": "sotu"}, "data").task.texts("train")
     return (text[i : i + 3000] for text in texts for i in range(0, len(text), 3000))
@@ -141,7 +143,8 @@ def files_of(texts: Iterable[str], place: Path) -> list[Path]:
 
 def streamed(files: list[Path], cleaning: list[str], seconds: float) -> float:
     """Tokens a second of CPU time of our streaming path, over whole epochs: texts are read in large blocks."""
-    from t5x_like.experiment import Data, section
+    from t5x_like.experiment import Data
+    from t5x_like.sections import section
 
     task = {
         "name": "text",

@@ -21,7 +21,8 @@ from etils import epath
 from t5x_like.data import sources
 from t5x_like.data.prepare import prepare
 from t5x_like.data.prepare_steps import Plan
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
+from t5x_like.sections import section
 
 
 def main() -> None:

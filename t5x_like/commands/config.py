@@ -72,7 +72,7 @@ def _show(experiment: Any, *, json_output: bool) -> int:
 
 def _sections(values: dict[str, Any]) -> list[str]:
     """One text a section: its fields as dotted paths with their values as JSON, aligned; what has no section first."""
-    from t5x_like.experiment import flatten
+    from t5x_like.sections import flatten
 
     groups: dict[str, dict[str, Any]] = {}
     for path, value in flatten(values).items():

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from t5x_like import registry
+from t5x_like.checks import require_one_of
 from t5x_like.data.documents import Component, Corpus, Stage
 from t5x_like.data.stream import StreamedCorpus
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Choices, require_one_of
+from t5x_like.sections import Choices
 
 SAMPLINGS = ("proportional", "temperature", "explicit", "epochs")
 UNITS = ("tokens", "examples")

@@ -41,7 +41,7 @@ from t5x_like.data.token_files import (
     write_whole,
 )
 from t5x_like.errors import UserError
-from t5x_like.experiment import section
+from t5x_like.sections import section
 
 _STATE = "state"  # below the output until the manifest is there
 _IDENTITY = "identity"

@@ -26,7 +26,8 @@ from t5x_like.data.prepare_groups import Group, Grouping, GroupWriter, finish
 from t5x_like.data.prepare_steps import Plan, Position
 from t5x_like.data.token_files import MANIFEST, Source, load_arrays, save_arrays
 from t5x_like.errors import UserError
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
+from t5x_like.sections import section
 
 _STATE = "state"
 

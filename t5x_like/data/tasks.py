@@ -12,6 +12,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 
 from t5x_like import registry
+from t5x_like.checks import require_at_least, require_one_of, require_positive
 from t5x_like.data import cache, sources
 from t5x_like.data import vocabulary as vocabularies
 from t5x_like.data.cleaning.base import AnyStage
@@ -22,7 +23,7 @@ from t5x_like.data.sources import formats
 from t5x_like.data.stream import Stream, StreamedCorpus
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Choice, require_at_least, require_one_of, require_positive
+from t5x_like.sections import Choice
 
 _WHERE = "data.task"
 _GROUP_BYTES = 1 << 23  # of text encoded in one call

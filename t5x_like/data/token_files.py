@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import section
+from t5x_like.sections import section
 
 FORMAT = 1  # raise it when the files mean something else
 MANIFEST = "manifest.json"

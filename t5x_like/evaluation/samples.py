@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import jax
 
+from t5x_like.checks import require_positive
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.evaluation.base import Context, Findings, Sample
 from t5x_like.evaluation.decoding import Generator, Sampling
-from t5x_like.experiment import require_positive
 from t5x_like.step import State, purpose_key
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Choice, Experiment
+from t5x_like.experiment import Experiment
+from t5x_like.sections import Choice
 
 Pair = tuple[str, Any]
 

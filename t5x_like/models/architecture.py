@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from flax import nnx
 
+from t5x_like.checks import require_at_least, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_at_least, require_one_of, require_positive
 
 NORMS = ("layernorm", "rmsnorm")
 POSITIONS = ("learned", "rope", "relative")

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from t5x_like.checks import require_at_least
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_at_least
 from t5x_like.models.attention import same_segment
 from t5x_like.models.decoder import Memory
 from t5x_like.models.dropout import Noise

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_like.checks import require_one_of
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_one_of
 from t5x_like.models import kernels
 from t5x_like.objectives import cross_entropy_kept
 from t5x_like.objectives.base import Loss, Role

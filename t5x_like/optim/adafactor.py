@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t5x_like.experiment import require_at_least, require_below, require_positive
+from t5x_like.checks import require_at_least, require_below, require_positive
 from t5x_like.optim.base import Optimizer
 from t5x_like.optim.per_matrix import per_matrix
 from t5x_like.parallel.parameters import ParameterInfo

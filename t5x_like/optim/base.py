@@ -8,9 +8,10 @@ import jax
 import optax
 
 from t5x_like import registry
+from t5x_like.checks import require_at_least, require_positive
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Choice, require_at_least, require_positive
 from t5x_like.parallel.parameters import KINDS, ParameterInfo
+from t5x_like.sections import Choice
 
 
 @dataclass(frozen=True, kw_only=True)

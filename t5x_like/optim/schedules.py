@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from t5x_like.checks import require_at_least, require_below
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_at_least, require_below
 
 WARMUP_PATH = "optimizer.schedule.warmup_steps"
 

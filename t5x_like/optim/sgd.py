@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from t5x_like.experiment import require_at_least, require_below
+from t5x_like.checks import require_at_least, require_below
 from t5x_like.optim.base import Optimizer
 
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from t5x_like import step
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Experiment, flatten
+from t5x_like.experiment import Experiment
 from t5x_like.parallel import divisibility, executables
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.compiled import memory
@@ -19,6 +19,7 @@ from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.placement import batch_shapes
 from t5x_like.parallel.topologies import Topology
 from t5x_like.preflight import fit
+from t5x_like.sections import flatten
 from t5x_like.telemetry.environment import versions
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

@@ -15,8 +15,9 @@ from t5x_like.data.prepare import prepare
 from t5x_like.data.prepare_steps import Plan, cleaner_of
 from t5x_like.data.token_shards import TokensTask
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.sections import section
 
 STAGES = [{"name": "c4", "min_sentences": 2}, {"name": "refined_web_lines", "max_edited": 1.0}]
 SHAPE = {"sequence_length": 16, "batch_size": 8, "lanes": 4, "seed": 3, "shuffle_window": 4}

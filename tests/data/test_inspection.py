@@ -10,7 +10,8 @@ import pytest
 
 from t5x_like.data import inspection
 from t5x_like.data.inspection import Bin, Run, histogram, inspect, row_texts
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
+from t5x_like.sections import section
 
 
 class Letters:

@@ -11,8 +11,9 @@ from t5x_like.data import tokenizer
 from t5x_like.data.mixture import Rates
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.sections import section
 
 LETTERS = {"short": "b", "long": "d", "rare": "g"}
 

@@ -19,7 +19,8 @@ from t5x_like.data.prepare_steps import Plan, Position
 from t5x_like.data.tasks import Split
 from t5x_like.data.token_shards import TokensTask
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
+from t5x_like.sections import section
 
 SHARD_TOKENS = 3000
 STAGES = [

@@ -11,7 +11,8 @@ import pytest
 from t5x_like.data import sources, tokenizer
 from t5x_like.data.seqio_bridge import SeqioTask
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
+from t5x_like.sections import section
 
 PROGRAM = """
 import dataclasses, json, sys

@@ -15,7 +15,8 @@ import zstandard
 from t5x_like.data import sources, tokenizer
 from t5x_like.data.tasks import Split
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
+from t5x_like.sections import section
 
 
 def task_of(**fields):
@@ -110,7 +111,8 @@ def test_json_of_the_task_holds_no_place_on_this_machine(sotu):
 def test_batches_of_the_shipped_corpus_import_neither_tensorflow_nor_jax(program_environment):
     program = """
 import sys
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
+from t5x_like.sections import section
 from t5x_like.data.pipeline import Pipeline
 class Objective:
     def features(self, length):

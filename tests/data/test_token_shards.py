@@ -18,7 +18,8 @@ from t5x_like.data.prepare_steps import Plan
 from t5x_like.data.token_files import ShardWriter, read_manifest
 from t5x_like.data.token_shards import TokensTask, verify
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
+from t5x_like.sections import section
 
 SPLITS = {"train": {"every": 4, "exclude": [3]}, "validation": {"every": 4, "include": [3]}, "rare": {"every": 10**6}}
 

@@ -11,10 +11,10 @@ from flax import nnx
 
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
-from t5x_like.experiment import Choice, choose
 from t5x_like.models import functional
 from t5x_like.models.attention import same_segment
 from t5x_like.models.decoder import Memory
+from t5x_like.sections import Choice, choose
 
 EOS = 1
 VOCABULARY = SimpleNamespace(pad_id=0, eos_id=EOS, size=tiny.VOCABULARY)

@@ -6,8 +6,9 @@ import pytest
 
 from t5x_like import registry
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import differences, flatten
+from t5x_like.experiment import differences
 from t5x_like.frontends import configdict, gin, gin_twins, shipped
+from t5x_like.sections import flatten
 
 CONFIGS = [Path(path).stem for path in shipped.listing("configs", ".py")]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from t5x_like.experiment import Choice, choose
+from t5x_like.sections import Choice, choose
 
 
 @pytest.fixture(scope="session")

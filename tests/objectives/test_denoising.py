@@ -12,11 +12,12 @@ from t5x_like.data.documents import Corpus, Documents, Windows
 from t5x_like.data.pipeline import Pipeline, evaluation_batches
 from t5x_like.data.sentinels import SentinelVocabulary
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Choice, Data, choose, section
+from t5x_like.experiment import Data
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.denoising import MixtureOfDenoisers, PrefixLM, SpanCorruption
 from t5x_like.optim.adafactor import Adafactor
 from t5x_like.optim.schedules import Constant
+from t5x_like.sections import Choice, choose, section
 from t5x_like.step import program
 
 END, VOCABULARY = 1, 1100  # of which the last hundred are sentinels

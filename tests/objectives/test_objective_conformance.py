@@ -20,7 +20,7 @@ from objectives.sketches.mae import MAE
 
 from t5x_like import registry
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Choice, Parallelism, choose
+from t5x_like.experiment import Parallelism
 from t5x_like.models import functional
 from t5x_like.objectives.base import Ema, Frozen, Statistics, Trained
 from t5x_like.objectives.causal_lm import CausalLM
@@ -29,6 +29,7 @@ from t5x_like.objectives.preprocessing.ul2 import Denoiser
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
+from t5x_like.sections import Choice, choose
 from t5x_like.step import program, purpose_key
 
 

@@ -15,11 +15,12 @@ import pytest
 
 from t5x_like import registry
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Choice, _build
+from t5x_like.experiment import _build
 from t5x_like.optim.build import OptimizerState, build, learning_rate, state_axes
 from t5x_like.optim.muon import Muon
 from t5x_like.optim.schedules import Constant, Cosine
 from t5x_like.parallel.parameters import ParameterInfo
+from t5x_like.sections import Choice
 
 # `heads` and `kv` are as long as `embed`: shapes alone do not tell the axes of a square matrix.
 SIZES = {"layers": 2, "expert": 3, "embed": 8, "heads": 8, "kv": 8, "mlp": 12, "vocab": 16}

@@ -12,11 +12,12 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from t5x_like import step, train
 from t5x_like.errors import UserError
-from t5x_like.experiment import Experiment, Parallelism, Telemetry, flatten
+from t5x_like.experiment import Experiment, Parallelism, Telemetry
 from t5x_like.parallel import executables, topologies
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.placement import batch_shapes, place
 from t5x_like.preflight import build, fit, search
+from t5x_like.sections import flatten
 from t5x_like.telemetry.environment import versions
 
 TOPOLOGY = topologies.parse("v5e:2x2")

@@ -14,8 +14,9 @@ import pytest
 
 from t5x_like.data import sources
 from t5x_like.data.pipeline import Pipeline
-from t5x_like.experiment import Data, section
+from t5x_like.experiment import Data
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.sections import section
 
 LANES, ROWS, STEPS = 8, 16, 500
 

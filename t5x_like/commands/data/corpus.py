@@ -34,7 +34,8 @@ def task(options: argparse.Namespace, rest: Sequence[str], command: str, **field
     """
     from t5x_like.data.tasks import TextTask
     from t5x_like.errors import UserError
-    from t5x_like.experiment import Data, section
+    from t5x_like.experiment import Data
+    from t5x_like.sections import section
 
     if options.config:
         from t5x_like.frontends import configdict

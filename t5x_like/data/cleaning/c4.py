@@ -4,10 +4,10 @@ import functools
 import re
 from dataclasses import dataclass
 
+from t5x_like.checks import require_positive
 from t5x_like.data import sources
 from t5x_like.data.cleaning.base import Outcome
 from t5x_like.data.cleaning.text import count_sentences
-from t5x_like.experiment import require_positive
 
 _END_MARKS = (".", "?", "!", '"', "”")
 _ELLIPSES = ("...", "…")

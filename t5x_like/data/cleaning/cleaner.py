@@ -10,7 +10,7 @@ from t5x_like.data import sources
 from t5x_like.data.cleaning.base import AnyStage, CorpusStage, Outcome, Verdict
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Choice, section
+from t5x_like.sections import Choice, section
 
 
 @dataclass(frozen=True, kw_only=True)

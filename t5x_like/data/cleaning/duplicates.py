@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t5x_like.checks import require_at_least, require_positive
 from t5x_like.data.cleaning import keys as keys_of
 from t5x_like.data.cleaning.base import Outcome, Verdict
 from t5x_like.data.cleaning.keys import Records
 from t5x_like.data.cleaning.text import count_sentences, hash_text, hash_windows, sentences
-from t5x_like.experiment import require_at_least, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

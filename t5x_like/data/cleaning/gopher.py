@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from t5x_like.checks import require_at_least, require_positive
 from t5x_like.data.cleaning.base import Outcome
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_at_least, require_positive
 
 _STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 _BULLETS = ("•", "‣", "◦", "●", "▪", "-", "*")

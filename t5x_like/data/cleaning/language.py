@@ -4,9 +4,9 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
+from t5x_like.checks import require_at_least, require_positive
 from t5x_like.data.cleaning.base import Outcome
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import require_at_least, require_positive
 
 _MISSING = "the stage `language` needs the package pycld2; pip install 't5x_like[language]'"
 

@@ -4,8 +4,8 @@ import re
 import string
 from dataclasses import dataclass
 
+from t5x_like.checks import require_at_least, require_positive
 from t5x_like.data.cleaning.base import Outcome
-from t5x_like.experiment import require_at_least, require_positive
 
 _UPPER = string.ascii_uppercase.encode()
 _LETTERS = string.ascii_letters.encode()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t5x_like.checks import require_at_least
 from t5x_like.data.cleaning.base import Outcome
 from t5x_like.data.cleaning.text import hash_windows, mix
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_at_least
 
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _TOP_LENGTHS = (2, 3, 4)

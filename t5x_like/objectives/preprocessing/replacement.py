@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t5x_like.checks import require_positive
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t5x_like.checks import require_at_least, require_positive
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_at_least, require_positive
 from t5x_like.objectives.preprocessing.ending import without_end
 from t5x_like.objectives.preprocessing.lengths import Lengths, longest
 from t5x_like.objectives.preprocessing.spans import random_segmentation, run_starts

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t5x_like.checks import require_positive
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_positive
 from t5x_like.objectives.preprocessing.replacement import Replacement
 from t5x_like.objectives.preprocessing.spans import budget, gather, place
 from t5x_like.objectives.preprocessing.words import IdTest, word_starts

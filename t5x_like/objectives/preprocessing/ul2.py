@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t5x_like.checks import require_one_of
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import require_one_of
 from t5x_like.objectives.preprocessing.ending import without_end
 from t5x_like.objectives.preprocessing.lengths import Lengths
 from t5x_like.objectives.preprocessing.prefix_lm import PrefixLM

@@ -12,7 +12,7 @@ from t5x_like.data.cleaning.cleaner import Cleaner
 from t5x_like.data.cleaning.corpus import Corpus, clean_corpus
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import section
+from t5x_like.sections import section
 
 STAGES = [
     {"name": "c4", "min_sentences": 2},
