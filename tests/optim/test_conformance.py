@@ -15,12 +15,11 @@ import pytest
 
 from t5x_like import registry
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import _build
 from t5x_like.optim.build import OptimizerState, build, learning_rate, state_axes
 from t5x_like.optim.muon import Muon
 from t5x_like.optim.schedules import Constant, Cosine
 from t5x_like.parallel.parameters import ParameterInfo
-from t5x_like.sections import Choice
+from t5x_like.sections import Choice, section
 
 # `heads` and `kv` are as long as `embed`: shapes alone do not tell the axes of a square matrix.
 SIZES = {"layers": 2, "expert": 3, "embed": 8, "heads": 8, "kv": 8, "mlp": 12, "vocab": 16}
@@ -340,9 +339,9 @@ class Run:
 
 @pytest.mark.parametrize("name", registry.names("optimizer"))
 def test_it_is_built_by_name_with_a_schedule_by_name(name):
-    options = _build(Run, {"optimizer": {"name": name, "schedule": {"name": "wsd", "warmup_steps": 5}}}, "").optimizer
+    options = section(Run, {"optimizer": {"name": name, "schedule": {"name": "wsd", "warmup_steps": 5}}}, "").optimizer
     assert options.name == name and options.schedule.name == "wsd" and options.schedule.warmup_steps == 5
-    assert _build(Run, {"optimizer": name}, "").optimizer.schedule == Cosine()
+    assert section(Run, {"optimizer": name}, "").optimizer.schedule == Cosine()
 
 
 @pytest.mark.parametrize("name", registry.names("optimizer"))
@@ -360,7 +359,7 @@ def test_it_is_built_by_name_with_a_schedule_by_name(name):
 )
 def test_wrong_options_are_errors(name, wrong, message):
     with pytest.raises(ExperimentError, match="^" + message.replace("?", r"\?")):
-        _build(Run, {"optimizer": {"name": name, **wrong}}, "")
+        section(Run, {"optimizer": {"name": name, **wrong}}, "")
 
 
 @pytest.mark.parametrize(
@@ -387,7 +386,7 @@ def test_wrong_options_are_errors(name, wrong, message):
 )
 def test_options_of_one_optimizer_out_of_range_are_errors(name, field, value):
     with pytest.raises(ExperimentError) as error:
-        _build(Run, {"optimizer": {"name": name, field: value}}, "")
+        section(Run, {"optimizer": {"name": name, field: value}}, "")
     assert error.value.where == f"optimizer.{field}"
 
 
