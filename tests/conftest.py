@@ -47,7 +47,7 @@ def program_environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def hasty_environment(program_environment: dict[str, str]) -> dict[str, str]:
-    """The same for a program that trains: most of the time would go into optimising a tiny step, and each test's again."""
+    """The same for a program that trains a tiny step: compiled in haste, and found where another test compiled it."""
     cache = {
         name: value
         for name, value in _FOR_TESTS_ALONE.items()
