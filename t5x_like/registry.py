@@ -20,6 +20,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "gpt2": "t5x_like.models.gpt2:FAMILY",
         "gpt3": "t5x_like.models.gpt3:FAMILY",
         "llama": "t5x_like.models.llama:FAMILY",
+        "mistral": "t5x_like.models.mistral:FAMILY",
         "mixtral": "t5x_like.models.mixtral:FAMILY",
         "t5": "t5x_like.models.t5:ORIGINAL",
         "t5_1_1": "t5x_like.models.t5:VERSION_1_1",

@@ -34,11 +34,14 @@ def _attention(p, o, x, positions, segments):
         shared_head = head * o.kv_heads // o.heads
         shared = slice(shared_head * o.head_dim, (shared_head + 1) * o.head_dim)
         for i in range(len(x)):
-            seen = [j for j in range(i + 1) if segments[j] == segments[i]]
+            farthest = o.window or len(x)
+            seen = [j for j in range(i + 1) if segments[j] == segments[i] and i - j <= farthest]
             scores = [
                 _turn(o, q[i, own], positions[i]) @ _turn(o, k[j, shared], positions[j]) / math.sqrt(o.head_dim)
                 for j in seen
             ]
+            if o.soft_cap:
+                scores = [o.soft_cap * math.tanh(score / o.soft_cap) for score in scores]
             weights = np.exp(np.array(scores) - max(scores))
             out[i, own] = weights / weights.sum() @ v[seen][:, shared]
     return _linear(p["output"], out)

@@ -46,6 +46,10 @@ class Transformer:
       rope_theta: base of the rotary wavelengths.
       relative_buckets: of distances, half of them for what comes later where that is seen.
       relative_distance: from which on all distances share a bucket.
+      window: how many tokens before itself a token sees in self-attention, and where later ones are seen, as many of
+        those (Beltagy et al. 2020, section 3.1; Mistral 7B, Jiang et al. 2023, section 2); 0 for all.
+      soft_cap: c of c·tanh(score / c), which keeps attention's scores between −c and c (Gemma 2, 2024, section 2); 0
+        leaves them as they are.
       scaled_attention: whether the products of queries and keys are divided by √head_dim; without, the queries' first
         weights are.
       activation: `gelu` (tanh form), `gelu_exact`, `relu` or `silu`.
@@ -84,6 +88,8 @@ class Transformer:
     rope_theta: float = 10000.0
     relative_buckets: int = 32
     relative_distance: int = 128
+    window: int = 0
+    soft_cap: float = 0.0
     scaled_attention: bool = True
     activation: str
     gated: bool
@@ -112,7 +118,7 @@ class Transformer:
         if self.positions == "rope" and self.head_dim % 2:
             raise ExperimentError("head_dim", f"{self.head_dim} is odd; rotary positions turn pairs, so make it even")
         self._check_experts()
-        require_at_least(self, 0, "encoder_layers", "embedding_std")
+        require_at_least(self, 0, "encoder_layers", "embedding_std", "window", "soft_cap")
         if self.relative_buckets < 4 or self.relative_buckets % 4:
             raise ExperimentError("relative_buckets", f"{self.relative_buckets} is no multiple of 4, which it must be")
         if self.relative_distance <= self.relative_buckets // 2:
@@ -180,7 +186,8 @@ class Transformer:
           rows: sequences.
           length: tokens of each.
           inputs: tokens of each that the encoder reads, where there is one.
-          causal: whether a token attends to those before it alone, which is half of the products.
+          causal: whether a token attends to those before it alone, which is half of the products. A window leaves out
+            more of them.
           head: whether every token's logits over the vocabulary are computed.
         """
         queries = 2 * self.embed * self.head_dim * self.heads
@@ -190,11 +197,17 @@ class Transformer:
             mlp = self.experts_per_token * mlp + self.embed * self.experts
         pair = 12 * self.heads * self.head_dim  # of a query and a key
         block = 6 * (queries + keys + mlp)
-        decoder = length * (block + pair * length / (2 if causal else 1))
+        decoder = length * block + pair * self._pairs(length, causal)
         if not self.encoder_layers:
             inputs = 0
         else:
             decoder += length * (6 * queries + pair * inputs) + inputs * 6 * keys
-        encoder = inputs * (block + pair * inputs)
+        encoder = inputs * block + pair * self._pairs(inputs, causal=False)
         logits = length * 6 * self.vocab_size * self.embed if head else 0
         return float(rows * (self.layers * decoder + self.encoder_layers * encoder + logits))
+
+    def _pairs(self, length: int, causal: bool) -> float:
+        """How many pairs of a query and a key a row has, whatever is packed into it: of a causal mask half."""
+        window = min(self.window or length, length)
+        earlier = window * length - window**2 / 2
+        return earlier if causal else 2 * earlier

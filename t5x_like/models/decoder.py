@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_like.models.architecture import Transformer
-from t5x_like.models.attention import Attention, Cache, packed_mask
+from t5x_like.models.attention import Attention, Cache, packed_mask, within
 from t5x_like.models.cudnn import Runs
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.kernels import Segments, written
@@ -168,7 +168,7 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         b, t = tokens_bt.shape
         positions_bt = jnp.broadcast_to(slot + jnp.arange(t), (b, t))
-        mask_bts = positions_bt[:, :, None] >= jnp.arange(slots)
+        mask_bts = within(positions_bt[:, :, None] - jnp.arange(slots), causal=True, window=self.options.window)
         bias_hts = None if self.bias is None else self.bias(t, slots, slot)
         x_btd = self._embed(tokens_bt, positions_bt, None)
         x_btd, new_cache = self.blocks(
