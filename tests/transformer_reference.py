@@ -17,13 +17,19 @@ def _row(tree, o, tokens, positions, segments):
     x = tree["tokens"]["table"][tokens]
     if o.positions == "learned":
         x = x + tree["positions"]["table"][positions]
+    if o.embedding_norm:
+        x = _norm(tree["embedding_norm"], o, x)
     for layer in range(o.layers):
         block = _layer(tree["blocks"]["layer"], layer)
-        x = x + _attention(block["attention"], o, _norm(block["attention_norm"], o, x), positions, segments)
         half = _experts if o.experts else _mlp
+        if o.norm_position == "post":
+            x = _norm(block["attention_norm"], o, x + _attention(block["attention"], o, x, positions, segments))
+            x = _norm(block["mlp_norm"], o, x + half(block["mlp"], o, x))
+            continue
+        x = x + _attention(block["attention"], o, _norm(block["attention_norm"], o, x), positions, segments)
         x = x + half(block["mlp"], o, _norm(block["mlp_norm"], o, x))
     head = tree["tokens"] if o.tied_head else tree["head"]
-    return _norm(tree["norm"], o, x) @ head["table"].T
+    return (x if o.norm_position == "post" else _norm(tree["norm"], o, x)) @ head["table"].T
 
 
 def _attention(p, o, x, positions, segments):

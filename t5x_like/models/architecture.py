@@ -12,6 +12,7 @@ from t5x_like.checks import require_at_least, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
 
 NORMS = ("layernorm", "rmsnorm")
+NORM_POSITIONS = ("pre", "post")
 POSITIONS = ("learned", "rope", "relative")
 ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
 DTYPES = ("float32", "bfloat16")
@@ -26,6 +27,8 @@ class Transformer:
       family: the table the other fields were taken from.
       size: the row of that table; empty when all fields are given.
       vocab_size: rows of the embedding table; at least the tokenizer's pieces.
+      causal: whether a token of the decoder sees none that is later. A model that sees all of a text, as BERT does, is
+        such a stack without; it reads, and generates nothing.
       layers: blocks of the decoder.
       encoder_layers: blocks of the encoder; 0 for a decoder alone.
       embed: width of the residual stream.
@@ -41,6 +44,11 @@ class Transformer:
         relative ones it bounds nothing but what is generated.
       norm: `layernorm` or `rmsnorm`.
       norm_epsilon: added under the root.
+      norm_position: `pre`, before each part and after the last block, or `post`, after each part is added to what it
+        read (Vaswani et al. 2017, section 3.1), and not again at the end.
+      embedding_norm: whether there is a norm after the embeddings.
+      token_types: kinds of token that have an embedding of their own beside the piece's, such as BERT's two for the
+        first and the second of two texts; 0 for none.
       positions: `learned`, `rope`, or `relative`: a bias for each head and bucket of distances, shared by all layers
         (Raffel et al. 2020, section 2.1).
       rope_theta: base of the rotary wavelengths.
@@ -56,6 +64,8 @@ class Transformer:
       gated: whether the hidden layer is multiplied by a second projection (SwiGLU is a gated silu).
       bias: whether linear layers and norms have biases.
       tied_head: whether the embedding table is the output head too.
+      head_transform: whether the head's products are of a linear layer, an activation and a norm on top of the last
+        hidden states, and have a bias for each piece: BERT's masked-language-model head.
       rescaled_head: whether the logits are divided by √embed, which suits a tied table of entries near 1.
       dropout: rate after the embeddings and on each residual branch.
       dropout_inside: whether the same rate drops attention's weights (a key for all queries of a head at once), hidden
@@ -70,6 +80,7 @@ class Transformer:
     family: str
     size: str = ""
     vocab_size: int
+    causal: bool = True
     layers: int
     encoder_layers: int = 0
     embed: int
@@ -84,6 +95,9 @@ class Transformer:
     max_length: int
     norm: str
     norm_epsilon: float
+    norm_position: str = "pre"
+    embedding_norm: bool = False
+    token_types: int = 0
     positions: str
     rope_theta: float = 10000.0
     relative_buckets: int = 32
@@ -95,6 +109,7 @@ class Transformer:
     gated: bool
     bias: bool
     tied_head: bool
+    head_transform: bool = False
     rescaled_head: bool = False
     dropout: float = 0.0
     dropout_inside: bool = False
@@ -107,6 +122,7 @@ class Transformer:
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "mlp", "max_length")
         require_one_of(self, "norm", NORMS)
+        require_one_of(self, "norm_position", NORM_POSITIONS)
         require_one_of(self, "positions", POSITIONS)
         require_one_of(self, "activation", ACTIVATIONS)
         require_one_of(self, "dtype", DTYPES)
@@ -118,7 +134,9 @@ class Transformer:
         if self.positions == "rope" and self.head_dim % 2:
             raise ExperimentError("head_dim", f"{self.head_dim} is odd; rotary positions turn pairs, so make it even")
         self._check_experts()
-        require_at_least(self, 0, "encoder_layers", "embedding_std", "window", "soft_cap")
+        require_at_least(self, 0, "encoder_layers", "embedding_std", "window", "soft_cap", "token_types")
+        if self.encoder_layers and not self.causal:
+            raise ExperimentError("causal", "a decoder with an encoder writes from left to right; set it to True")
         if self.relative_buckets < 4 or self.relative_buckets % 4:
             raise ExperimentError("relative_buckets", f"{self.relative_buckets} is no multiple of 4, which it must be")
         if self.relative_distance <= self.relative_buckets // 2:
@@ -186,8 +204,8 @@ class Transformer:
           rows: sequences.
           length: tokens of each.
           inputs: tokens of each that the encoder reads, where there is one.
-          causal: whether a token attends to those before it alone, which is half of the products. A window leaves out
-            more of them.
+          causal: whether a token attends to those before it alone, which is half of the products, unless the model's
+            tokens see all anyway. A window leaves out more of them.
           head: whether every token's logits over the vocabulary are computed.
         """
         queries = 2 * self.embed * self.head_dim * self.heads
@@ -197,13 +215,13 @@ class Transformer:
             mlp = self.experts_per_token * mlp + self.embed * self.experts
         pair = 12 * self.heads * self.head_dim  # of a query and a key
         block = 6 * (queries + keys + mlp)
-        decoder = length * block + pair * self._pairs(length, causal)
+        decoder = length * block + pair * self._pairs(length, causal and self.causal)
         if not self.encoder_layers:
             inputs = 0
         else:
             decoder += length * (6 * queries + pair * inputs) + inputs * 6 * keys
         encoder = inputs * block + pair * self._pairs(inputs, causal=False)
-        logits = length * 6 * self.vocab_size * self.embed if head else 0
+        logits = length * 6 * (self.vocab_size + self.head_transform * self.embed) * self.embed if head else 0
         return float(rows * (self.layers * decoder + self.encoder_layers * encoder + logits))
 
     def _pairs(self, length: int, causal: bool) -> float:

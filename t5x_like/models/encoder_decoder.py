@@ -26,7 +26,7 @@ class Encoder(nnx.Module):
         o = self.options = options
         self.bias = RelativeBias(o, rngs, causal=False) if o.positions == "relative" else None
         self.blocks = Stack(lambda rngs: Block(o, rngs, causal=False), o.encoder_layers, rngs)
-        self.norm = stream_norm(o, rngs)
+        self.norm = None if o.norm_position == "post" else stream_norm(o, rngs)
 
     def __call__(
         self,
@@ -41,7 +41,8 @@ class Encoder(nnx.Module):
         bias_hss = None if self.bias is None else self.bias(length, length)
         mask_bss = packed_mask(segment_ids_bs, positions_bs, o, biased=bias_hss is not None, causal=False)
         x_bsd, _ = self.blocks(x_bsd, None, noise and noise.fold(0), rotation, mask_bss, None, bias_hss)
-        return dropout(self.norm(x_bsd), o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
+        x_bsd = x_bsd if self.norm is None else self.norm(x_bsd)
+        return dropout(x_bsd, o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
 
 
 class Reading(NamedTuple):

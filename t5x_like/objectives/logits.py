@@ -27,9 +27,10 @@ def cast(table_cd: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return lax.reduce_precision(table_cd, precision.nexp, precision.nmant).astype(dtype)
 
 
-def logits(hidden_nd: jax.Array, cast_cd: jax.Array) -> jax.Array:
+def logits(hidden_nd: jax.Array, cast_cd: jax.Array, bias_c: jax.Array | None = None) -> jax.Array:
     """float32 [n, c]."""
-    return jnp.einsum("nd,cd->nc", hidden_nd, cast_cd, preferred_element_type=jnp.float32)
+    logits_nc = jnp.einsum("nd,cd->nc", hidden_nd, cast_cd, preferred_element_type=jnp.float32)
+    return logits_nc if bias_c is None else logits_nc + bias_c
 
 
 class Seen(NamedTuple):
@@ -135,6 +136,21 @@ class Chunks:
         if left:  # a lower chunk, first of all: a write after the loop would copy what the loop wrote
             state = visit(state, jnp.int32(whole * self.height), left)
         return lax.fori_loop(0, whole, lambda i, state: visit(state, i * self.height, self.height), state)
+
+    def view_bias(self, bias_v: jax.Array | None) -> jax.Array | None:
+        """[groups, rows] of a number for each row, or nothing of nothing."""
+        return None if bias_v is None else bias_v.reshape(self.groups, self.rows)
+
+    def read_bias(self, bias_gr: jax.Array | None, first: jax.Array, height: int) -> jax.Array | None:
+        """A chunk's numbers [c]."""
+        return None if bias_gr is None else lax.dynamic_slice_in_dim(bias_gr, first, height, axis=1).reshape(-1)
+
+    def write_bias(self, bias_gr: jax.Array | None, first: jax.Array, chunk_nc: jax.Array) -> jax.Array | None:
+        """`bias_gr` with a chunk replaced by its gradient, of its logits' [n, c]."""
+        if bias_gr is None:
+            return None
+        block_gr = chunk_nc.sum(0).reshape(self.groups, -1)
+        return lax.dynamic_update_slice_in_dim(bias_gr, block_gr, first, axis=1)
 
     def read(self, table_grd: jax.Array, first: jax.Array, height: int) -> jax.Array:
         """A chunk [c, embed]."""

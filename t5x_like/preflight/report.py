@@ -107,7 +107,7 @@ def _sums_whole_gradients(collective: dict[str, Any]) -> bool:
 def _read(built: Built) -> _Reading:
     module = hlo.parse(_text(built))
     model, chip = built.experiment.model, built.topology.chip
-    visible = kernels.Visible(window=model.window)
+    visible = kernels.Visible(model.causal, model.window)
     if chip.platform == "cuda":
         module = roofline.annotated(module, chip, visible)
     mesh = dict(built.layout.mesh.shape)  # type: ignore[union-attr]

@@ -20,7 +20,14 @@ VARIANTS = {
     "llama_layernorm_gelu_exact": {"family": "llama", "kv_heads": 2, "norm": "layernorm", "activation": "gelu_exact"},
     "llama_fan_in": {"family": "llama", "kv_heads": 4, "init_std": 0.0},
     "mistral": {"family": "mistral", "kv_heads": 2, "window": 3},
-    "gpt2_window_soft_cap": {"family": "gpt2", "kv_heads": 4, "window": 2, "soft_cap": 0.5},
+    "gpt2_window_soft_cap_norms_after": {
+        "family": "gpt2",
+        "kv_heads": 4,
+        "window": 2,
+        "soft_cap": 0.5,
+        "norm_position": "post",
+        "embedding_norm": True,
+    },
     "mixtral": {"family": "mixtral", "kv_heads": 2, "experts": 4},
     "llama_one_expert_of_three": {
         "family": "llama",
@@ -166,7 +173,10 @@ def test_layers_start_different(build_architecture):
     assert not np.allclose(kernel[0], kernel[1])
 
 
-@pytest.mark.parametrize(("family", "size", "parameters"), [("mistral", "7b", 7_241_732_096)])
+@pytest.mark.parametrize(
+    ("family", "size", "parameters"),
+    [("mistral", "7b", 7_241_732_096), ("bert", "base", 109_514_298), ("bert", "large", 335_174_458)],
+)
 def test_a_size_has_its_published_parameters(build_architecture, family, size, parameters):
     arch = build_architecture({"family": family, "size": size})
     shapes = functional.abstract(lambda: arch.build(nnx.Rngs(0)))[1]
