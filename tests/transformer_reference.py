@@ -29,7 +29,8 @@ def _row(tree, o, tokens, positions, segments):
         x = x + _attention(block["attention"], o, _norm(block["attention_norm"], o, x), positions, segments)
         x = x + half(block["mlp"], o, _norm(block["mlp_norm"], o, x))
     head = tree["tokens"] if o.tied_head else tree["head"]
-    return (x if o.norm_position == "post" else _norm(tree["norm"], o, x)) @ head["table"].T
+    logits = (x if o.norm_position == "post" else _norm(tree["norm"], o, x)) @ head["table"].T
+    return o.head_soft_cap * np.tanh(logits / o.head_soft_cap) if o.head_soft_cap else logits
 
 
 def _attention(p, o, x, positions, segments):

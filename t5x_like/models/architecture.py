@@ -58,6 +58,7 @@ class Transformer:
         those (Beltagy et al. 2020, section 3.1; Mistral 7B, Jiang et al. 2023, section 2); 0 for all.
       soft_cap: c of c·tanh(score / c), which keeps attention's scores between −c and c (Gemma 2, 2024, section 2); 0
         leaves them as they are.
+      head_soft_cap: c of c·tanh(logit / c), the same for the head's; 0 leaves them as they are.
       scaled_attention: whether the products of queries and keys are divided by √head_dim; without, the queries' first
         weights are.
       activation: `gelu` (tanh form), `gelu_exact`, `relu` or `silu`.
@@ -104,6 +105,7 @@ class Transformer:
     relative_distance: int = 128
     window: int = 0
     soft_cap: float = 0.0
+    head_soft_cap: float = 0.0
     scaled_attention: bool = True
     activation: str
     gated: bool
@@ -134,7 +136,9 @@ class Transformer:
         if self.positions == "rope" and self.head_dim % 2:
             raise ExperimentError("head_dim", f"{self.head_dim} is odd; rotary positions turn pairs, so make it even")
         self._check_experts()
-        require_at_least(self, 0, "encoder_layers", "embedding_std", "window", "soft_cap", "token_types")
+        require_at_least(
+            self, 0, "encoder_layers", "embedding_std", "window", "soft_cap", "head_soft_cap", "token_types"
+        )
         if self.encoder_layers and not self.causal:
             raise ExperimentError("causal", "a decoder with an encoder writes from left to right; set it to True")
         if self.relative_buckets < 4 or self.relative_buckets % 4:

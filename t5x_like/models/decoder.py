@@ -104,6 +104,7 @@ class Decoder(nnx.Module):
     def __init__(self, options: Transformer, rngs: nnx.Rngs) -> None:
         """Builds the model; its parameters are drawn from `rngs.params`."""
         o = self.options = options
+        self.head_soft_cap = o.head_soft_cap
         self.tokens = Embedding(o.vocab_size, o.embed, "vocab", std=o.table_std(), rngs=rngs)
         self.positions = (
             Embedding(o.max_length, o.embed, "position", std=o.init_std or 0.02, rngs=rngs)
@@ -165,7 +166,9 @@ class Decoder(nnx.Module):
         table_vd = self.head_table().astype(hidden_btd.dtype)
         logits_btv = jnp.einsum("btd,vd->btv", hidden_btd, table_vd, preferred_element_type=jnp.float32)
         bias_v = self.head_bias()
-        return logits_btv if bias_v is None else logits_btv + bias_v
+        logits_btv = logits_btv if bias_v is None else logits_btv + bias_v
+        cap = self.head_soft_cap
+        return cap * jnp.tanh(logits_btv / cap) if cap else logits_btv
 
     def empty_cache(self, batch: int, slots: int) -> Cache:
         """Room for the keys and values of `slots` tokens: [layers, batch, slots, key-value heads, head width]."""

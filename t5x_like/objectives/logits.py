@@ -27,10 +27,13 @@ def cast(table_cd: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return lax.reduce_precision(table_cd, precision.nexp, precision.nmant).astype(dtype)
 
 
-def logits(hidden_nd: jax.Array, cast_cd: jax.Array, bias_c: jax.Array | None = None) -> jax.Array:
-    """float32 [n, c]."""
+def logits(
+    hidden_nd: jax.Array, cast_cd: jax.Array, bias_c: jax.Array | None = None, soft_cap: float = 0.0
+) -> jax.Array:
+    """float32 [n, c]; with a `soft_cap` c, c·tanh(logit / c)."""
     logits_nc = jnp.einsum("nd,cd->nc", hidden_nd, cast_cd, preferred_element_type=jnp.float32)
-    return logits_nc if bias_c is None else logits_nc + bias_c
+    logits_nc = logits_nc if bias_c is None else logits_nc + bias_c
+    return soft_cap * jnp.tanh(logits_nc / soft_cap) if soft_cap else logits_nc
 
 
 class Seen(NamedTuple):
@@ -87,11 +90,14 @@ def finish(seen: Seen, vocab: int) -> Scores:
     return Scores(seen.target_n, seen.highest_n + jnp.log(seen.scaled_n), seen.sum_n, correct_n.astype(jnp.float32))
 
 
-def d_logits(logits_nc: jax.Array, column_n: jax.Array, log_z_n: jax.Array, d: Scores) -> jax.Array:
-    """The gradient of a block of logits, float32 [n, c]."""
+def d_logits(
+    logits_nc: jax.Array, column_n: jax.Array, log_z_n: jax.Array, d: Scores, soft_cap: float = 0.0
+) -> jax.Array:
+    """The gradient of a block of logits as they are before a soft cap, float32 [n, c]."""
     d_softmax_nc = d.log_z_n[:, None] * jnp.exp(logits_nc - log_z_n[:, None])
     is_target_nc = column_n[:, None] == jnp.arange(logits_nc.shape[1])
-    return d_softmax_nc + jnp.where(is_target_nc, d.target_n[:, None], 0) + d.sum_n[:, None]
+    d_logits_nc = d_softmax_nc + jnp.where(is_target_nc, d.target_n[:, None], 0) + d.sum_n[:, None]
+    return d_logits_nc * (1 - jnp.square(logits_nc / soft_cap)) if soft_cap else d_logits_nc
 
 
 def d_hidden(d_logits_nc: jax.Array, cast_cd: jax.Array) -> jax.Array:

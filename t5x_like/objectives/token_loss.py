@@ -95,7 +95,7 @@ class TokenLoss:
         cross-entropy in nats a token.
 
         Args:
-          model: has `head_table`, and perhaps `head_bias`.
+          model: has `head_table`, and perhaps `head_bias` and `head_soft_cap`.
           hidden_btd: its final hidden states.
           targets_bt: int32 [batch, length].
           counted_bt: [batch, length], above 0 on targets that count.
@@ -105,6 +105,7 @@ class TokenLoss:
         weights_bt = self._weights(counted_bt, segment_ids_bt) if training else _real(counted_bt)
         table_vd = model.head_table()
         bias_v = model.head_bias() if hasattr(model, "head_bias") else None
+        soft_cap = getattr(model, "head_soft_cap", 0.0)
         flatten = layout.current().flatten
         sums = cross_entropy(
             flatten(hidden_btd),
@@ -112,9 +113,12 @@ class TokenLoss:
             flatten(targets_bt),
             flatten(weights_bt),
             bias_v=bias_v,
+            soft_cap=soft_cap,
             z_loss=self.z_loss if training else 0.0,
             label_smoothing=self.label_smoothing if training else 0.0,
-            **self._chunks(targets_bt.size, table_vd.shape[0], hidden_btd.dtype.itemsize, keeps=bias_v is None),
+            **self._chunks(
+                targets_bt.size, table_vd.shape[0], hidden_btd.dtype.itemsize, keeps=bias_v is None and not soft_cap
+            ),
         )
         metrics = {"accuracy": (sums.correct, weights_bt.sum())}
         if not training:

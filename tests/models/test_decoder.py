@@ -20,11 +20,12 @@ VARIANTS = {
     "llama_layernorm_gelu_exact": {"family": "llama", "kv_heads": 2, "norm": "layernorm", "activation": "gelu_exact"},
     "llama_fan_in": {"family": "llama", "kv_heads": 4, "init_std": 0.0},
     "mistral": {"family": "mistral", "kv_heads": 2, "window": 3},
-    "gpt2_window_soft_cap_norms_after": {
+    "gpt2_window_soft_caps_norms_after": {
         "family": "gpt2",
         "kv_heads": 4,
         "window": 2,
         "soft_cap": 0.5,
+        "head_soft_cap": 1.0,
         "norm_position": "post",
         "embedding_norm": True,
     },
