@@ -31,7 +31,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 "clip_norm": 1.0,
                 "schedule": {"name": "linear", "warmup_steps": 10_000},
             },
-            "parallelism": {"data": 1, "fsdp": 16},
+            "parallelism": {"data": 1, "fsdp": 16, "remat": "save_qkv_attention"},
             "checkpoint": {"every": 1000, "best_metric": "validation/loss"},
             "evaluators": {"validation": {"name": "loss", "every": 5000}},
         }

@@ -61,24 +61,27 @@ def test_long_rows_exchange_tokens_for_heads_and_keep_the_kernel():
     assert not [item for item in figures["oversized_tensors"] if item["rule"] == "[length, length]"]
 
 
-# Bytes a chip needs and time over the ideal, with room for another version of the compiler; docs/parallelism.md.
+# GiB a chip needs, time over the ideal, with room for another version of the compiler, and how often a layer's attention
+# kernel goes forward; docs/parallelism.md.
 RECORDED = {
-    "mixtral_8x7b": ("v5e:16x16", 1, 9.7, 2.7),
-    "llama_32k": ("v5e:16x16", 1, 7.6, 2.2),
-    "llama2_70b": ("v5e:16x16", 1, 13.5, 2.1),
-    "gpt3_175b": ("v5e:16x16", 2, 15.0, 2.2),
+    "mixtral_8x7b": ("v5e:16x16", 1, 9.7, 2.7, 2),
+    "llama_32k": ("v5e:16x16", 1, 7.6, 2.2, 2),
+    "llama2_70b": ("v5e:16x16", 1, 13.5, 2.1, 2),
+    "t5_11b": ("v5e:16x16", 1, 4.8, 4.4, 0),  # its scores have a bias, and no kernel
+    "bert_large": ("v5e:4x4", 1, 4.7, 4.1, 1),
+    "gpt3_175b": ("v5e:16x16", 2, 15.0, 2.2, 2),
 }
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_large_config_fits_as_recorded(name):
-    topology, slices, gib, over_ideal = RECORDED[name]
+    topology, slices, gib, over_ideal, calls = RECORDED[name]
     experiment = configdict.load(f"configs/{name}.py", [])
     figures = report.report(build.build(experiment, topologies.parse(topology, slices)))
     assert figures["fits"] and figures["donation_complete"]
     assert figures["per_chip"]["peak_bytes"] <= gib * 2**30
     assert figures["estimated_over_ideal"] <= over_ideal
-    assert figures["attention_kernel_calls_per_layer"] == 2
+    assert figures["attention_kernel_calls_per_layer"] == calls
 
 
 def test_llama3_405b_fits_as_recorded():
