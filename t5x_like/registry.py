@@ -17,15 +17,18 @@ from t5x_like.errors import ExperimentError
 
 _TABLE: Mapping[str, dict[str, str]] = {
     "model": {
+        "bert": "t5x_like.models.bert:FAMILY",
         "gpt2": "t5x_like.models.gpt2:FAMILY",
         "gpt3": "t5x_like.models.gpt3:FAMILY",
         "llama": "t5x_like.models.llama:FAMILY",
+        "mistral": "t5x_like.models.mistral:FAMILY",
         "mixtral": "t5x_like.models.mixtral:FAMILY",
         "t5": "t5x_like.models.t5:ORIGINAL",
         "t5_1_1": "t5x_like.models.t5:VERSION_1_1",
     },
     "objective": {
         "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",
+        "masked_lm": "t5x_like.objectives.masked_lm:MaskedLM",
         "seq2seq": "t5x_like.objectives.seq2seq:GivenPairs",
         "span_corruption": "t5x_like.objectives.denoising:SpanCorruption",
         "prefix_lm": "t5x_like.objectives.denoising:PrefixLM",

@@ -17,13 +17,20 @@ def _row(tree, o, tokens, positions, segments):
     x = tree["tokens"]["table"][tokens]
     if o.positions == "learned":
         x = x + tree["positions"]["table"][positions]
+    if o.embedding_norm:
+        x = _norm(tree["embedding_norm"], o, x)
     for layer in range(o.layers):
         block = _layer(tree["blocks"]["layer"], layer)
-        x = x + _attention(block["attention"], o, _norm(block["attention_norm"], o, x), positions, segments)
         half = _experts if o.experts else _mlp
+        if o.norm_position == "post":
+            x = _norm(block["attention_norm"], o, x + _attention(block["attention"], o, x, positions, segments))
+            x = _norm(block["mlp_norm"], o, x + half(block["mlp"], o, x))
+            continue
+        x = x + _attention(block["attention"], o, _norm(block["attention_norm"], o, x), positions, segments)
         x = x + half(block["mlp"], o, _norm(block["mlp_norm"], o, x))
     head = tree["tokens"] if o.tied_head else tree["head"]
-    return _norm(tree["norm"], o, x) @ head["table"].T
+    logits = (x if o.norm_position == "post" else _norm(tree["norm"], o, x)) @ head["table"].T
+    return o.head_soft_cap * np.tanh(logits / o.head_soft_cap) if o.head_soft_cap else logits
 
 
 def _attention(p, o, x, positions, segments):
@@ -34,11 +41,14 @@ def _attention(p, o, x, positions, segments):
         shared_head = head * o.kv_heads // o.heads
         shared = slice(shared_head * o.head_dim, (shared_head + 1) * o.head_dim)
         for i in range(len(x)):
-            seen = [j for j in range(i + 1) if segments[j] == segments[i]]
+            farthest = o.window or len(x)
+            seen = [j for j in range(i + 1) if segments[j] == segments[i] and i - j <= farthest]
             scores = [
                 _turn(o, q[i, own], positions[i]) @ _turn(o, k[j, shared], positions[j]) / math.sqrt(o.head_dim)
                 for j in seen
             ]
+            if o.soft_cap:
+                scores = [o.soft_cap * math.tanh(score / o.soft_cap) for score in scores]
             weights = np.exp(np.array(scores) - max(scores))
             out[i, own] = weights / weights.sum() @ v[seen][:, shared]
     return _linear(p["output"], out)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.data.sentinels import vocabulary_of
-from t5x_like.errors import UserError
+from t5x_like.errors import ExperimentError, UserError
 from t5x_like.models.functional import Functional, Tree
 from t5x_like.step import Program
 
@@ -91,8 +91,18 @@ class Generator:
 
     @classmethod
     def of(cls, program: Program, vocabulary: Any) -> "Generator":
-        """That of a program's model, for texts of a vocabulary as its objective spells them."""
+        """That of a program's model, for texts of a vocabulary as its objective spells them.
+
+        Raises:
+          ExperimentError: when the model's tokens see later ones, which are not there yet.
+        """
         architecture = program.architecture
+        if not getattr(architecture, "causal", True):
+            raise ExperimentError(
+                "model.causal",
+                f"{architecture.family!r} sees all of a text and continues none; leave out evaluators that generate, or"
+                " use a causal model",
+            )
         vocabulary = vocabulary_of(program.objective, vocabulary)
         has_encoder = getattr(architecture, "encoder_layers", 0) > 0
         return cls(program.structure, vocabulary, architecture.max_length, encoder=has_encoder)

@@ -12,6 +12,7 @@ from t5x_like.checks import require_at_least, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
 
 NORMS = ("layernorm", "rmsnorm")
+NORM_POSITIONS = ("pre", "post")
 POSITIONS = ("learned", "rope", "relative")
 ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
 DTYPES = ("float32", "bfloat16")
@@ -26,6 +27,8 @@ class Transformer:
       family: the table the other fields were taken from.
       size: the row of that table; empty when all fields are given.
       vocab_size: rows of the embedding table; at least the tokenizer's pieces.
+      causal: whether a token of the decoder sees none that is later. A model that sees all of a text, as BERT does, is
+        such a stack without; it reads, and generates nothing.
       layers: blocks of the decoder.
       encoder_layers: blocks of the encoder; 0 for a decoder alone.
       embed: width of the residual stream.
@@ -41,17 +44,29 @@ class Transformer:
         relative ones it bounds nothing but what is generated.
       norm: `layernorm` or `rmsnorm`.
       norm_epsilon: added under the root.
+      norm_position: `pre`, before each part and after the last block, or `post`, after each part is added to what it
+        read (Vaswani et al. 2017, section 3.1), and not again at the end.
+      embedding_norm: whether there is a norm after the embeddings.
+      token_types: kinds of token that have an embedding of their own beside the piece's, such as BERT's two for the
+        first and the second of two texts; 0 for none.
       positions: `learned`, `rope`, or `relative`: a bias for each head and bucket of distances, shared by all layers
         (Raffel et al. 2020, section 2.1).
       rope_theta: base of the rotary wavelengths.
       relative_buckets: of distances, half of them for what comes later where that is seen.
       relative_distance: from which on all distances share a bucket.
+      window: how many tokens before itself a token sees in self-attention, and where later ones are seen, as many of
+        those (Beltagy et al. 2020, section 3.1; Mistral 7B, Jiang et al. 2023, section 2); 0 for all.
+      soft_cap: c of c·tanh(score / c), which keeps attention's scores between −c and c (Gemma 2, 2024, section 2); 0
+        leaves them as they are.
+      head_soft_cap: c of c·tanh(logit / c), the same for the head's; 0 leaves them as they are.
       scaled_attention: whether the products of queries and keys are divided by √head_dim; without, the queries' first
         weights are.
       activation: `gelu` (tanh form), `gelu_exact`, `relu` or `silu`.
       gated: whether the hidden layer is multiplied by a second projection (SwiGLU is a gated silu).
       bias: whether linear layers and norms have biases.
       tied_head: whether the embedding table is the output head too.
+      head_transform: whether the head's products are of a linear layer, an activation and a norm on top of the last
+        hidden states, and have a bias for each piece: BERT's masked-language-model head.
       rescaled_head: whether the logits are divided by √embed, which suits a tied table of entries near 1.
       dropout: rate after the embeddings and on each residual branch.
       dropout_inside: whether the same rate drops attention's weights (a key for all queries of a head at once), hidden
@@ -66,6 +81,7 @@ class Transformer:
     family: str
     size: str = ""
     vocab_size: int
+    causal: bool = True
     layers: int
     encoder_layers: int = 0
     embed: int
@@ -80,15 +96,22 @@ class Transformer:
     max_length: int
     norm: str
     norm_epsilon: float
+    norm_position: str = "pre"
+    embedding_norm: bool = False
+    token_types: int = 0
     positions: str
     rope_theta: float = 10000.0
     relative_buckets: int = 32
     relative_distance: int = 128
+    window: int = 0
+    soft_cap: float = 0.0
+    head_soft_cap: float = 0.0
     scaled_attention: bool = True
     activation: str
     gated: bool
     bias: bool
     tied_head: bool
+    head_transform: bool = False
     rescaled_head: bool = False
     dropout: float = 0.0
     dropout_inside: bool = False
@@ -101,6 +124,7 @@ class Transformer:
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size", "layers", "embed", "heads", "kv_heads", "head_dim", "mlp", "max_length")
         require_one_of(self, "norm", NORMS)
+        require_one_of(self, "norm_position", NORM_POSITIONS)
         require_one_of(self, "positions", POSITIONS)
         require_one_of(self, "activation", ACTIVATIONS)
         require_one_of(self, "dtype", DTYPES)
@@ -112,7 +136,11 @@ class Transformer:
         if self.positions == "rope" and self.head_dim % 2:
             raise ExperimentError("head_dim", f"{self.head_dim} is odd; rotary positions turn pairs, so make it even")
         self._check_experts()
-        require_at_least(self, 0, "encoder_layers", "embedding_std")
+        require_at_least(
+            self, 0, "encoder_layers", "embedding_std", "window", "soft_cap", "head_soft_cap", "token_types"
+        )
+        if self.encoder_layers and not self.causal:
+            raise ExperimentError("causal", "a decoder with an encoder writes from left to right; set it to True")
         if self.relative_buckets < 4 or self.relative_buckets % 4:
             raise ExperimentError("relative_buckets", f"{self.relative_buckets} is no multiple of 4, which it must be")
         if self.relative_distance <= self.relative_buckets // 2:
@@ -180,7 +208,8 @@ class Transformer:
           rows: sequences.
           length: tokens of each.
           inputs: tokens of each that the encoder reads, where there is one.
-          causal: whether a token attends to those before it alone, which is half of the products.
+          causal: whether a token attends to those before it alone, which is half of the products, unless the model's
+            tokens see all anyway. A window leaves out more of them.
           head: whether every token's logits over the vocabulary are computed.
         """
         queries = 2 * self.embed * self.head_dim * self.heads
@@ -190,11 +219,17 @@ class Transformer:
             mlp = self.experts_per_token * mlp + self.embed * self.experts
         pair = 12 * self.heads * self.head_dim  # of a query and a key
         block = 6 * (queries + keys + mlp)
-        decoder = length * (block + pair * length / (2 if causal else 1))
+        decoder = length * block + pair * self._pairs(length, causal and self.causal)
         if not self.encoder_layers:
             inputs = 0
         else:
             decoder += length * (6 * queries + pair * inputs) + inputs * 6 * keys
-        encoder = inputs * (block + pair * inputs)
-        logits = length * 6 * self.vocab_size * self.embed if head else 0
+        encoder = inputs * block + pair * self._pairs(inputs, causal=False)
+        logits = length * 6 * (self.vocab_size + self.head_transform * self.embed) * self.embed if head else 0
         return float(rows * (self.layers * decoder + self.encoder_layers * encoder + logits))
+
+    def _pairs(self, length: int, causal: bool) -> float:
+        """How many pairs of a query and a key a row has, whatever is packed into it: of a causal mask half."""
+        window = min(self.window or length, length)
+        earlier = window * length - window**2 / 2
+        return earlier if causal else 2 * earlier

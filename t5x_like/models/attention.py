@@ -42,14 +42,16 @@ def packed_mask(
     options: Transformer | None = None,
     *,
     biased: bool = False,
+    causal: bool = True,
 ) -> jax.Array | kernels.Segments | cudnn.Runs:
-    """Who may attend to whom in packed rows: the same segment, not later.
+    """Who may attend to whom in packed rows: the same segment, and what of it `within` lets be seen.
 
     Args:
       segment_ids_bt: int32 [batch, length].
       positions_bt: int32 [batch, length], each token's place in its segment.
-      options: of the model; without them no GPU's kernel is used.
+      options: of the model; without them no GPU's kernel is used, and a segment is seen at any distance.
       biased: whether something is added to the scores.
+      causal: whether no later token is seen.
 
     Returns:
       bool [batch, length, length], or, where a kernel makes it up as it goes, what that needs to know; no kernel adds a
@@ -57,9 +59,25 @@ def packed_mask(
     """
     if not biased and kernels.has_splash(segment_ids_bt.shape[1]):
         return kernels.Segments(segment_ids_bt)
-    if not biased and options is not None and cudnn.can_attend(options):
+    if not biased and options is not None and cudnn.can_attend(options, causal=causal):
         return cudnn.runs(segment_ids_bt)
-    return same_segment(segment_ids_bt, segment_ids_bt) & (positions_bt[:, :, None] >= positions_bt[:, None, :])
+    window = 0 if options is None else options.window
+    together_bts = same_segment(segment_ids_bt, segment_ids_bt)
+    if not causal and not window:
+        return together_bts
+    return together_bts & within(positions_bt[:, :, None] - positions_bt[:, None, :], causal=causal, window=window)
+
+
+def within(distances: jax.Array, *, causal: bool, window: int) -> jax.Array:
+    """Which keys a query sees of its own segment: bool, of the shape of `distances`.
+
+    Args:
+      distances: integers, the place of the query less that of the key.
+      causal: whether no later key is seen.
+      window: the farthest distance that is seen; 0 for any.
+    """
+    seen = distances >= 0 if causal else jnp.ones_like(distances, bool)
+    return seen & (jnp.abs(distances) <= window) if window else seen
 
 
 def same_segment(query_ids_bt: jax.Array, key_ids_bs: jax.Array) -> jax.Array:
@@ -75,6 +93,8 @@ def attend(
     bias_hts: jax.Array | None = None,
     *,
     causal: bool = False,
+    window: int = 0,
+    soft_cap: float = 0.0,
     scaled: bool = True,
 ) -> jax.Array:
     """Dot-product attention (Vaswani et al. 2017, eq. 1) with grouped heads (Ainslie et al. 2023).
@@ -88,6 +108,9 @@ def attend(
       mask_bts: bool [batch, queries, keys], true where a query may look.
       bias_hts: float32 [heads, queries, keys], added to the scores; None adds nothing.
       causal: whether the mask lets no query look at a later key: the keys after a block of queries are then left out.
+      window: how far from its own place in the row the mask lets a query look; 0 for any distance. Of queries and keys
+        of the same row, the keys that are farther from all of a block of queries are then left out.
+      soft_cap: c, where the scores, bias included, become c·tanh(score / c) before the mask; 0 for no such c.
       scaled: whether the products are divided by the root of the head width.
 
     Returns:
@@ -101,48 +124,65 @@ def attend(
     bias_kgts = None if bias_hts is None else bias_hts.reshape(k, h // k, *bias_hts.shape[1:])
 
     def block(start: int, stop: int) -> jax.Array:
-        seen = stop if causal else k_bkse.shape[2]
-        q_block, mask_block = q_bkgte[..., start:stop, :], mask_bts[:, start:stop, :seen]
-        bias_block = None if bias_kgts is None else bias_kgts[:, :, start:stop, :seen]
-        return _mix(q_block, k_bkse[:, :, :seen], v_bkse[:, :, :seen], mask_block, bias_block)
+        first = max(start - window, 0) if window else 0
+        last = stop if causal else min(stop + window, t) if window else k_bkse.shape[2]
+        q_block, mask_block = q_bkgte[..., start:stop, :], mask_bts[:, start:stop, first:last]
+        bias_block = None if bias_kgts is None else bias_kgts[:, :, start:stop, first:last]
+        return _mix(q_block, k_bkse[:, :, first:last], v_bkse[:, :, first:last], mask_block, bias_block, soft_cap)
 
-    size = BLOCK if causal and t % BLOCK == 0 else t
+    size = BLOCK if (causal or window) and t % BLOCK == 0 else t
     mixed_bkgte = jnp.concatenate([block(start, start + size) for start in range(0, t, size)], axis=3)
     return mixed_bkgte.transpose(0, 3, 1, 2, 4).reshape(b, t, h, e)
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _mix(
-    q_bkgte: jax.Array, k_bkse: jax.Array, v_bkse: jax.Array, mask_bts: jax.Array, bias_kgts: jax.Array | None
+    q_bkgte: jax.Array,
+    k_bkse: jax.Array,
+    v_bkse: jax.Array,
+    mask_bts: jax.Array,
+    bias_kgts: jax.Array | None,
+    soft_cap: float,
 ) -> jax.Array:
     """The values, weighted by the softmax of the products of queries and keys and the bias: [b, k, g, t, e]."""
-    return _mix_forward(q_bkgte, k_bkse, v_bkse, mask_bts, bias_kgts)[0]
+    return _mix_forward(q_bkgte, k_bkse, v_bkse, mask_bts, bias_kgts, soft_cap)[0]
 
 
 def _mix_forward(
-    q_bkgte: jax.Array, k_bkse: jax.Array, v_bkse: jax.Array, mask_bts: jax.Array, bias_kgts: jax.Array | None
+    q_bkgte: jax.Array,
+    k_bkse: jax.Array,
+    v_bkse: jax.Array,
+    mask_bts: jax.Array,
+    bias_kgts: jax.Array | None,
+    soft_cap: float,
 ) -> tuple[Any, Any]:
     scores = jnp.einsum("bkgte,bkse->bkgts", q_bkgte, k_bkse, preferred_element_type=jnp.float32)
     if bias_kgts is not None:
         scores = scores + bias_kgts
+    slope = None
+    if soft_cap:
+        bent = jnp.tanh(scores / soft_cap)
+        scores, slope = soft_cap * bent, (1 - bent**2).astype(q_bkgte.dtype)
     scores = jnp.where(mask_bts[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(q_bkgte.dtype)
     mixed_bkgte = jnp.einsum("bkgts,bkse->bkgte", weights, v_bkse)
     has_bias = None if bias_kgts is None else ()  # a tree without arrays: of those every residual would be made one
-    return mixed_bkgte, (q_bkgte, k_bkse, v_bkse, weights, mixed_bkgte, has_bias)
+    return mixed_bkgte, (q_bkgte, k_bkse, v_bkse, weights, slope, mixed_bkgte, has_bias)
 
 
-def _mix_backward(residuals: Any, grad_bkgte: jax.Array) -> tuple[jax.Array | None, ...]:
+def _mix_backward(soft_cap: float, residuals: Any, grad_bkgte: jax.Array) -> tuple[jax.Array | None, ...]:
     """The softmax's own gradient needs Σ_s weight · gradient, which is Σ_e mixed · gradient (Dao et al. 2022, B.4).
 
     That sum is over a head's width and not over all keys, and where the mask is needs no look: weights there are 0.
     """
-    q_bkgte, k_bkse, v_bkse, weights, mixed_bkgte, has_bias = residuals
+    q_bkgte, k_bkse, v_bkse, weights, slope, mixed_bkgte, has_bias = residuals
     wide = jnp.float32
     grad_v = jnp.einsum("bkgts,bkgte->bkse", weights, grad_bkgte)
     grad_weights = jnp.einsum("bkgte,bkse->bkgts", grad_bkgte, v_bkse, preferred_element_type=wide)
     mean_bkgt1 = (grad_bkgte.astype(wide) * mixed_bkgte.astype(wide)).sum(-1, keepdims=True)
     grad_wide = weights.astype(wide) * (grad_weights - mean_bkgt1)
+    if slope is not None:
+        grad_wide = grad_wide * slope.astype(wide)
     grad_bias = None if has_bias is None else grad_wide.sum(0)
     grad_scores = grad_wide.astype(q_bkgte.dtype)
     grad_q = jnp.einsum("bkgts,bkse->bkgte", grad_scores, k_bkse)
@@ -211,10 +251,20 @@ class Attention(nnx.Module):
         if cache is None:
             q_bthe, k_bske, v_bske = context.whole_rows(q_bthe, k_bske, v_bske)
         if isinstance(mask_bts, cudnn.Runs):
-            mixed_bthe = cudnn.attention(q_bthe, k_bske, v_bske, mask_bts)
+            mixed_bthe = cudnn.attention(q_bthe, k_bske, v_bske, mask_bts, causal=self.causal, window=o.window)
         else:
-            causal = self.causal and cache is None
-            mixed_bthe = attend(q_bthe, k_bske, v_bske, mask_bts, bias_hts, causal=causal, scaled=o.scaled_attention)
+            own = cache is None and memory_bsd is None  # queries and keys are of the same row
+            mixed_bthe = attend(
+                q_bthe,
+                k_bske,
+                v_bske,
+                mask_bts,
+                bias_hts,
+                causal=self.causal and own,
+                window=o.window if own else 0,
+                soft_cap=o.soft_cap,
+                scaled=o.scaled_attention,
+            )
             mixed_bthe = checkpoint_name(mixed_bthe, kernels.RESIDUAL)
         mixed_bthe = context.own_tokens(mixed_bthe)
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache
@@ -246,9 +296,10 @@ class Attention(nnx.Module):
         k_bkte, v_bkte = constrain(k_bkte, KEYS), constrain(v_bkte, KEYS)
         q_bhte, k_bkte, v_bkte = (checkpoint_name(each, "qkv") for each in (q_bhte, k_bkte, v_bkte))
         v_bkte = self._drop_weights(v_bkte.swapaxes(1, 2), noise).swapaxes(1, 2)
+        splash = partial(kernels.splash, causal=self.causal, window=o.window, soft_cap=o.soft_cap)
         if not context.is_shared():
-            return self.output.from_heads(kernels.splash(q_bhte, k_bkte, v_bkte, segments))
+            return self.output.from_heads(splash(q_bhte, k_bkte, v_bkte, segments))
         whole = context.whole_rows(*(each.swapaxes(1, 2) for each in (q_bhte, k_bkte, v_bkte)))
         q_bhte, k_bkte, v_bkte = (each.swapaxes(1, 2) for each in whole)
-        mixed_bhte = kernels.splash(q_bhte, k_bkte, v_bkte, segments)
+        mixed_bhte = splash(q_bhte, k_bkte, v_bkte, segments)
         return self.output.from_heads(context.own_tokens(mixed_bhte.swapaxes(1, 2)).swapaxes(1, 2))

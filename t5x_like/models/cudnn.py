@@ -1,7 +1,7 @@
 """Attention on NVIDIA GPUs from Hopper on: cuDNN's flash attention over packed rows, where no scores are in memory.
 
 A row of packed documents is given to cuDNN as what it is, a run of sequences one after the other: where each begins,
-and how long it is. Each is masked causally by itself, and no array of [length, length] says so. `jax.nn`'s own function
+and how long it is. Each is masked by itself, and no array of [length, length] says so. `jax.nn`'s own function
 has no way to pass this on, and the one under it takes the queries' stride for the keys' where heads are grouped; what
 is here is the custom call that both make, with the descriptions that XLA's cuda_dnn.cc reads.
 
@@ -38,7 +38,7 @@ _PACKING = ("H20", "H100", "H200", "H800", "GH200", "B100", "B200", "B300", "GB2
 
 
 class Runs(NamedTuple):
-    """A packed causal mask as cuDNN takes it; each device's rows are described by themselves.
+    """A packed mask as cuDNN takes it; each device's rows are described by themselves.
 
     Attributes:
       segment_ids_bt: int32 [rows, length].
@@ -54,13 +54,33 @@ class Runs(NamedTuple):
     count_b: jax.Array
 
 
-def can_attend(options: Transformer) -> bool:
-    """Whether cuDNN computes a model's packed attention on the devices that the program is made for."""
+class Reach(NamedTuple):
+    """What of its segment a query sees.
+
+    Attributes:
+      causal: whether nothing later.
+      window: where it is causal, how far back; 0 for any distance.
+    """
+
+    causal: bool
+    window: int
+
+
+def can_attend(options: Transformer, *, causal: bool = True) -> bool:
+    """Whether cuDNN computes a model's packed attention on the devices that the program is made for.
+
+    It has no soft cap, and a window only where no later key is seen.
+
+    Args:
+      options: of the model.
+      causal: whether no query sees a later key.
+    """
     mesh = layout.current().mesh
     device = jax.devices()[0] if mesh is None else np.ravel(mesh.devices)[0]
     kind = str(device.device_kind)
     packs = device.platform == "gpu" and bool(set(_PACKING) & set(kind.split()))
-    known = options.dtype in _DTYPES and options.scaled_attention
+    known = options.dtype in _DTYPES and options.scaled_attention and not options.soft_cap
+    known = known and (causal or not options.window)
     return packs and known and options.head_dim % 8 == 0 and options.head_dim <= 128
 
 
@@ -90,8 +110,10 @@ def segments(length: int) -> int:
     return max(length // TOKENS_PER_SEGMENT, LEAST_SEGMENTS)
 
 
-def attention(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs) -> jax.Array:
-    """Causal self-attention within segments, as `attention.attend` computes it.
+def attention(
+    q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs, *, causal: bool = True, window: int = 0
+) -> jax.Array:
+    """Self-attention within segments, as `attention.attend` computes it.
 
     Each device runs the kernel on its own rows and heads. Where its rows hold more segments than there is room for, it
     computes the same without the kernel, slowly and with little memory.
@@ -101,13 +123,17 @@ def attention(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Run
       k_btke: [rows, length, key-value heads, head width].
       v_btke: likewise.
       mask: which tokens are together.
+      causal: whether no query sees a later key.
+      window: where it is, how far back a query sees besides itself; 0 for any distance.
 
     Returns:
       [rows, length, heads, head width] in the dtype of `q_bthe`.
     """
+    reach = Reach(causal, window)
     queries, keys = ("batch", None, "attention_heads", None), ("batch", None, "attention_kv", None)
     described = Runs(*((("batch", None),) * 3), ("batch",))
-    return _on_each(_attend, queries, (queries, keys, keys, described))(q_bthe, k_btke, v_btke, mask)
+    local = functools.partial(_attend, reach)
+    return _on_each(local, queries, (queries, keys, keys, described))(q_bthe, k_btke, v_btke, mask)
 
 
 def _on_each(function: Any, out_axes: Any, in_axes: tuple[Any, ...]) -> Any:
@@ -129,37 +155,40 @@ def _on_each(function: Any, out_axes: Any, in_axes: tuple[Any, ...]) -> Any:
     )
 
 
-@jax.custom_vjp
-def _attend(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs) -> jax.Array:
-    return _attend_forward(q_bthe, k_btke, v_btke, mask)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(reach: Reach, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs) -> jax.Array:
+    return _attend_forward(reach, q_bthe, k_btke, v_btke, mask)[0]
 
 
-def _attend_forward(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs) -> tuple[jax.Array, Any]:
+def _attend_forward(
+    reach: Reach, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs
+) -> tuple[jax.Array, Any]:
     stats_shape = _stats(q_bthe, mask)
 
     def without_room(q: jax.Array, k: jax.Array, v: jax.Array, mask: Runs) -> tuple[jax.Array, jax.Array]:
-        return plain(q, k, v, mask.segment_ids_bt), jnp.zeros(stats_shape.shape, stats_shape.dtype)
+        return plain(reach, q, k, v, mask.segment_ids_bt), jnp.zeros(stats_shape.shape, stats_shape.dtype)
 
+    given = (q_bthe, k_btke, v_btke, mask)
     if _is_too_large(q_bthe):
-        mixed_bthe, stats = without_room(q_bthe, k_btke, v_btke, mask)
+        mixed_bthe, stats = without_room(*given)
     else:
-        mixed_bthe, stats = jax.lax.cond(_has_room(mask), _forward, without_room, q_bthe, k_btke, v_btke, mask)
+        mixed_bthe, stats = jax.lax.cond(_has_room(mask), functools.partial(_forward, reach), without_room, *given)
     # The kernel's own residuals: what the backward kernel needs of the forward one.
     mixed_bthe, stats = checkpoint_name(mixed_bthe, RESIDUAL), checkpoint_name(stats, RESIDUAL)
     return mixed_bthe, (q_bthe, k_btke, v_btke, mask, mixed_bthe, stats)
 
 
-def _attend_backward(residuals: Any, grad_bthe: jax.Array) -> tuple[Any, ...]:
+def _attend_backward(reach: Reach, residuals: Any, grad_bthe: jax.Array) -> tuple[Any, ...]:
     q_bthe, k_btke, v_btke, mask, mixed_bthe, stats = residuals
 
     def without_room(*given: Any) -> tuple[jax.Array, ...]:
         q, k, v, mask, *_, grad = given
-        return tuple(jax.vjp(lambda q, k, v: plain(q, k, v, mask.segment_ids_bt), q, k, v)[1](grad))
+        return tuple(jax.vjp(lambda q, k, v: plain(reach, q, k, v, mask.segment_ids_bt), q, k, v)[1](grad))
 
     given = (q_bthe, k_btke, v_btke, mask, mixed_bthe, stats, grad_bthe)
     if _is_too_large(q_bthe):
         return *without_room(*given), None
-    return *jax.lax.cond(_has_room(mask), _backward, without_room, *given), None
+    return *jax.lax.cond(_has_room(mask), functools.partial(_backward, reach), without_room, *given), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -179,20 +208,23 @@ def _stats(q_bthe: jax.Array, mask: Runs) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((b * mask.lengths_bn.shape[1], h, t), jnp.float32)
 
 
-def _forward(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs) -> tuple[jax.Array, jax.Array]:
+def _forward(
+    reach: Reach, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs
+) -> tuple[jax.Array, jax.Array]:
     """The mixed values, and the logarithms of the softmax's sums as cuDNN lays them out."""
     b, t, h, e = q_bthe.shape
     call = _call(
         "__cudnn$fmhaSoftmax",
         (jax.ShapeDtypeStruct((b, h, t, e), q_bthe.dtype), _stats(q_bthe, mask)),
         ((0, 2, 1, 3), None),
-        _config(q_bthe, mask, backward=False),
+        _config(reach, q_bthe, mask, backward=False),
     )
     mixed_bhte, stats = call(q_bthe, k_btke, v_btke, *_described(q_bthe, k_btke, mask))
     return mixed_bhte.transpose(0, 2, 1, 3), stats
 
 
 def _backward(
+    reach: Reach,
     q_bthe: jax.Array,
     k_btke: jax.Array,
     v_btke: jax.Array,
@@ -208,7 +240,7 @@ def _backward(
         "__cudnn$fmhaSoftmaxBackward",
         (jax.ShapeDtypeStruct((b, h, t, e), q_bthe.dtype), kv, kv),
         ((0, 2, 1, 3),) * 3,
-        _config(q_bthe, mask, backward=True),
+        _config(reach, q_bthe, mask, backward=True),
     )
     described = _described(q_bthe, k_btke, mask)
     grads = call(q_bthe, k_btke, v_btke, stats, grad_bthe.astype(q_bthe.dtype), mixed_bthe, *described)
@@ -234,7 +266,7 @@ def _call(target: str, results: tuple[Any, ...], layouts: tuple[Any, ...], confi
     return lambda *operands: call(*operands)[:-1]
 
 
-def _config(q_bthe: jax.Array, mask: Runs, *, backward: bool) -> str:
+def _config(reach: Reach, q_bthe: jax.Array, mask: Runs, *, backward: bool) -> str:
     """XLA's CudnnfMHABackendConfig as JSON."""
     b, t, h, e = q_bthe.shape
 
@@ -272,10 +304,10 @@ def _config(q_bthe: jax.Array, mask: Runs, *, backward: bool) -> str:
             "is_dynamic_dimension": [False] * 4,
         },
         "is_flash_attention": True,
-        "mask_type": "CAUSAL",
+        "mask_type": "CAUSAL" if reach.causal else "NO_MASK",
         "dropout_rate": 0.0,
         "seed": 0,
-        "sliding_window_length": 0,
+        "sliding_window_length": reach.window + 1 if reach.window else 0,  # the query's own place is one of them
         "max_seg_per_batch": mask.lengths_bn.shape[1],
         "is_paged_attention": False,
         **{f"{name}_dot_dimension_numbers": numbers for name, numbers in products.items()},
@@ -284,10 +316,13 @@ def _config(q_bthe: jax.Array, mask: Runs, *, backward: bool) -> str:
 
 
 @functools.partial(jax.named_call, name=loops.RARELY)
-def plain(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
+def plain(
+    reach: Reach, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, segment_ids_bt: jax.Array
+) -> jax.Array:
     """The same without a kernel, a block of queries at a time, whose scores the backward pass computes again.
 
     Args:
+      reach: what of its segment a query sees.
       q_bthe: [rows, length, heads, head width].
       k_btke: [rows, length, key-value heads, head width].
       v_btke: likewise.
@@ -306,7 +341,12 @@ def plain(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, segment_ids_b
     def block(start: jax.Array, k_wide: jax.Array, v_wide: jax.Array) -> jax.Array:
         q = jax.lax.dynamic_slice_in_dim(q_bthe, start, size, 1).reshape(b, size, k, h // k, e)
         mine = jax.lax.dynamic_slice_in_dim(segment_ids_bt, start, size, 1)
-        seen = (mine[:, :, None] == segment_ids_bt[:, None]) & (start + jnp.arange(size)[:, None] >= jnp.arange(t))
+        seen = mine[:, :, None] == segment_ids_bt[:, None]
+        distances = start + jnp.arange(size)[:, None] - jnp.arange(t)
+        if reach.causal:
+            seen &= distances >= 0
+        if reach.window:
+            seen &= distances <= reach.window
         keys, values = k_wide.astype(q.dtype), v_wide.astype(q.dtype)
         scores = jnp.einsum("btkge,bske->bkgts", q * e**-0.5, keys, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, _MASKED), axis=-1).astype(q.dtype)

@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_like.models.architecture import Transformer
-from t5x_like.models.attention import Attention, Cache, packed_mask
+from t5x_like.models.attention import Attention, Cache, packed_mask, within
 from t5x_like.models.cudnn import Runs
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.kernels import Segments, written
-from t5x_like.models.linear import Embedding
-from t5x_like.models.mlp import MLP
+from t5x_like.models.linear import Embedding, Linear
+from t5x_like.models.mlp import FUNCTIONS, MLP
 from t5x_like.models.moe import Experts
 from t5x_like.models.norm import Norm
+from t5x_like.models.parameters import parameter
 from t5x_like.models.relative import RelativeBias
 from t5x_like.models.rope import Rotation, rotation
 from t5x_like.models.stack import Stack
@@ -41,13 +42,14 @@ class Memory(NamedTuple):
 class Block(nnx.Module):
     """One layer, a norm before each part: x + attention(norm(x)), then x + mlp(norm(x)).
 
-    A decoder's with an encoder has x + cross(norm(x)) in between (Vaswani et al. 2017, section 3.2.3).
+    A decoder's with an encoder has x + cross(norm(x)) in between (Vaswani et al. 2017, section 3.2.3). With norms after
+    the parts it is norm(x + attention(x)), and so on.
     """
 
     def __init__(self, options: Transformer, rngs: nnx.Rngs, *, causal: bool = True, cross: bool = False) -> None:
         """Builds one layer's parts; see `Attention` for `causal`. With `cross` it looks at an encoder's states too."""
         o = options
-        self.dropout = o.dropout
+        self.dropout, self.post = o.dropout, o.norm_position == "post"
         self.attention_norm = stream_norm(o, rngs)
         self.attention = Attention(o, rngs, causal=causal)
         self.cross_norm = stream_norm(o, rngs) if cross else None
@@ -69,41 +71,54 @@ class Block(nnx.Module):
         """[batch, length, embed] → the same, and this layer's cache: a `Cache`, or with a memory a pair of them."""
         constrain = layout.current().constrain
         own, remembered = cache if cache is not None and self.cross is not None else (cache, None)
-        mixed, own = self.attention(
-            written(self.attention_norm(x_btd)), rotation, mask_bts, noise and noise.fold(0), own, slot, bias_hts
-        )
-        x_btd = constrain(x_btd + mixed, RESIDUAL)
+        read_btd = self._before(self.attention_norm, x_btd)
+        mixed, own = self.attention(read_btd, rotation, mask_bts, noise and noise.fold(0), own, slot, bias_hts)
+        x_btd = constrain(self._after(self.attention_norm, x_btd + mixed), RESIDUAL)
         if self.cross is not None and self.cross_norm is not None and memory is not None:
             states_bsd, mask_bts = memory
             mixed, _ = self.cross(
-                written(self.cross_norm(x_btd)),
+                self._before(self.cross_norm, x_btd),
                 None,
                 mask_bts,
                 noise and noise.fold(2),
                 remembered,
                 memory_bsd=states_bsd,
             )
-            x_btd = constrain(x_btd + mixed, RESIDUAL)
-        inside = noise and noise.fold(3)
-        x_btd = x_btd + dropout(self.mlp(written(self.mlp_norm(x_btd)), inside), self.dropout, noise and noise.fold(1))
+            x_btd = constrain(self._after(self.cross_norm, x_btd + mixed), RESIDUAL)
+        made_btd = self.mlp(self._before(self.mlp_norm, x_btd), noise and noise.fold(3))
+        x_btd = self._after(self.mlp_norm, x_btd + dropout(made_btd, self.dropout, noise and noise.fold(1)))
         return constrain(x_btd, RESIDUAL), (own, remembered) if remembered is not None else own
+
+    def _before(self, norm: Norm, x_btd: jax.Array) -> jax.Array:
+        """What a part reads."""
+        return x_btd if self.post else written(norm(x_btd))
+
+    def _after(self, norm: Norm, x_btd: jax.Array) -> jax.Array:
+        """What the next part reads, or adds to."""
+        return norm(x_btd) if self.post else x_btd
 
 
 class Decoder(nnx.Module):
-    """A language model of a stack of blocks, each token's state from those before it."""
+    """A language model of a stack of blocks, each token's state from those before it, or from all of its text."""
 
     def __init__(self, options: Transformer, rngs: nnx.Rngs) -> None:
         """Builds the model; its parameters are drawn from `rngs.params`."""
         o = self.options = options
+        self.head_soft_cap = o.head_soft_cap
         self.tokens = Embedding(o.vocab_size, o.embed, "vocab", std=o.table_std(), rngs=rngs)
         self.positions = (
             Embedding(o.max_length, o.embed, "position", std=o.init_std or 0.02, rngs=rngs)
             if o.positions == "learned"
             else None
         )
-        self.bias = RelativeBias(o, rngs, causal=True) if o.positions == "relative" else None
-        self.blocks = Stack(lambda rngs: Block(o, rngs, cross=o.encoder_layers > 0), o.layers, rngs)
-        self.norm = stream_norm(o, rngs)
+        self.types = (
+            Embedding(o.token_types, o.embed, "position", std=o.init_std or 0.02, rngs=rngs) if o.token_types else None
+        )
+        self.embedding_norm = stream_norm(o, rngs) if o.embedding_norm else None
+        self.bias = RelativeBias(o, rngs, causal=o.causal) if o.positions == "relative" else None
+        self.blocks = Stack(lambda rngs: Block(o, rngs, causal=o.causal, cross=o.encoder_layers > 0), o.layers, rngs)
+        self.norm = None if o.norm_position == "post" else stream_norm(o, rngs)
+        self.transform = HeadTransform(o, rngs) if o.head_transform else None
         self.head = None if o.tied_head else Embedding(o.vocab_size, o.embed, "vocab", std=o.head_std(), rngs=rngs)
 
     def __call__(
@@ -114,6 +129,7 @@ class Decoder(nnx.Module):
         segment_ids_bt: jax.Array,
         noise: Noise | None = None,
         memory: Memory | None = None,
+        types_bt: jax.Array | None = None,
     ) -> jax.Array:
         """The final hidden states of packed rows.
 
@@ -123,14 +139,16 @@ class Decoder(nnx.Module):
           segment_ids_bt: int32 [batch, length]; tokens attend within their own segment. 0 is padding.
           noise: where dropout comes from; None for none.
           memory: what an encoder has read, where the model has one.
+          types_bt: int32 [batch, length], where the model has types of token; None is 0 for all.
 
         Returns:
-          [batch, length, embed] after the final norm, in the computation's dtype.
+          [batch, length, embed] as a head takes them, in the computation's dtype.
         """
-        x_btd = self._embed(tokens_bt, positions_bt, noise)
+        x_btd = self._embed(tokens_bt, positions_bt, noise, types_bt)
         length = tokens_bt.shape[1]
         bias_hts = None if self.bias is None else self.bias(length, length)
-        mask_bts = packed_mask(segment_ids_bt, positions_bt, self.options, biased=bias_hts is not None)
+        o = self.options
+        mask_bts = packed_mask(segment_ids_bt, positions_bt, o, biased=bias_hts is not None, causal=o.causal)
         inside = noise and noise.fold(1)
         x_btd, _ = self.blocks(x_btd, None, inside, self._rotation(positions_bt), mask_bts, None, bias_hts, memory)
         return self._finish(x_btd, noise)
@@ -139,10 +157,18 @@ class Decoder(nnx.Module):
         """The output head, float32 [vocab, embed]."""
         return (self.tokens if self.head is None else self.head).table[...]
 
+    def head_bias(self) -> jax.Array | None:
+        """What is added to each piece's score, float32 [vocab], where the head has that."""
+        return None if self.transform is None else self.transform.bias[...]
+
     def logits(self, hidden_btd: jax.Array) -> jax.Array:
         """float32 [batch, length, vocab] scores of every piece."""
         table_vd = self.head_table().astype(hidden_btd.dtype)
-        return jnp.einsum("btd,vd->btv", hidden_btd, table_vd, preferred_element_type=jnp.float32)
+        logits_btv = jnp.einsum("btd,vd->btv", hidden_btd, table_vd, preferred_element_type=jnp.float32)
+        bias_v = self.head_bias()
+        logits_btv = logits_btv if bias_v is None else logits_btv + bias_v
+        cap = self.head_soft_cap
+        return cap * jnp.tanh(logits_btv / cap) if cap else logits_btv
 
     def empty_cache(self, batch: int, slots: int) -> Cache:
         """Room for the keys and values of `slots` tokens: [layers, batch, slots, key-value heads, head width]."""
@@ -168,7 +194,7 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         b, t = tokens_bt.shape
         positions_bt = jnp.broadcast_to(slot + jnp.arange(t), (b, t))
-        mask_bts = positions_bt[:, :, None] >= jnp.arange(slots)
+        mask_bts = within(positions_bt[:, :, None] - jnp.arange(slots), causal=True, window=self.options.window)
         bias_hts = None if self.bias is None else self.bias(t, slots, slot)
         x_btd = self._embed(tokens_bt, positions_bt, None)
         x_btd, new_cache = self.blocks(
@@ -176,11 +202,21 @@ class Decoder(nnx.Module):
         )
         return self.logits(self._finish(x_btd, None)), new_cache
 
-    def _embed(self, tokens_bt: jax.Array, positions_bt: jax.Array, noise: Noise | None) -> jax.Array:
+    def _embed(
+        self,
+        tokens_bt: jax.Array,
+        positions_bt: jax.Array,
+        noise: Noise | None,
+        types_bt: jax.Array | None = None,
+    ) -> jax.Array:
         dtype: Any = jnp.dtype(self.options.dtype)
         x_btd = self.tokens(tokens_bt, dtype)
         if self.positions is not None:
             x_btd = x_btd + self.positions(positions_bt, dtype)
+        if self.types is not None:
+            x_btd = x_btd + self.types(jnp.zeros_like(tokens_bt) if types_bt is None else types_bt, dtype)
+        if self.embedding_norm is not None:
+            x_btd = self.embedding_norm(x_btd)
         return layout.current().constrain(dropout(x_btd, self.options.dropout, noise and noise.fold(0)), RESIDUAL)
 
     def _rotation(self, positions_bt: jax.Array) -> Rotation | None:
@@ -190,8 +226,31 @@ class Decoder(nnx.Module):
     def _finish(self, x_btd: jax.Array, noise: Noise | None) -> jax.Array:
         """The final norm, and what makes a head's products logits."""
         o = self.options
-        hidden_btd = dropout(self.norm(x_btd), o.dropout if o.dropout_inside else 0.0, noise and noise.fold(2))
+        if self.norm is not None:
+            x_btd = self.norm(x_btd)
+        if self.transform is not None:
+            x_btd = self.transform(x_btd)
+        hidden_btd = dropout(x_btd, o.dropout if o.dropout_inside else 0.0, noise and noise.fold(2))
         return hidden_btd * o.embed**-0.5 if o.rescaled_head else hidden_btd
+
+
+class HeadTransform(nnx.Module):
+    """What stands between the last states and a masked language model's table (BERT).
+
+    The paper does not describe it; its code has a linear layer, the activation, a norm, and a bias for each piece.
+    """
+
+    def __init__(self, options: Transformer, rngs: nnx.Rngs) -> None:
+        """Builds the parts."""
+        o = options
+        self.activation = FUNCTIONS[o.activation]
+        self.dense = Linear(o.embed, o.embed, ("embed", "mlp"), bias=o.bias, std=o.init_std, rngs=rngs)
+        self.norm = stream_norm(o, rngs)
+        self.bias = parameter(rngs, (o.vocab_size,), ("vocab",), "bias")
+
+    def __call__(self, x_btd: jax.Array) -> jax.Array:
+        """[batch, length, embed] → the same."""
+        return layout.current().constrain(self.norm(self.activation(self.dense(x_btd))), RESIDUAL)
 
 
 def stream_norm(options: Transformer, rngs: nnx.Rngs) -> Norm:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_like.models.architecture import Transformer
-from t5x_like.models.attention import Cache, same_segment
+from t5x_like.models.attention import Cache, packed_mask
 from t5x_like.models.decoder import Block, Decoder, Memory, stream_norm
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.relative import RelativeBias
@@ -26,17 +26,23 @@ class Encoder(nnx.Module):
         o = self.options = options
         self.bias = RelativeBias(o, rngs, causal=False) if o.positions == "relative" else None
         self.blocks = Stack(lambda rngs: Block(o, rngs, causal=False), o.encoder_layers, rngs)
-        self.norm = stream_norm(o, rngs)
+        self.norm = None if o.norm_position == "post" else stream_norm(o, rngs)
 
     def __call__(
-        self, x_bsd: jax.Array, segment_ids_bs: jax.Array, rotation: Rotation | None, noise: Noise | None
+        self,
+        x_bsd: jax.Array,
+        positions_bs: jax.Array,
+        segment_ids_bs: jax.Array,
+        rotation: Rotation | None,
+        noise: Noise | None,
     ) -> jax.Array:
         """Embedded tokens to final states, both [batch, inputs, embed]."""
         o, length = self.options, x_bsd.shape[1]
         bias_hss = None if self.bias is None else self.bias(length, length)
-        mask_bss = same_segment(segment_ids_bs, segment_ids_bs)
+        mask_bss = packed_mask(segment_ids_bs, positions_bs, o, biased=bias_hss is not None, causal=False)
         x_bsd, _ = self.blocks(x_bsd, None, noise and noise.fold(0), rotation, mask_bss, None, bias_hss)
-        return dropout(self.norm(x_bsd), o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
+        x_bsd = x_bsd if self.norm is None else self.norm(x_bsd)
+        return dropout(x_bsd, o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
 
 
 class Reading(NamedTuple):
@@ -74,7 +80,7 @@ class EncoderDecoder(Decoder):
         """
         noise = noise and noise.fold(3)
         x_bsd = self._embed(tokens_bs, positions_bs, noise)
-        return self.encoder(x_bsd, segment_ids_bs, self._rotation(positions_bs), noise and noise.fold(1))
+        return self.encoder(x_bsd, positions_bs, segment_ids_bs, self._rotation(positions_bs), noise and noise.fold(1))
 
     def remember(self, states_bsd: jax.Array, segment_ids_bs: jax.Array, slots: int) -> Reading:
         """A cache for `decode`, with room for `slots` tokens, that holds every layer's keys and values of the states.

@@ -3,7 +3,7 @@
 Shapes: b batch, t length, h heads, k key-value heads, e head width.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ _Arrays = TypeVar("_Arrays")
 
 
 class Segments(NamedTuple):
-    """A packed causal mask that no array holds: a query sees its own segment's keys that are not later in the row.
+    """A packed mask that no array holds: a query sees keys of its own segment alone.
 
     Attributes:
       segment_ids_bt: int32 [batch, length].
@@ -51,17 +51,28 @@ def has_splash(length: int) -> bool:
 
 
 def splash(
-    q_bhte: jax.Array, k_bkte: jax.Array, v_bkte: jax.Array, mask: Segments, *, interpret: bool = False
+    q_bhte: jax.Array,
+    k_bkte: jax.Array,
+    v_bkte: jax.Array,
+    mask: Segments,
+    *,
+    causal: bool = True,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    interpret: bool = False,
 ) -> jax.Array:
-    """Causal self-attention within segments, as `attention.attend` computes it but for the order of dimensions.
+    """Self-attention within segments, as `attention.attend` computes it but for the order of dimensions.
 
-    Each device runs the kernel on its own rows and heads.
+    Each device runs the kernel on its own rows and heads, and leaves out the blocks that no query of it may see.
 
     Args:
       q_bhte: [batch, heads, length, head width], scaled by 1/√(head width), the length a multiple of 128.
       k_bkte: [batch, key-value heads, length, head width].
       v_bkte: likewise.
       mask: which tokens are together.
+      causal: whether no query sees a later key.
+      window: how far from its own place a query sees; 0 for any distance.
+      soft_cap: see `Transformer.soft_cap`.
       interpret: run on any platform, slowly, for a test.
 
     Returns:
@@ -71,7 +82,8 @@ def splash(
     def local(q_bhte: jax.Array, k_bkte: jax.Array, v_bkte: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
-        kernel = _kernel(q_bhte.shape[1], q_bhte.shape[2], interpret)
+        visible = _visible(q_bhte.shape[2], causal, window)
+        kernel = _kernel(q_bhte.shape[1], q_bhte.shape[2], visible, soft_cap, interpret)
         segments = splash_attention_kernel.SegmentIds(segment_ids_bt, segment_ids_bt)
         return jax.vmap(kernel)(q_bhte, k_bkte, v_bkte, segments)
 
@@ -87,7 +99,17 @@ def splash(
     return placed(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt)
 
 
-def _kernel(heads: int, length: int, interpret: bool) -> jax.tree_util.Partial:
+def _visible(length: int, causal: bool, window: int) -> Any:
+    """The kernel's mask of one head, which it computes as it goes."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    shape = (length, length)
+    if window:
+        return masks.LocalMask(shape, (window, 0 if causal else window), 0)
+    return masks.CausalMask(shape) if causal else masks.FullMask(shape)
+
+
+def _kernel(heads: int, length: int, visible: Any, soft_cap: float, interpret: bool) -> jax.tree_util.Partial:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -101,12 +123,12 @@ def _kernel(heads: int, length: int, interpret: bool) -> jax.tree_util.Partial:
         block_kv_dkv_compute=block,
         use_fused_bwd_kernel=True,
     )
-    causal = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
     return splash_kernel.make_splash_mha(
-        causal,
+        masks.MultiHeadMask([visible] * heads),
         block_sizes=sizes,
         head_shards=1,
         q_seq_shards=1,
+        attn_logits_soft_cap=soft_cap or None,
         residual_checkpoint_name=RESIDUAL,
         interpret=interpret,
     )

@@ -12,7 +12,7 @@ Shapes: n tokens, d embed, v vocabulary, c chunk of the vocabulary, g groups of 
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,32 +47,37 @@ def cross_entropy(
     targets_n: jax.Array,
     weights_n: jax.Array,
     *,
+    bias_v: jax.Array | None = None,
+    soft_cap: float = 0.0,
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
     chunk: int = 0,
     keep: bool = False,
 ) -> CrossEntropy:
-    """Weighted sums of the cross-entropy of `softmax(hidden @ table.T)`, of its z-loss, and of right answers.
+    """Weighted sums of the cross-entropy of `softmax(hidden @ table.T + bias)`, of its z-loss, and of right answers.
 
-    Differentiable in `hidden_nd`, `table_vd` and `weights_n`, in reverse mode.
+    Differentiable in `hidden_nd`, `table_vd`, `bias_v` and `weights_n`, in reverse mode.
 
     Args:
       hidden_nd: [tokens, embed] in the dtype of the computation; products accumulate in float32.
       table_vd: float32 [vocab, embed]; cast to the dtype of `hidden_nd`, a chunk at a time. Its gradient is float32.
       targets_n: int32 [tokens], in [0, vocab) wherever the weight is not 0.
       weights_n: float32 [tokens]; 0 leaves a token out.
+      bias_v: float32 [vocab], added to the logits; None adds nothing.
+      soft_cap: c, where the logits then become c·tanh(logit / c) (Gemma 2, 2024, section 2); 0 for no such c.
       z_loss: coefficient of log²Z (PaLM, Chowdhery et al. 2022, section 5).
       label_smoothing: ε of the target (1 − ε)·one-hot + ε/vocab (Szegedy et al. 2016, section 7).
       chunk: rows of the vocabulary whose logits exist at once; 0, or the vocabulary's size or more, for all of them.
-      keep: with chunks, whether the backward pass finds their softmax kept; `chunk` is then from `fitting`.
+      keep: with chunks, whether the backward pass finds their softmax kept; `chunk` is then from `fitting`, and neither
+        bias nor cap is there.
     """
     vocab = table_vd.shape[0]
     if keep and chunk:
         scores = cross_entropy_kept.kept(hidden_nd, table_vd, targets_n, chunk)
     elif 0 < chunk < vocab:
-        scores = _chunked(hidden_nd, table_vd, targets_n, chunk)
+        scores = _chunked(hidden_nd, table_vd, bias_v, targets_n, chunk, soft_cap)
     else:
-        scores = _whole(hidden_nd, table_vd, targets_n)
+        scores = _whole(hidden_nd, table_vd, bias_v, targets_n, soft_cap)
     loss_n = scores.log_z_n - scores.target_n
     if label_smoothing:
         uniform_n = scores.log_z_n - scores.sum_n / vocab
@@ -103,22 +108,28 @@ def auto_chunk(tokens: int, vocab: int) -> int:
 # ---- All logits at once, kept for the backward pass ----
 
 
-@jax.custom_vjp
-def _whole(hidden_nd: jax.Array, table_vd: jax.Array, targets_n: jax.Array) -> parts.Scores:
-    return _whole_forward(hidden_nd, table_vd, targets_n)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _whole(
+    hidden_nd: jax.Array, table_vd: jax.Array, bias_v: jax.Array | None, targets_n: jax.Array, soft_cap: float
+) -> parts.Scores:
+    return _whole_forward(hidden_nd, table_vd, bias_v, targets_n, soft_cap)[0]
 
 
-def _whole_forward(hidden_nd: jax.Array, table_vd: jax.Array, targets_n: jax.Array) -> tuple[parts.Scores, tuple]:
-    logits_nv = parts.logits(hidden_nd, parts.cast(table_vd, hidden_nd.dtype))
+def _whole_forward(
+    hidden_nd: jax.Array, table_vd: jax.Array, bias_v: jax.Array | None, targets_n: jax.Array, soft_cap: float
+) -> tuple[parts.Scores, tuple]:
+    logits_nv = parts.logits(hidden_nd, parts.cast(table_vd, hidden_nd.dtype), bias_v, soft_cap)
     scores = parts.finish(parts.see(parts.nothing_seen(len(targets_n)), logits_nv, targets_n), table_vd.shape[0])
-    return scores, (hidden_nd, table_vd, targets_n, logits_nv, scores.log_z_n)
+    has_bias = None if bias_v is None else ()  # a tree without arrays
+    return scores, (hidden_nd, table_vd, has_bias, targets_n, logits_nv, scores.log_z_n)
 
 
-def _whole_backward(saved: tuple, d_scores: parts.Scores) -> tuple[jax.Array, jax.Array, None]:
-    hidden_nd, table_vd, targets_n, logits_nv, log_z_n = saved
-    d_logits_nv = parts.d_logits(logits_nv, targets_n, log_z_n, d_scores)
+def _whole_backward(soft_cap: float, saved: tuple, d_scores: parts.Scores) -> tuple[jax.Array | None, ...]:
+    hidden_nd, table_vd, has_bias, targets_n, logits_nv, log_z_n = saved
+    d_logits_nv = parts.d_logits(logits_nv, targets_n, log_z_n, d_scores, soft_cap)
     d_hidden_nd = parts.d_hidden(d_logits_nv, parts.cast(table_vd, hidden_nd.dtype))
-    return d_hidden_nd.astype(hidden_nd.dtype), parts.d_table(d_logits_nv, hidden_nd).astype(table_vd.dtype), None
+    d_table_vd = parts.d_table(d_logits_nv, hidden_nd).astype(table_vd.dtype)
+    return d_hidden_nd.astype(hidden_nd.dtype), d_table_vd, None if has_bias is None else d_logits_nv.sum(0), None
 
 
 _whole.defvjp(_whole_forward, _whole_backward)
@@ -127,42 +138,60 @@ _whole.defvjp(_whole_forward, _whole_backward)
 # ---- A chunk at a time, computed again in the backward pass ----
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _chunked(hidden_nd: jax.Array, table_vd: jax.Array, targets_n: jax.Array, chunk: int) -> parts.Scores:
-    return _chunked_forward(hidden_nd, table_vd, targets_n, chunk)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _chunked(
+    hidden_nd: jax.Array,
+    table_vd: jax.Array,
+    bias_v: jax.Array | None,
+    targets_n: jax.Array,
+    chunk: int,
+    soft_cap: float,
+) -> parts.Scores:
+    return _chunked_forward(hidden_nd, table_vd, bias_v, targets_n, chunk, soft_cap)[0]
 
 
 def _chunked_forward(
-    hidden_nd: jax.Array, table_vd: jax.Array, targets_n: jax.Array, chunk: int
+    hidden_nd: jax.Array,
+    table_vd: jax.Array,
+    bias_v: jax.Array | None,
+    targets_n: jax.Array,
+    chunk: int,
+    soft_cap: float,
 ) -> tuple[parts.Scores, tuple]:
     chunks = parts.Chunks(table_vd, chunk)
-    table_grd = chunks.view(table_vd)
+    table_grd, bias_gr = chunks.view(table_vd), chunks.view_bias(bias_v)
 
     def visit(seen: parts.Seen, first: jax.Array, height: int) -> parts.Seen:
-        logits_nc = parts.logits(hidden_nd, parts.cast(chunks.read(table_grd, first, height), hidden_nd.dtype))
+        cast_cd = parts.cast(chunks.read(table_grd, first, height), hidden_nd.dtype)
+        logits_nc = parts.logits(hidden_nd, cast_cd, chunks.read_bias(bias_gr, first, height), soft_cap)
         return parts.see(seen, logits_nc, chunks.column(targets_n, first, height))
 
     scores = parts.finish(chunks.each(visit, parts.nothing_seen(len(targets_n))), table_vd.shape[0])
-    return scores, (hidden_nd, table_vd, targets_n, scores.log_z_n)
+    return scores, (hidden_nd, table_vd, bias_v, targets_n, scores.log_z_n)
 
 
-def _chunked_backward(chunk: int, saved: tuple, d_scores: parts.Scores) -> tuple[jax.Array, jax.Array, None]:
-    hidden_nd, table_vd, targets_n, log_z_n = saved
+def _chunked_backward(
+    chunk: int, soft_cap: float, saved: tuple, d_scores: parts.Scores
+) -> tuple[jax.Array | None, ...]:
+    hidden_nd, table_vd, bias_v, targets_n, log_z_n = saved
     chunks = parts.Chunks(table_vd, chunk)
-    table_grd = chunks.view(table_vd)
+    table_grd, bias_gr = chunks.view(table_vd), chunks.view_bias(bias_v)
 
-    def visit(gradients: tuple[jax.Array, jax.Array], first: jax.Array, height: int) -> tuple[jax.Array, jax.Array]:
-        d_hidden_nd, d_table_grd = gradients
+    def visit(gradients: tuple[Any, ...], first: jax.Array, height: int) -> tuple[Any, ...]:
+        d_hidden_nd, d_table_grd, d_bias_gr = gradients
         cast_cd = parts.cast(chunks.read(table_grd, first, height), hidden_nd.dtype)
-        column_n = chunks.column(targets_n, first, height)
-        d_logits_nc = parts.d_logits(parts.logits(hidden_nd, cast_cd), column_n, log_z_n, d_scores)
-        d_hidden_nd += parts.d_hidden(d_logits_nc, cast_cd)
-        return d_hidden_nd, chunks.write(d_table_grd, first, parts.d_table(d_logits_nc, hidden_nd))
+        logits_nc = parts.logits(hidden_nd, cast_cd, chunks.read_bias(bias_gr, first, height), soft_cap)
+        d_logits_nc = parts.d_logits(logits_nc, chunks.column(targets_n, first, height), log_z_n, d_scores, soft_cap)
+        d_table_grd = chunks.write(d_table_grd, first, parts.d_table(d_logits_nc, hidden_nd))
+        d_bias_gr = chunks.write_bias(d_bias_gr, first, d_logits_nc)
+        return d_hidden_nd + parts.d_hidden(d_logits_nc, cast_cd), d_table_grd, d_bias_gr
 
-    # Every row of the table's gradient is written once, so it may start as anything.
-    start = jnp.zeros(hidden_nd.shape, jnp.float32), lax.empty(table_grd.shape, jnp.float32)
-    d_hidden_nd, d_table_grd = chunks.each(visit, start)
-    return d_hidden_nd.astype(hidden_nd.dtype), d_table_grd.reshape(table_vd.shape).astype(table_vd.dtype), None
+    # Every row of the table's gradient is written once, so it may start as anything; and so of the bias's.
+    start = jnp.zeros(hidden_nd.shape, jnp.float32), lax.empty(table_grd.shape, jnp.float32), bias_gr
+    d_hidden_nd, d_table_grd, d_bias_gr = chunks.each(visit, start)
+    d_bias_v = None if d_bias_gr is None else d_bias_gr.reshape(-1)
+    d_table_vd = d_table_grd.reshape(table_vd.shape).astype(table_vd.dtype)
+    return d_hidden_nd.astype(hidden_nd.dtype), d_table_vd, d_bias_v, None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)

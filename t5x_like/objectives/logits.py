@@ -27,9 +27,13 @@ def cast(table_cd: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return lax.reduce_precision(table_cd, precision.nexp, precision.nmant).astype(dtype)
 
 
-def logits(hidden_nd: jax.Array, cast_cd: jax.Array) -> jax.Array:
-    """float32 [n, c]."""
-    return jnp.einsum("nd,cd->nc", hidden_nd, cast_cd, preferred_element_type=jnp.float32)
+def logits(
+    hidden_nd: jax.Array, cast_cd: jax.Array, bias_c: jax.Array | None = None, soft_cap: float = 0.0
+) -> jax.Array:
+    """float32 [n, c]; with a `soft_cap` c, c·tanh(logit / c)."""
+    logits_nc = jnp.einsum("nd,cd->nc", hidden_nd, cast_cd, preferred_element_type=jnp.float32)
+    logits_nc = logits_nc if bias_c is None else logits_nc + bias_c
+    return soft_cap * jnp.tanh(logits_nc / soft_cap) if soft_cap else logits_nc
 
 
 class Seen(NamedTuple):
@@ -86,11 +90,14 @@ def finish(seen: Seen, vocab: int) -> Scores:
     return Scores(seen.target_n, seen.highest_n + jnp.log(seen.scaled_n), seen.sum_n, correct_n.astype(jnp.float32))
 
 
-def d_logits(logits_nc: jax.Array, column_n: jax.Array, log_z_n: jax.Array, d: Scores) -> jax.Array:
-    """The gradient of a block of logits, float32 [n, c]."""
+def d_logits(
+    logits_nc: jax.Array, column_n: jax.Array, log_z_n: jax.Array, d: Scores, soft_cap: float = 0.0
+) -> jax.Array:
+    """The gradient of a block of logits as they are before a soft cap, float32 [n, c]."""
     d_softmax_nc = d.log_z_n[:, None] * jnp.exp(logits_nc - log_z_n[:, None])
     is_target_nc = column_n[:, None] == jnp.arange(logits_nc.shape[1])
-    return d_softmax_nc + jnp.where(is_target_nc, d.target_n[:, None], 0) + d.sum_n[:, None]
+    d_logits_nc = d_softmax_nc + jnp.where(is_target_nc, d.target_n[:, None], 0) + d.sum_n[:, None]
+    return d_logits_nc * (1 - jnp.square(logits_nc / soft_cap)) if soft_cap else d_logits_nc
 
 
 def d_hidden(d_logits_nc: jax.Array, cast_cd: jax.Array) -> jax.Array:
@@ -135,6 +142,21 @@ class Chunks:
         if left:  # a lower chunk, first of all: a write after the loop would copy what the loop wrote
             state = visit(state, jnp.int32(whole * self.height), left)
         return lax.fori_loop(0, whole, lambda i, state: visit(state, i * self.height, self.height), state)
+
+    def view_bias(self, bias_v: jax.Array | None) -> jax.Array | None:
+        """[groups, rows] of a number for each row, or nothing of nothing."""
+        return None if bias_v is None else bias_v.reshape(self.groups, self.rows)
+
+    def read_bias(self, bias_gr: jax.Array | None, first: jax.Array, height: int) -> jax.Array | None:
+        """A chunk's numbers [c]."""
+        return None if bias_gr is None else lax.dynamic_slice_in_dim(bias_gr, first, height, axis=1).reshape(-1)
+
+    def write_bias(self, bias_gr: jax.Array | None, first: jax.Array, chunk_nc: jax.Array) -> jax.Array | None:
+        """`bias_gr` with a chunk replaced by its gradient, of its logits' [n, c]."""
+        if bias_gr is None:
+            return None
+        block_gr = chunk_nc.sum(0).reshape(self.groups, -1)
+        return lax.dynamic_update_slice_in_dim(bias_gr, block_gr, first, axis=1)
 
     def read(self, table_grd: jax.Array, first: jax.Array, height: int) -> jax.Array:
         """A chunk [c, embed]."""

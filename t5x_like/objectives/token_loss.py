@@ -95,7 +95,7 @@ class TokenLoss:
         cross-entropy in nats a token.
 
         Args:
-          model: has `head_table`.
+          model: has `head_table`, and perhaps `head_bias` and `head_soft_cap`.
           hidden_btd: its final hidden states.
           targets_bt: int32 [batch, length].
           counted_bt: [batch, length], above 0 on targets that count.
@@ -104,27 +104,33 @@ class TokenLoss:
         """
         weights_bt = self._weights(counted_bt, segment_ids_bt) if training else _real(counted_bt)
         table_vd = model.head_table()
+        bias_v = model.head_bias() if hasattr(model, "head_bias") else None
+        soft_cap = getattr(model, "head_soft_cap", 0.0)
         flatten = layout.current().flatten
         sums = cross_entropy(
             flatten(hidden_btd),
             table_vd,
             flatten(targets_bt),
             flatten(weights_bt),
+            bias_v=bias_v,
+            soft_cap=soft_cap,
             z_loss=self.z_loss if training else 0.0,
             label_smoothing=self.label_smoothing if training else 0.0,
-            **self._chunks(targets_bt.size, table_vd.shape[0], hidden_btd.dtype.itemsize),
+            **self._chunks(
+                targets_bt.size, table_vd.shape[0], hidden_btd.dtype.itemsize, keeps=bias_v is None and not soft_cap
+            ),
         )
         metrics = {"accuracy": (sums.correct, weights_bt.sum())}
         if not training:
             metrics["loss"] = (sums.loss, weights_bt.sum())
         return Loss({"cross_entropy": sums.loss, "z_loss": sums.z_loss}, metrics)
 
-    def _chunks(self, tokens: int, vocab: int, itemsize: int) -> dict[str, Any]:
+    def _chunks(self, tokens: int, vocab: int, itemsize: int, *, keeps: bool) -> dict[str, Any]:
         """How the vocabulary is cut, by what one device holds; each of those that share it has its part of a chunk."""
         if self.chunk:
             return {"chunk": self.chunk}
         chunk = chunk_of(tokens, vocab)
-        if not chunk or kernels.platform() != "tpu":
+        if not chunk or not keeps or kernels.platform() != "tpu":
             return {"chunk": chunk}
         shares, tokens, vocab = _held(tokens, vocab)
         fitting = cross_entropy_kept.fitting(tokens, vocab, itemsize)

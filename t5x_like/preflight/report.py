@@ -107,13 +107,14 @@ def _sums_whole_gradients(collective: dict[str, Any]) -> bool:
 def _read(built: Built) -> _Reading:
     module = hlo.parse(_text(built))
     model, chip = built.experiment.model, built.topology.chip
+    visible = kernels.Visible(model.causal, model.window)
     if chip.platform == "cuda":
-        module = roofline.annotated(module, chip)
+        module = roofline.annotated(module, chip, visible)
     mesh = dict(built.layout.mesh.shape)  # type: ignore[union-attr]
     moved = collectives.collectives(
         module, mesh, slices=built.topology.slices, per_host=built.topology.fast if chip.per_host else 0
     )
-    called = kernels.kernels(module, causal=True, grouped_share=_grouped_share(built))
+    called = kernels.kernels(module, visible=visible, grouped_share=_grouped_share(built))
     dcn = ("data",) if built.topology.slices > 1 else ()
     return _Reading(
         moved=moved,

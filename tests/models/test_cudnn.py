@@ -1,5 +1,6 @@
 """cuDNN's packed attention, the custom call carried out here as XLA's cuda_dnn.cc describes it to cuDNN."""
 
+import functools
 import json
 import math
 from types import SimpleNamespace
@@ -37,34 +38,42 @@ def sequences(lengths, offsets, *arrays):
             )
 
 
-def weights_of(q, k, scale):
-    """[heads, queries, keys] scores with later keys left out, each group of heads on its key-value head."""
-    scores = np.einsum("the,she->hts", q, np.repeat(k, q.shape[1] // k.shape[1], axis=1)) * scale
-    return np.where(np.tril(np.ones(scores.shape[1:], bool)), scores, -np.inf)
+def weights_of(q, k, config):
+    """[heads, queries, keys] scores with the keys left out that the description says.
+
+    A group of heads is on its key-value head; a window's length counts the query's own place.
+    """
+    scores = np.einsum("the,she->hts", q, np.repeat(k, q.shape[1] // k.shape[1], axis=1)) * config["fmha_scale"]
+    apart = np.arange(len(q))[:, None] - np.arange(len(k))
+    seen = {"CAUSAL": apart >= 0, "NO_MASK": apart == apart}[config["mask_type"]]
+    if config["sliding_window_length"]:
+        assert config["mask_type"] == "CAUSAL"
+        seen = seen & (apart < config["sliding_window_length"])
+    return np.where(seen, scores, -np.inf)
 
 
-def forward(scale, segments, q, k, v, lengths, kv_lengths, offsets, kv_offsets):
+def forward(config, segments, q, k, v, lengths, kv_lengths, offsets, kv_offsets):
     b, t, h, _ = q.shape
     assert (lengths == kv_lengths).all()
     mixed, stats = np.full_like(q, np.nan), np.full((b * segments, h, t), np.nan, np.float32)
     at = (offsets, kv_offsets, kv_offsets, offsets)
     for number, q_s, k_s, v_s, mixed_s in sequences(lengths, at, q, k, v, mixed):
-        scores = weights_of(q_s, k_s, scale)
+        scores = weights_of(q_s, k_s, config)
         stats[number, :, : len(q_s)] = np.log(np.exp(scores).sum(-1))
         weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         mixed_s[:] = np.einsum("hts,she->the", weights, np.repeat(v_s, h // v_s.shape[1], axis=1))
     return mixed.transpose(0, 2, 1, 3), stats
 
 
-def backward(scale, segments, q, k, v, stats, grad, mixed, lengths, kv_lengths, offsets, kv_offsets):
+def backward(config, segments, q, k, v, stats, grad, mixed, lengths, kv_lengths, offsets, kv_offsets):
     h, groups = q.shape[2], q.shape[2] // k.shape[2]
     dq, dk, dv = np.full_like(q, np.nan), np.full_like(k, np.nan), np.full_like(v, np.nan)
     wide, narrow = offsets, kv_offsets
     arrays, at = (q, k, v, grad, mixed, dq, dk, dv), (wide, narrow, narrow, wide, wide, wide, narrow, narrow)
     for number, q_s, k_s, v_s, grad_s, mixed_s, dq_s, dk_s, dv_s in sequences(lengths, at, *arrays):
-        weights = np.exp(weights_of(q_s, k_s, scale) - stats[number, :, : len(q_s), None])
+        weights = np.exp(weights_of(q_s, k_s, config) - stats[number, :, : len(q_s), None])
         grad_weights = np.einsum("the,she->hts", grad_s, np.repeat(v_s, groups, axis=1))
-        grad_scores = weights * (grad_weights - (grad_s * mixed_s).sum(-1).T[..., None]) * scale
+        grad_scores = weights * (grad_weights - (grad_s * mixed_s).sum(-1).T[..., None]) * config["fmha_scale"]
         dq_s[:] = np.einsum("hts,she->the", grad_scores, np.repeat(k_s, groups, axis=1))
         dk_s[:] = np.einsum("hts,the->she", grad_scores, q_s).reshape(len(q_s), -1, groups, q_s.shape[2]).sum(2)
         dv_s[:] = np.einsum("hts,the->she", weights, grad_s).reshape(len(q_s), -1, groups, q_s.shape[2]).sum(2)
@@ -85,7 +94,7 @@ def custom_calls(monkeypatch):
 
         def run(*operands):
             operands = [np.asarray(x) for x in operands]
-            found = work(config["fmha_scale"], config["max_seg_per_batch"], *operands)
+            found = work(config, config["max_seg_per_batch"], *operands)
             return *(x.astype(r.dtype) for x, r in zip(found, results, strict=False)), np.zeros(0, np.uint8)
 
         return lambda *operands: jax.pure_callback(run, results, *operands)
@@ -108,12 +117,15 @@ def both(function, q, k, v, grad):
     return mixed, *pull(grad)
 
 
-def reference(q, k, v):
-    return attention.attend(q, k, v, attention.packed_mask(IDS, POSITIONS), causal=True)
+def reference(q, k, v, causal=True, window=0):
+    apart = POSITIONS[:, :, None] - POSITIONS[:, None]
+    mask = attention.same_segment(IDS, IDS) & attention.within(apart, causal=causal, window=window)
+    return attention.attend(q, k, v, mask)
 
 
-def assert_same(function, kv_heads):
-    for a, b in zip(both(function, *inputs(kv_heads)), both(reference, *inputs(kv_heads)), strict=True):
+def assert_same(function, kv_heads, **seen):
+    expected = both(functools.partial(reference, **seen), *inputs(kv_heads))
+    for a, b in zip(both(function, *inputs(kv_heads)), expected, strict=True):
         np.testing.assert_allclose(a, b, atol=3e-6)
 
 
@@ -123,6 +135,16 @@ def test_packed_rows_are_sequences_that_cudnn_finds(custom_calls, kv_heads):
     assert {target for target, *_ in custom_calls} == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
     for _, config, *_ in custom_calls:
         assert config["mask_type"] == "CAUSAL" and config["max_seg_per_batch"] == 4
+
+
+@pytest.mark.parametrize("room", [4, 1])
+@pytest.mark.parametrize("seen", [{"causal": False}, {"window": 5}])
+def test_all_of_a_segment_or_a_window_is_seen_with_the_kernel_and_without(custom_calls, monkeypatch, seen, room):
+    monkeypatch.setattr(cudnn, "LEAST_SEGMENTS", room)
+    monkeypatch.setattr(cudnn, "BLOCK", 8)
+    assert_same(jax.jit(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS)), **seen)), 2, **seen)
+    masks = {(config["mask_type"], config["sliding_window_length"]) for _, config, *_ in custom_calls}
+    assert masks == ({("NO_MASK", 0)} if "causal" in seen else {("CAUSAL", 6)})
 
 
 def test_over_a_mesh_each_device_has_its_own_rows_and_heads(custom_calls):
@@ -160,23 +182,28 @@ def test_runs_share_the_room_of_a_device():
 
 
 @pytest.mark.parametrize(
-    "kind, dtype, head_dim, can",
+    "kind, options, can",
     [
-        ("NVIDIA H200", "bfloat16", 64, True),
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 128, True),
-        ("NVIDIA H100 80GB HBM3", "float32", 128, False),
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 100, False),
-        ("NVIDIA A100-SXM4-80GB", "bfloat16", 64, False),
-        ("NVIDIA GeForce RTX 4090", "bfloat16", 64, False),
+        ("NVIDIA H200", {}, True),
+        ("NVIDIA H100 80GB HBM3", {"head_dim": 128}, True),
+        ("NVIDIA H100 80GB HBM3", {"dtype": "float32"}, False),
+        ("NVIDIA H100 80GB HBM3", {"head_dim": 100}, False),
+        ("NVIDIA A100-SXM4-80GB", {}, False),
+        ("NVIDIA GeForce RTX 4090", {}, False),
+        ("NVIDIA H200", {"window": 100}, True),
+        ("NVIDIA H200", {"causal": False}, True),
+        ("NVIDIA H200", {"causal": False, "window": 100}, False),
+        ("NVIDIA H200", {"soft_cap": 50.0}, False),
     ],
 )
-def test_which_devices_have_it(monkeypatch, kind, dtype, head_dim, can):
+def test_which_devices_have_it(monkeypatch, kind, options, can):
     class Device:
         platform, device_kind = "gpu", kind
 
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
-    options = SimpleNamespace(dtype=dtype, head_dim=head_dim, scaled_attention=True)
-    assert cudnn.can_attend(options) is can
+    values = {"dtype": "bfloat16", "head_dim": 64, "scaled_attention": True, "window": 0, "soft_cap": 0.0, **options}
+    causal = values.pop("causal", True)
+    assert cudnn.can_attend(SimpleNamespace(**values), causal=causal) is can
 
 
 @pytest.mark.parametrize("saved, runs", [(("qkv", "attention"), 2), (("qkv",), 3)])

@@ -19,6 +19,16 @@ VARIANTS = {
     "gpt2_untied_multiquery_relu": {"family": "gpt2", "kv_heads": 1, "tied_head": False, "activation": "relu"},
     "llama_layernorm_gelu_exact": {"family": "llama", "kv_heads": 2, "norm": "layernorm", "activation": "gelu_exact"},
     "llama_fan_in": {"family": "llama", "kv_heads": 4, "init_std": 0.0},
+    "mistral": {"family": "mistral", "kv_heads": 2, "window": 3},
+    "gpt2_window_soft_caps_norms_after": {
+        "family": "gpt2",
+        "kv_heads": 4,
+        "window": 2,
+        "soft_cap": 0.5,
+        "head_soft_cap": 1.0,
+        "norm_position": "post",
+        "embedding_norm": True,
+    },
     "mixtral": {"family": "mixtral", "kv_heads": 2, "experts": 4},
     "llama_one_expert_of_three": {
         "family": "llama",
@@ -118,7 +128,31 @@ def test_a_segment_does_not_see_another(model):
     before, after = np.asarray(model(**rows)), np.asarray(model(**changed))
     np.testing.assert_array_equal(before[:, 6:13], after[:, 6:13])  # the other segment: not a bit
     np.testing.assert_array_equal(before[:, :2], after[:, :2])  # the tokens before it: not a bit
-    assert (before[:, 2:6] != after[:, 2:6]).any(-1).all()  # itself and what follows: all of it
+    seeing = 2 + model.options.layers * (model.options.window or 16)  # each layer sees a window farther
+    assert (before[:, 2:6] != after[:, 2:6])[:, : seeing + 1 - 2].any(-1).all()  # itself and what follows: all of it
+
+
+def test_a_window_ends_after_so_many_tokens_a_layer(build_architecture):
+    """Of two layers with a window of 2, a token reaches four tokens on and no farther."""
+    arch = options(build_architecture, "llama", window=2, layers=2)
+    structure, tree = functional.split(arch.build(nnx.Rngs(0)))
+    model = structure.merge(scrambled(tree))
+    rows = {**packed(batch=1), "segment_ids_bt": np.ones((1, 16), int), "positions_bt": np.arange(16)[None]}
+    changed = {**rows, "tokens_bt": rows["tokens_bt"].copy()}
+    changed["tokens_bt"][:, 5] = (changed["tokens_bt"][:, 5] + 1) % 48
+    differs = (np.asarray(model(**rows)) != np.asarray(model(**changed))).any((0, 2))
+    assert np.flatnonzero(differs).tolist() == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("window, causal", [(0, True), (7, True), (7, False), (40, True), (0, False)])
+def test_flops_count_the_pairs_that_are_seen(build_architecture, window, causal):
+    arch, length = options(build_architecture, "llama", window=window), 40
+    apart = np.arange(length)[:, None] - np.arange(length)
+    seen = (apart >= 0 if causal else apart == apart) & (np.abs(apart) <= (window or length))
+    nothing = arch.flops(1, length, causal=causal) - 12 * 4 * 8 * arch.layers * arch._pairs(length, causal)
+    assert nothing == arch.flops(1, 1, causal=False) * length - 12 * 4 * 8 * arch.layers * length
+    counted = (arch.flops(1, length, causal=causal) - nothing) / (12 * 4 * 8 * arch.layers)
+    assert counted == pytest.approx(seen.sum(), abs=length)  # the diagonal, of which half is counted where causal
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters(build_architecture):
@@ -141,11 +175,23 @@ def test_layers_start_different(build_architecture):
 
 
 @pytest.mark.parametrize(
+    ("family", "size", "parameters"),
+    [("mistral", "7b", 7_241_732_096), ("bert", "base", 109_514_298), ("bert", "large", 335_174_458)],
+)
+def test_a_size_has_its_published_parameters(build_architecture, family, size, parameters):
+    arch = build_architecture({"family": family, "size": size})
+    shapes = functional.abstract(lambda: arch.build(nnx.Rngs(0)))[1]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"kv_heads": 3}, "model.kv_heads: 4 heads cannot share 3 key-value heads"),
         ({"norm": "rmsnrom"}, "model.norm: 'rmsnrom' is not known; did you mean 'rmsnorm'?"),
         ({"head_dim": 7}, "model.head_dim: 7 is odd"),
+        ({"window": -1}, "model.window: -1 is too small; it must be at least 0"),
+        ({"soft_cap": -1.0}, "model.soft_cap: -1.0 is too small"),
         ({"dropout": 1.0}, "model.dropout: 1.0 is not a rate"),
         ({"size": "8b"}, "model.size: there is no size '8b'; it must be one of 1b"),
         ({"family": "lama"}, "model.family: there is no model 'lama'; did you mean 'llama'?"),

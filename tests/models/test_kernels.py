@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,87 @@ def test_splash_is_attention_forward_and_backward(qkv):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+# Causal or not, a window or none, a soft cap or none: what the kernel and the plain products leave out by themselves.
+SEEING = [(True, 40, 0.0), (True, 0, 0.7), (False, 0, 0.0), (False, 40, 0.7), (True, 200, 0.0)]
+
+
+def long_rows():
+    """Queries, keys and values of rows of two blocks, and the segments: three and padding, and one alone."""
+    ids = np.array([[1] * 50 + [2] * 130 + [3] * 60 + [0] * 16, [1] * 256], np.int32)
+    positions = np.concatenate([np.arange(n) for n in (50, 130, 60, 16)]), np.arange(256)
+    keys = jax.random.split(jax.random.key(0), 3)
+    q = 3 * jax.random.normal(keys[0], (2, 256, 2, 8))
+    return (q, *(jax.random.normal(key, (2, 256, 1, 8)) for key in keys[1:])), ids, np.stack(positions)
+
+
+def unfused(q, k, v, ids, bias, causal, window, soft_cap):
+    """The formula over whole [length, length], of which JAX makes the gradient."""
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    scores = jnp.einsum("bthe,bshe->bhts", q, k) / np.sqrt(q.shape[-1]) + bias
+    if soft_cap:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    apart = np.arange(q.shape[1])[:, None] - np.arange(q.shape[1])
+    seen = (ids[:, :, None] == ids[:, None]) & (np.abs(apart) <= (window or q.shape[1]))
+    seen = seen & (apart >= 0) if causal else seen
+    return jnp.einsum("bhts,bshe->bthe", jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf), -1), v)
+
+
+def value_and_gradients(function, arguments, ids):
+    def value(*arguments):
+        mixed = function(*arguments) * (ids > 0)[:, :, None, None]
+        return jnp.sin(mixed).sum(), mixed
+
+    gradients, mixed = jax.jit(jax.grad(value, argnums=range(len(arguments)), has_aux=True))(*arguments)
+    return mixed, *gradients
+
+
+@pytest.mark.parametrize("causal, window, soft_cap", SEEING)
+def test_the_plain_products_are_the_formula(causal, window, soft_cap):
+    qkv, ids, positions = long_rows()
+    bias = jax.random.normal(jax.random.key(5), (2, 256, 256))
+    apart = positions[:, :, None] - positions[:, None]
+    mask = attention.same_segment(ids, ids) & attention.within(apart, causal=causal, window=window)
+    ours = value_and_gradients(
+        lambda q, k, v, bias: attention.attend(q, k, v, mask, bias, causal=causal, window=window, soft_cap=soft_cap),
+        (*qkv, bias),
+        ids,
+    )
+    theirs = value_and_gradients(
+        lambda q, k, v, bias: unfused(q, k, v, ids, bias, causal, window, soft_cap), (*qkv, bias), ids
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("causal, window, soft_cap", SEEING)
+def test_the_kernel_is_the_formula(monkeypatch, causal, window, soft_cap):
+    monkeypatch.setattr(kernels, "BLOCKS", (128,))
+    monkeypatch.setattr(kernels, "BACKWARD_KEYS", 128)
+    qkv, ids, _ = long_rows()
+
+    def kernel(q, k, v):
+        q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+        segments = kernels.Segments(jnp.asarray(ids))
+        run = functools.partial(kernels.splash, causal=causal, window=window, soft_cap=soft_cap, interpret=True)
+        return run(q, k, v, segments).swapaxes(1, 2)
+
+    ours = value_and_gradients(kernel, qkv, ids)
+    theirs = value_and_gradients(lambda q, k, v: unfused(q, k, v, ids, 0, causal, window, soft_cap), qkv, ids)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("causal, keys", [(True, 128 + 7 * 160), (False, 2 * 160 + 6 * 192)])
+def test_a_window_saves_the_products_with_keys_outside_of_it(causal, keys):
+    """Of 1,024 tokens each block of 128 sees 32 more before it (and after it), and not the other blocks."""
+    qkv = [jnp.zeros((1, 1024, 1, 8))] * 3
+    mask = jnp.ones((1, 1024, 1024), bool)
+
+    text = jax.jit(functools.partial(attention.attend, causal=causal, window=32)).lower(*qkv, mask).as_text()
+    scores = re.findall(r"dot_general.*-> tensor<1x1x1x128x(\d+)xf32>", text)
+    assert sum(int(size) for size in scores if size != "8") == keys
+
+
 def test_over_a_mesh_each_device_runs_its_own_rows_and_heads(qkv):
     with layout.make(Parallelism(data=2, tensor=2), jax.devices()[:4]).use():
         np.testing.assert_allclose(jax.jit(kernel)(*qkv), kernel_alone(qkv), atol=2e-6)
@@ -60,10 +142,12 @@ def kernel_alone(qkv):
         return kernel(*qkv)
 
 
-def test_a_layer_by_kernel_is_the_layer_without(monkeypatch):
+@pytest.mark.parametrize("causal, seen", [(True, {}), (False, {"window": 20, "soft_cap": 0.5})])
+def test_a_layer_by_kernel_is_the_layer_without(monkeypatch, causal, seen):
     sizes = {"vocab_size": 8, "layers": 1, "embed": 16, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp": 8}
     options = dataclasses.replace(Experiment.from_dict({"model": {"family": "llama", **sizes}}).model, bias=True)
-    structure, parameters = functional.split(attention.Attention(options, nnx.Rngs(0), causal=True))
+    options = dataclasses.replace(options, **seen)
+    structure, parameters = functional.split(attention.Attention(options, nnx.Rngs(0), causal=causal))
     parameters = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), parameters)
     x = jax.random.normal(jax.random.key(2), (2, 128, 16))
     turns = rotation(jnp.asarray(POSITIONS), 8, 10_000.0)
@@ -76,9 +160,11 @@ def test_a_layer_by_kernel_is_the_layer_without(monkeypatch):
 
         return jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(parameters, x)
 
-    (expected, theirs), (got, ours) = (
-        loss(mask) for mask in (attention.packed_mask(SEGMENTS, POSITIONS), kernels.Segments(jnp.asarray(SEGMENTS)))
-    )
+    plain = attention.packed_mask(SEGMENTS, POSITIONS, options, causal=causal)
+    monkeypatch.setattr(kernels, "has_splash", lambda length: True)
+    by_kernel = attention.packed_mask(jnp.asarray(SEGMENTS), POSITIONS, options, causal=causal)
+    assert isinstance(by_kernel, kernels.Segments) and plain.shape == (2, 128, 128)
+    (expected, theirs), (got, ours) = loss(plain), loss(by_kernel)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), ours, theirs)
 

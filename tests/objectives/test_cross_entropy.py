@@ -75,6 +75,45 @@ def test_equals_float64_numpy(vocab, chunk):
     assert_close(loss_and_gradients(arguments, z_loss=0.01, label_smoothing=0.1, chunk=chunk), expected, 1e-5)
 
 
+@pytest.mark.parametrize("vocab, chunk", [(64, 0), (96, 40), (1009, 128)])
+def test_a_bias_is_a_column_of_the_table_that_meets_a_one(vocab, chunk):
+    hidden, table, targets, weights = make_inputs(vocab)
+    bias = jax.random.normal(jax.random.key(9), (vocab,))
+    wider = np.append(hidden, np.ones((TOKENS, 1)), 1), np.append(table, bias[:, None], 1)
+    sums, (d_hidden, d_table, d_weights) = reference(*wider, targets, weights, z_loss=0.01, label_smoothing=0.1)
+
+    def function(hidden, table, bias, weights):
+        options = {"z_loss": 0.01, "label_smoothing": 0.1, "chunk": chunk}
+        return total(hidden, table, targets, weights, bias_v=bias, **options)
+
+    (_, got), gradients = jax.jit(jax.value_and_grad(function, argnums=range(4), has_aux=True))(
+        hidden, table, bias, weights
+    )
+    expected = d_hidden[:, :-1], d_table[:, :-1], d_table[:, -1], d_weights
+    assert_close((got, gradients), (sums, expected), 1e-5)
+
+
+@pytest.mark.parametrize("vocab, chunk", [(64, 0), (96, 40)])
+def test_a_soft_cap_bends_the_logits(vocab, chunk):
+    arguments = *make_inputs(vocab), jax.random.normal(jax.random.key(9), (vocab,))
+
+    def by_formula(hidden, table, targets, weights, bias):
+        logits = 2 * jnp.tanh((hidden @ table.T + bias) / 2)
+        log_p = jax.nn.log_softmax(logits)
+        wanted = 0.9 * jax.nn.one_hot(targets, vocab) + 0.1 / vocab
+        z_loss = 0.01 * weights @ jax.nn.logsumexp(logits, 1) ** 2
+        return z_loss - weights @ (wanted * log_p).sum(1)
+
+    def ours(hidden, table, targets, weights, bias):
+        options = {"z_loss": 0.01, "label_smoothing": 0.1, "chunk": chunk}
+        return total(hidden, table, targets, weights, bias_v=bias, soft_cap=2.0, **options)[0]
+
+    got, expected = (
+        jax.jit(jax.value_and_grad(function, argnums=(0, 1, 3, 4)))(*arguments) for function in (ours, by_formula)
+    )
+    assert_close(got, expected, 1e-5)
+
+
 @pytest.mark.parametrize("vocab, chunk", [(64, 16), (96, 48), (1024, 256), (64, 64), (37, 37)])
 def test_a_kept_softmax_equals_float64_numpy(vocab, chunk):
     arguments = make_inputs(vocab)

@@ -25,6 +25,7 @@ from t5x_like.models import functional
 from t5x_like.objectives.base import Ema, Frozen, Statistics, Trained
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.denoising import MixtureOfDenoisers, PrefixLM, SpanCorruption
+from t5x_like.objectives.masked_lm import MaskedLM
 from t5x_like.objectives.preprocessing.ul2 import Denoiser
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
@@ -50,6 +51,12 @@ DENOISERS = (Denoiser(mode="R", noise_density=0.15), Denoiser(mode="S", noise_de
 
 CASES = {
     "causal_lm": Case(CausalLM(z_loss=0.01, label_smoothing=0.1), records.documents, dropout=0.1),
+    "masked_lm": Case(
+        MaskedLM(vocab_size=tiny.VOCABULARY, mask_id=2, special_ids=(0, 1), rate=0.4, z_loss=0.01),
+        records.documents,
+        dropout=0.1,
+        model={"family": "bert"},
+    ),
     "span_corruption": Case(
         SpanCorruption(**SENTINELS, z_loss=0.01), records.shorter_documents, dropout=0.1, model=ENCODER_DECODER
     ),

@@ -167,15 +167,29 @@ frontend_attributes={kernel_metadata={
 }}, metadata={op_name="jit(step)/splash_mha_fwd/pallas_call"}
 }
 """
-    (kernel,) = kernels.kernels(hlo.parse(call), causal=True)
+    (kernel,) = kernels.kernels(hlo.parse(call), visible=kernels.Visible())
     assert kernel.name == "splash_mha_fwd" and kernel.forward and kernel.attention and kernel.count == 1
     assert kernel.flops == 2 * 2 * (2 * 4 * 256 * 256 * 64) / 2
     assert kernel.blocks == 3 / 4  # of four blocks, three are not above the diagonal
     assert kernel.visited_flops == kernel.flops * 3 / 2
     longer = call.replace('128}"', '128, \\"block_kv\\": 256}"')
-    assert kernels.kernels(hlo.parse(longer), causal=True)[0].blocks == 1  # all keys are one block
-    (dkv,) = kernels.kernels(hlo.parse(call.replace("_fwd", "_dkv")), causal=False)
+    assert kernels.kernels(hlo.parse(longer), visible=kernels.Visible())[0].blocks == 1  # all keys are one block
+    (dkv,) = kernels.kernels(hlo.parse(call.replace("_fwd", "_dkv")), visible=kernels.Visible(causal=False))
     assert dkv.flops == 4 * 2 * (2 * 4 * 256 * 256 * 64) and not dkv.forward
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [0, 1, 5, 16, 40])
+def test_what_a_kernel_visits_is_counted_pair_by_pair(causal, window):
+    length, queries, keys = 48, 8, 16
+    apart = np.arange(length)[:, None] - np.arange(length)
+    seen = (apart >= 0 if causal else apart == apart) & (np.abs(apart) <= (window or length))
+    blocks = seen.reshape(length // queries, queries, length // keys, keys).any((1, 3))
+    visible = kernels.Visible(causal, window)
+    sizes = f'"block_q\\": {queries}, "block_kv\\": {keys}'
+    assert kernels._blocks(sizes, length, True, visible) == blocks.mean()
+    # A causal mask counts as half of the pairs, though the diagonal is whole.
+    assert visible.share(length) * length**2 == pytest.approx(seen.sum(), abs=length)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +211,7 @@ ENTRY %main (x: bf16[64,16], y: bf16[64,32], w: bf16[4,16,32], n: s32[5]) -> {re
   ROOT %ragged-dot-none.3 = {result} custom-call(%n, {operands}), custom_call_target="tpu_custom_call"
 }}
 """
-    (kernel,) = kernels.kernels(hlo.parse(call), causal=True, grouped_share=0.25)
+    (kernel,) = kernels.kernels(hlo.parse(call), visible=kernels.Visible(), grouped_share=0.25)
     assert kernel.name == "ragged-dot-none" and not kernel.attention
     assert kernel.flops == 0.25 * 2 * 64 * 16 * 32
 

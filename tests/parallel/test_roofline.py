@@ -104,7 +104,7 @@ def test_each_instruction_takes_what_it_moves_or_multiplies(module):
 
 
 def test_cudnns_kernel_is_the_attention_of_its_shapes_and_is_counted_once(module):
-    (kernel,) = kernels.kernels(module, causal=True)
+    (kernel,) = kernels.kernels(module, visible=kernels.Visible())
     assert kernel.attention and kernel.forward and kernel.count == 1
     assert kernel.flops == 2 * 2 * (2 * 4 * 128 * 128 * 64) / 2
     fmha = module.computations["often"].instructions["fmha"]
@@ -115,7 +115,7 @@ def test_what_is_rarely_needed_is_not_counted(module):
     counts = loops.executions(module)
     assert counts["often"] == 1 and counts["seldom"] == 0
     assert module.computations["seldom"].instructions["slow"].cycles > 0
-    spent = times.estimate(module, CHIP, [], kernels.kernels(module, causal=True))
+    spent = times.estimate(module, CHIP, [], kernels.kernels(module, visible=kernels.Visible()))
     main = module.computations["main"]
     assert spent.scheduled == pytest.approx(sum(i.cycles for i in main) / CHIP.tensor_core_hertz)
 

@@ -26,6 +26,8 @@ TOLERANCE = 1e-5  # relative, of a loss
 
 SIZE = {"layers": 2, "embed": 16, "heads": 4, "kv_heads": 4, "head_dim": 4, "mlp": 32}
 EXPERTS = {"experts": 4, "router_balance_loss": 0.02, "router_z_loss": 1e-3}
+# The corpus's 4,096 pieces and one for what is hidden; a table that two devices divide.
+MASKED = {"name": "masked_lm", "vocab_size": 4097, "mask_id": 4096, "special_ids": [0, 1]}
 T5_OBJECTIVE = {"name": "span_corruption", "vocab_size": 4224}  # the corpus's 4,096 pieces and sentinels
 
 MODELS = {
@@ -33,6 +35,7 @@ MODELS = {
     "gpt2": {"model": {"family": "gpt2", "vocab_size": 4096, **SIZE, "dropout": 0.1}},
     "experts": {"model": {"family": "llama", "vocab_size": 4096, **SIZE, **EXPERTS}},
     "t5": {"model": {"family": "t5_1_1", "vocab_size": 4224, **SIZE, "encoder_layers": 2}, "objective": T5_OBJECTIVE},
+    "bert": {"model": {"family": "bert", "vocab_size": 4104, **SIZE}, "objective": MASKED},
 }
 
 # What it is called, whose model it trains, and its `parallelism`.
@@ -51,6 +54,7 @@ ALSO = [
     ("tensor", "gpt2", {"tensor": 4}),
     ("zero-3 and its model's dropout", "gpt2", {"fsdp": 8}),
     ("t5, zero-3", "t5", {"fsdp": 8}),
+    ("bert, zero-3 and tensor", "bert", {"fsdp": 4, "tensor": 2}),
     ("experts, zero-3, long rows, parts", "experts", {"fsdp": 2, "expert": 2, "sequence": 2, "microbatches": 2}),
 ]
 ROWS_OF_TABLE = [

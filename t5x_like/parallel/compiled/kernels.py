@@ -31,8 +31,8 @@ class Kernel:
       count: how often it runs in a step.
       attention: whether it is an attention kernel.
       forward: whether it is the forward pass of one.
-      flops: of its products over a step on one device, half of them where it is causal; of a grouped product, of the
-        rows in groups.
+      flops: of its products over a step on one device, half of them where it is causal, and fewer in a window; of a
+        grouped product, of the rows in groups.
       blocks: the share of all pairs of query and key that it visits: above a half where it is causal, as whole blocks
         are visited.
       visited_flops: like `flops`, of all pairs that it visits.
@@ -49,12 +49,37 @@ class Kernel:
     bytes: int
 
 
-def kernels(module: Module, *, causal: bool, grouped_share: float = 1.0) -> list[Kernel]:
+@dataclasses.dataclass(frozen=True)
+class Visible:
+    """Which pairs of query and key attention kernels compute, packing aside.
+
+    Attributes:
+      causal: whether they leave out the keys after a query.
+      window: how far from its own place a query sees; 0 for any distance.
+    """
+
+    causal: bool = True
+    window: int = 0
+
+    def share(self, length: int) -> float:
+        """Of all pairs of a row."""
+        window = min(self.window or length, length)
+        earlier = (window * length - window**2 / 2) / length**2
+        return earlier if self.causal else 2 * earlier
+
+    def keys(self, start: int, stop: int, length: int) -> range:
+        """Those that one of the queries from `start` to `stop` sees."""
+        first = max(start - self.window, 0) if self.window else 0
+        last = stop if self.causal else min(stop + self.window, length) if self.window else length
+        return range(first, last)
+
+
+def kernels(module: Module, *, visible: Visible, grouped_share: float = 1.0) -> list[Kernel]:
     """The kernels of a program, those that take most FLOPs first.
 
     Args:
       module: the program.
-      causal: whether its attention kernels leave out the keys after a query.
+      visible: what its attention kernels compute.
       grouped_share: of the rows of a grouped product, those in groups.
     """
     counts = loops.executions(module)
@@ -66,7 +91,7 @@ def kernels(module: Module, *, causal: bool, grouped_share: float = 1.0) -> list
                 if instruction.name.startswith(_GROUPED):
                     found.append(_grouped(computation, instruction, times, grouped_share))
                 else:
-                    found.append(of(computation, instruction, times, causal))
+                    found.append(of(computation, instruction, times, visible))
     return sorted(found, key=lambda kernel: -kernel.flops)
 
 
@@ -95,7 +120,7 @@ def _grouped(computation: Computation, call: Instruction, count: int, share: flo
     )
 
 
-def of(computation: Computation, call: Instruction, count: int, causal: bool) -> Kernel:
+def of(computation: Computation, call: Instruction, count: int, visible: Visible) -> Kernel:
     """What a kernel's calls at one place are, from its name and shapes."""
     name = call.op_name.rpartition("/pallas_call")[0].rpartition("/")[2] or call.target
     operands = _operands(computation, call)
@@ -107,13 +132,13 @@ def of(computation: Computation, call: Instruction, count: int, causal: bool) ->
     pairs = _pairs(matrices, along) if attention else 0.0
     queries = matrices[0].dims[along] if attention else 1
     forward = attention and any(part in name for part in _FORWARD) and "backward" not in name.lower()
-    blocks = _blocks(call.attributes, queries, forward) if causal else 1.0
+    blocks = _blocks(call.attributes, queries, forward, visible) if attention else 1.0
     return Kernel(
         name=name,
         count=count,
         attention=attention,
         forward=forward,
-        flops=2.0 * products * pairs * count * (0.5 if causal else 1.0),
+        flops=2.0 * products * pairs * count * visible.share(queries),
         blocks=blocks,
         visited_flops=2.0 * products * pairs * count * blocks,
         bytes=count * sum(array.bytes for array in (*operands, *call.arrays)),
@@ -134,14 +159,14 @@ def _pairs(matrices: list[Array], along: int) -> float:
     return total * keys[along]
 
 
-def _blocks(attributes: str, length: int, forward: bool) -> float:
-    """The share of pairs in blocks that reach the diagonal or lie below it."""
+def _blocks(attributes: str, length: int, forward: bool, visible: Visible) -> float:
+    """The share of pairs in blocks of which any is visible."""
     sizes = {name: int(size) for name, size in re.findall(r'(block_\w+)\\?": (\d+)', attributes)}
     queries, keys = sizes.get("block_q", 0), sizes.get("block_kv", 0)
     if not forward:
         queries, keys = sizes.get("block_q_dkv", queries), sizes.get("block_kv_dkv", keys)
     if not queries:
-        return 0.5
+        return visible.share(length)
     queries, keys = min(queries, length), min(keys or queries, length)
-    ends = range(queries, length + 1, queries)  # of blocks of queries
-    return sum(-(-end // keys) for end in ends) * keys * queries / length**2
+    seen = [visible.keys(stop - queries, stop, length) for stop in range(queries, length + 1, queries)]
+    return sum(-(-each.stop // keys) - each.start // keys for each in seen) * keys * queries / length**2

@@ -18,18 +18,21 @@ _NOTHING = (*_NAMES, "while", "conditional", "call", "after-all", "add-dependenc
 _SLICES = ("dynamic-slice", "slice", "gather")
 _PASSING = ("bitcast", "convert", "copy", "reshape")
 
+_CAUSAL = kernels.Visible()
 
-def annotated(module: Module, chip: Chip) -> Module:
+
+def annotated(module: Module, chip: Chip, visible: kernels.Visible = _CAUSAL) -> Module:
     """The program with an estimate beside each instruction that runs by itself.
 
     Args:
       module: an optimised program for a GPU.
       chip: the GPU.
+      visible: what its attention kernels compute.
     """
     computations = dict(module.computations)
     for computation in loops.scheduled(module):
         instructions = {
-            name: _with_cycles(module, computation, instruction, chip)
+            name: _with_cycles(module, computation, instruction, chip, visible)
             for name, instruction in computation.instructions.items()
         }
         computations[computation.name] = Computation(computation.name, instructions)
@@ -61,12 +64,14 @@ def moved_bytes(module: Module, computation: Computation, instruction: Instructi
     return sum(array.bytes for array in results) + sum(map(_size, given))
 
 
-def _with_cycles(module: Module, computation: Computation, instruction: Instruction, chip: Chip) -> Instruction:
+def _with_cycles(
+    module: Module, computation: Computation, instruction: Instruction, chip: Chip, visible: kernels.Visible
+) -> Instruction:
     taken = seconds(module, computation, instruction, chip)
     if not taken:
         return instruction
     if instruction.target.startswith(kernels.TARGETS):
-        found = kernels.of(computation, instruction, 1, causal=True)
+        found = kernels.of(computation, instruction, 1, visible)
         taken = max(found.flops / chip.peak_flops, found.bytes / chip.hbm_bandwidth)
         name = "kernel_cycles"
     else:
