@@ -1,0 +1,104 @@
+"""Layers in stages: the same losses and gradients as without, and what the compiled program sends and holds."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from objectives.sketches import records
+
+from t5x_like.experiment import Data, Parallelism
+from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.parallel import layout
+from t5x_like.parallel.compiled import collectives, hlo
+from t5x_like.step import program
+
+ROWS, LAYERS = 16, 4
+MODELS = {
+    "dropped": {"dropout": 0.1, "bias": True},
+    "experts": {"experts": 4, "router_balance_loss": 0.02, "router_z_loss": 1e-3},
+}
+ONE_ROUND = {"data": 2, "fsdp": 2, "stage": 2, "stage_microbatches": 4, "remat": "full"}
+TWO_ROUNDS = {"data": 1, "fsdp": 2, "tensor": 2, "stage": 2, "stage_rounds": 2}
+CASES = [
+    ("dropped", ONE_ROUND),
+    ("dropped", TWO_ROUNDS),
+    ("experts", {"data": 2, "expert": 2, "stage": 2, "microbatches": 2, "scan_layers": False}),
+]
+
+
+def experiment(model, options):
+    return tiny.experiment(
+        CausalLM(z_loss=0.01),
+        model=tiny.architecture(layers=LAYERS, **MODELS[model]),
+        parallelism=Parallelism(**options),
+        data=Data(task=None, sequence_length=tiny.LENGTH, batch_size=ROWS),
+    )
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return tiny.emptied(tiny.batch_of(CausalLM(), records.documents(), rows=ROWS), [6])
+
+
+@pytest.fixture(scope="module")
+def step(batch):
+    """By model and layout: a first state that they all share, and the compiled step."""
+    found = {}
+
+    def made(model, options):
+        key = (model, tuple(options.items()))
+        if key not in found:
+            asked = experiment(model, options)
+            run = program(asked, layout.make(asked.parallelism) if options else None)
+            initial = made(model, {})[0] if options else tiny.initial(run)
+            found[key] = initial, tiny.Steps(run, initial, batch)
+        return found[key]
+
+    return made
+
+
+@pytest.mark.parametrize(("model", "options"), CASES, ids=str)
+def test_stages_change_nothing(model, options, step, batch):
+    initial, staged = step(model, options)
+    state, metrics = staged(initial, batch)
+    expected_state, expected = step(model, {})[1](initial, batch)
+    assert set(metrics) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(metrics[key], value, rtol=1e-5, err_msg=key)
+    assert tiny.relative_error(tiny.gradients(state), tiny.gradients(expected_state)) < 1e-5
+
+
+def moved(staged, axis):
+    """The collectives along an axis that is more than one device long."""
+    mesh = dict(staged.program.layout.mesh.shape)
+    found = collectives.collectives(hlo.parse(staged._compiled.as_text()), mesh)
+    return [item for item in found if axis in item.axis.split(",")]
+
+
+def test_a_stage_holds_its_layers_and_sends_rows_on(step):
+    _, staged = step("dropped", ONE_ROUND)
+    sent = [item for item in moved(staged, "stage") if item.kind == "collective-permute"]
+    turns = 4 + 2 - 1
+    assert [item.axis for item in sent] == ["stage"] * len(sent) and sum(item.count for item in sent) == 2 * turns
+    # Nothing else goes from stage to stage in every turn, and gradients are summed over copies after the last one.
+    assert {item.kind for item in moved(staged, "stage") if item.count > 1} == {"collective-permute"}
+    assert {item.count for item in moved(staged, "data")} == {1}
+    held = argument_bytes(staged)
+    assert held == argument_bytes(step("dropped", {"data": 4, "fsdp": 2})[1], layers=1 / 2)
+
+
+def test_in_rounds_the_stages_exchange_their_layers_once(step):
+    _, staged = step("dropped", TWO_ROUNDS)
+    exchanged = [item for item in moved(staged, "stage") if item.kind == "all-to-all"]
+    assert exchanged and {item.count for item in exchanged} == {1}
+    assert {item.kind for item in moved(staged, "stage") if item.count > 1} == {"collective-permute"}
+
+
+def argument_bytes(staged, layers=1.0):
+    """Of the parameters on a device; `layers` is what to count those of layers as."""
+    state = staged.program.abstract_state()["parameters"]
+    total = 0
+    for path, leaf in jax.tree.leaves_with_path(state):
+        size = np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        total += size * (layers if "blocks" in jax.tree_util.keystr(path) else 1)
+    return total
