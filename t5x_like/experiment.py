@@ -103,8 +103,8 @@ class Parallelism:
         if self.stage_rounds > 1 and self.stage_microbatches % self.stage:
             raise ExperimentError(
                 "stage_microbatches",
-                f"{self.stage_microbatches} go round {self.stage} stages {self.stage_rounds} times; make it a multiple"
-                f" of parallelism.stage={self.stage}",
+                f"{self.stage_microbatches} microbatches cannot go round {self.stage} stages together; in several"
+                f" rounds make it a multiple of parallelism.stage={self.stage}",
             )
 
 

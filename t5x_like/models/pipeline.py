@@ -77,7 +77,7 @@ def run(
     own_rows = PartitionSpec("stage", None, "data")
     given = Given(x, noise and noise.row_b, routing.weights(), tuple(map(_undescribed, of_rows)))
     placed = jax.shard_map(
-        partial(_stage, layers, schedule),
+        partial(_stage, layers, schedule, infos),
         mesh=setting.mesh,
         in_specs=(PartitionSpec(None, "stage"), PartitionSpec(), own_rows, PartitionSpec()),
         out_specs=(own_rows, PartitionSpec(STAGE_AXES)),
@@ -94,13 +94,14 @@ def run(
 
 
 def _stage(
-    layers: Layers, schedule: Schedule, parameters: Any, key: jax.Array | None, given: Given, shared: Any
+    layers: Layers, schedule: Schedule, infos: Any, parameters: Any, key: jax.Array | None, given: Given, shared: Any
 ) -> tuple[jax.Array, routing.Sums]:
     """The program of a stage.
 
     Args:
       layers: see `run`.
       schedule: likewise.
+      infos: likewise.
       parameters: of its own layers, [rounds, 1, g, ...].
       key: of the noise.
       given: of the rows, [1, m, q, ...].
@@ -109,10 +110,11 @@ def _stage(
     Returns:
       What the last stage gives, [1, m, q, ...], and zeros from the others; and sums, float32 [1].
     """
-    stage = jax.lax.axis_index("stage")
+    constrain, stage = layout.current().constrain, jax.lax.axis_index("stage")
     onward = [(i, (i + 1) % schedule.stages) for i in range(schedule.stages)]
     rows = jax.tree.map(lambda leaf: leaf[0], given)
-    weights = jax.tree.map(lambda leaf: leaf[:, 0], parameters)
+    # Constrained, so that the sum of their gradients over the turns lies as they do.
+    weights = jax.tree.map(lambda info, leaf: constrain(leaf[:, 0], (None, *info.axes)), infos, parameters)
     group = len(jax.tree.leaves(weights)[0][0])
 
     def turn(came: jax.Array, number: jax.Array) -> tuple[jax.Array, tuple[jax.Array, routing.Sums]]:
@@ -121,6 +123,7 @@ def _stage(
         x = jnp.where((stage == 0) & (work.round == 0), mine.x, came)
         x = jnp.where(work.is_real, x, 0)
         own = jax.tree.map(partial(_entry, index=work.round), weights)
+        own = jax.tree.map(lambda info, leaf: constrain(leaf, info.axes), infos, own)
         indices = (work.round * schedule.stages + stage) * group + jnp.arange(group)
         noise = None if key is None else Noise(key, mine.row_b)
         with routing.nested(mine.weights_bt):

@@ -10,6 +10,7 @@ from t5x_like.data.packing import places_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment
 from t5x_like.models.count import describe
+from t5x_like.parallel import schedule as schedules
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, roofline, times
 from t5x_like.parallel.compiled.collectives import Collective
 from t5x_like.parallel.topologies import Chip, Topology
@@ -48,6 +49,11 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
     seconds = reading.estimate.total
     executed = reading.products + sum(kernel.flops for kernel in reading.kernels)
     forward = sum(kernel.count for kernel in reading.kernels if kernel.forward)
+    parts = experiment.parallelism.microbatches
+    schedule = schedules.of(built.layout, experiment.data.batch_size // parts)
+    # How often a chip runs some layer forward: in a pipeline in every turn a group of its own.
+    turns = 1 if schedule is None else schedule.turns / (schedule.stages * schedule.rounds)
+    layers = experiment.model.layers * parts * turns
     figures = {
         "name": experiment.name,
         "topology": topology.name,
@@ -56,6 +62,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "mesh": dict(built.layout.mesh.shape),  # type: ignore[union-attr]
         "remat": experiment.parallelism.remat,
         "microbatches": experiment.parallelism.microbatches,
+        "stage_idle": 0.0 if schedule is None else schedule.bubble,
         "rows_per_chip": experiment.data.batch_size / topology.chips,
         "sequence_length": experiment.data.sequence_length,
         "per_chip": reading.per_chip,
@@ -67,7 +74,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "estimated_over_ideal": seconds / ideal,
         "mfu_estimate": ideal / seconds if seconds else 0.0,
         "time": _time(reading, topology, ideal, executed),
-        "attention_kernel_calls_per_layer": forward / (experiment.model.layers * experiment.parallelism.microbatches),
+        "attention_kernel_calls_per_layer": forward / layers,
         "oversized_tensors": [dataclasses.asdict(item) for item in reading.oversized],
         "donation_complete": reading.per_chip["alias_bytes"] >= memory.state_bytes(built.state),
         "collective_bytes": _totals(reading.moved),

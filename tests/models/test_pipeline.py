@@ -1,14 +1,18 @@
 """Layers in stages: the same losses and gradients as without, and what the compiled program sends and holds."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 from objectives.sketches import records
 
+from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data, Parallelism
+from t5x_like.models import functional
 from t5x_like.objectives.causal_lm import CausalLM
-from t5x_like.parallel import layout
+from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo
 from t5x_like.step import program
 
@@ -92,6 +96,57 @@ def test_in_rounds_the_stages_exchange_their_layers_once(step):
     exchanged = [item for item in moved(staged, "stage") if item.kind == "all-to-all"]
     assert exchanged and {item.count for item in exchanged} == {1}
     assert {item.kind for item in moved(staged, "stage") if item.count > 1} == {"collective-permute"}
+
+
+@pytest.mark.parametrize("options", [ONE_ROUND, TWO_ROUNDS], ids=str)
+def test_decoding_and_rows_that_fill_no_stage_go_layer_by_layer(options):
+    """What evaluators and a user's prompt ask of a model in training: caches, and a row or two."""
+    structure, parameters = functional.split(tiny.architecture(layers=LAYERS).build(nnx.Rngs(0)))
+    tokens_bt = jax.random.randint(jax.random.key(1), (2, tiny.LENGTH), 1, tiny.VOCABULARY)
+
+    def read(parameters, tokens_bt):
+        model = structure.merge(parameters)
+        places = {"positions_bt": jnp.arange(tiny.LENGTH)[None], "segment_ids_bt": jnp.ones_like(tokens_bt)}
+        hidden_btd = model(tokens_bt, **places)
+        decoded, _ = model.decode(tokens_bt, model.empty_cache(2, tiny.LENGTH), jnp.int32(0))
+        return model.logits(hidden_btd), decoded
+
+    expected, also = tiny.compiled(jax.jit(read), parameters, tokens_bt)(parameters, tokens_bt)
+    with layout.make(Parallelism(**options)).use() as made:
+        places = jax.tree.map(lambda info: made.sharding(info.axes), structure.infos())
+        placed = jax.device_put(parameters, places)
+        step = jax.jit(read, in_shardings=(places, made.sharding(())))
+        found = tiny.compiled(step, placed, tokens_bt)(placed, tokens_bt)
+    np.testing.assert_allclose(also, expected, atol=1e-5)
+    for logits in found:
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "sentence"),
+    [
+        (
+            {"stage": 8},
+            64,
+            "parallelism.stage: 8 stages do not divide model.layers=4; use a divisor of it",
+        ),
+        (
+            {"stage": 2, "stage_rounds": 4},
+            64,
+            "parallelism.stage: 2 stages in 4 rounds do not divide model.layers=4; use a divisor of it",
+        ),
+        (
+            {"fsdp": 4, "stage": 2, "stage_microbatches": 4},
+            24,
+            "parallelism.stage_microbatches: 4 microbatches on 4 devices of each stage do not divide the 24 rows that"
+            " pass through the stages at once; make data.batch_size / parallelism.microbatches a multiple of 16",
+        ),
+    ],
+)
+def test_what_the_stages_cannot_share_is_one_sentence(options, rows, sentence):
+    with pytest.raises(ExperimentError) as error:
+        divisibility.require_stages(layout.make(Parallelism(**options)), tiny.architecture(layers=LAYERS), rows)
+    assert str(error.value) == sentence
 
 
 def argument_bytes(staged, layers=1.0):
