@@ -67,7 +67,7 @@ def run(
       infos: what is known of each parameter.
       noise: of the rows.
       x: [rows, ...], what the first layer takes; the last one gives the same.
-      of_rows: what layers take besides, with a leading axis of rows each.
+      of_rows: what layers take besides, with a leading axis of rows each, or of 1 for all of them.
       shared: likewise, the same for all rows.
 
     Returns:
@@ -76,6 +76,7 @@ def run(
     setting = layout.current()
     own_rows = PartitionSpec("stage", None, "data")
     given = Given(x, noise and noise.row_b, routing.weights(), tuple(map(_undescribed, of_rows)))
+    given = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape[1:])), given)
     placed = jax.shard_map(
         partial(_stage, layers, schedule, infos),
         mesh=setting.mesh,

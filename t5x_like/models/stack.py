@@ -47,7 +47,7 @@ class Stack(nnx.Module):
           x: what each layer takes and gives, with a leading axis of rows.
           caches: a tree with a leading `layers` axis, a slice of which each layer takes and gives, or None.
           noise: folded with the layer's number; None for none.
-          *of_rows: passed to each layer, with a leading axis of rows each.
+          *of_rows: passed to each layer, with a leading axis of rows each, or of 1 for all of them.
           **shared: passed to each layer as they are, the same for all rows.
 
         Returns:

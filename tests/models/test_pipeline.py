@@ -10,7 +10,7 @@ from objectives.sketches import records
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data, Parallelism
-from t5x_like.models import functional
+from t5x_like.models import cudnn, functional
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo
@@ -115,11 +115,33 @@ def test_decoding_and_rows_that_fill_no_stage_go_layer_by_layer(options):
     with layout.make(Parallelism(**options)).use() as made:
         places = jax.tree.map(lambda info: made.sharding(info.axes), structure.infos())
         placed = jax.device_put(parameters, places)
-        step = jax.jit(read, in_shardings=(places, made.sharding(())))
+        step = jax.jit(lambda *given: read(*given), in_shardings=(places, made.sharding(())))
         found = tiny.compiled(step, placed, tokens_bt)(placed, tokens_bt)
     np.testing.assert_allclose(also, expected, atol=1e-5)
     for logits in found:
         np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_a_gpus_packed_attention_is_described_anew_for_every_microbatch(monkeypatch):
+    """The kernel's place is taken by what stands in for it where it has no room, which reads the same rows."""
+    structure, parameters = functional.split(tiny.architecture(layers=LAYERS).build(nnx.Rngs(0)))
+    numbers = np.arange(ROWS)[:, None]
+    segment_ids_bt = (np.arange(tiny.LENGTH) > numbers % 5).astype(np.int32) + 1  # another border in every row
+    tokens_bt, described = (numbers + np.arange(tiny.LENGTH)) % tiny.VOCABULARY, []
+
+    def read(parameters):
+        places = {"positions_bt": jnp.arange(tiny.LENGTH)[None], "segment_ids_bt": jnp.asarray(segment_ids_bt)}
+        return structure.merge(parameters)(jnp.asarray(tokens_bt), **places)
+
+    expected = tiny.compiled(jax.jit(read), parameters)(parameters)
+    runs = cudnn.runs
+    monkeypatch.setattr(cudnn, "can_attend", lambda options: True)
+    monkeypatch.setattr(cudnn, "_is_too_large", lambda q_bthe: True)
+    monkeypatch.setattr(cudnn, "runs", lambda ids_bt: described.append(ids_bt.shape) or runs(ids_bt))
+    with layout.make(Parallelism(data=2, fsdp=2, stage=2, stage_microbatches=2)).use():
+        found = tiny.compiled(jax.jit(lambda parameters: read(parameters)), parameters)(parameters)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert {shape[0] for shape in described} == {ROWS, ROWS // 2 // 2}  # of all rows, and of one of `data` in a half
 
 
 @pytest.mark.parametrize(
