@@ -49,11 +49,10 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
     seconds = reading.estimate.total
     executed = reading.products + sum(kernel.flops for kernel in reading.kernels)
     forward = sum(kernel.count for kernel in reading.kernels if kernel.forward)
-    parts = experiment.parallelism.microbatches
-    schedule = schedules.of(built.layout, experiment.data.batch_size // parts)
+    schedule = _schedule(built)
     # How often a chip runs some layer forward: in a pipeline in every turn a group of its own.
     turns = 1 if schedule is None else schedule.turns / (schedule.stages * schedule.rounds)
-    layers = experiment.model.layers * parts * turns
+    layers = experiment.model.layers * experiment.parallelism.microbatches * turns
     figures = {
         "name": experiment.name,
         "topology": topology.name,
@@ -134,9 +133,28 @@ def _read(built: Built) -> _Reading:
             embed=model.embed,
             length=built.experiment.data.sequence_length,
             allowed=_layer_shapes(built),
-            layers=model.layers,
+            stacks=_stacks(built),
         ),
     )
+
+
+def _schedule(built: Built) -> schedules.Schedule | None:
+    """What a pipeline's stages do when, where the step has any."""
+    experiment = built.experiment
+    return schedules.of(built.layout, experiment.data.batch_size // experiment.parallelism.microbatches)
+
+
+def _stacks(built: Built) -> set[tuple[int, ...]]:
+    """The leading dimensions of activations that are kept: of each layer, or of a stage's turns and layers."""
+    model, schedule = built.experiment.model, _schedule(built)
+    layers = (model.layers, model.encoder_layers)
+    if schedule is None:
+        return {(count,) for count in layers}
+    stacks: set[tuple[int, ...]] = {(schedule.microbatches,), (schedule.turns,)}
+    for count in layers:
+        group = count // (schedule.stages * schedule.rounds)
+        stacks |= {(group,), (schedule.turns, group)}
+    return stacks
 
 
 def _text(built: Built) -> str:

@@ -64,10 +64,10 @@ def test_long_rows_exchange_tokens_for_heads_and_keep_the_kernel():
 @pytest.mark.parametrize(("rounds", "parts"), [(1, 4), (2, 2)])
 def test_stages_send_rows_on_and_keep_the_kernel(rounds, parts):
     model, stages = {"layers": 4}, {"stage": 2, "stage_rounds": rounds, "stage_microbatches": parts}
-    figures = compiled("v5e:2x2", 256, model, rows=16, fsdp=2, **stages)
+    figures = compiled("v5e:2x2", 1024, model, rows=16, fsdp=2, **stages)
     turns = rounds * parts + 1
     sent = [item for item in figures["collectives"] if (item["kind"], item["axis"]) == ("collective-permute", "stage")]
-    rows_bytes = 16 // 2 // parts * 256 * MODEL["embed"] * 2  # bfloat16, of a microbatch on a chip
+    rows_bytes = 16 // 2 // parts * 1024 * MODEL["embed"] * 2  # bfloat16, of a microbatch on a chip
     assert [(item["count"], item["async"]) for item in sent] == [(turns, True)] * 2
     assert {item["bytes"] for item in sent} == {turns * rows_bytes}
     assert figures["attention_kernel_calls_per_layer"] == 2  # everything is recomputed
