@@ -119,13 +119,9 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         batches = stack.enter_context(contextlib.closing(feed(experiment, corpus, position, part)))
         interruption, pulse = stack.enter_context(Interruption()), Pulse(part.index, late=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
-        take_step, totals = step_of(experiment, run, job, journal), before
-        if start:
-            journal.message(f"going on from step {start}")
-        if job.profile and not start < job.profile.first <= experiment.steps:
-            journal.message(
-                f"nothing is traced: step {job.profile.first} is not one of {start + 1} to {experiment.steps}"
-            )
+        take_step = step_of(experiment, run, job, journal)
+        commits = Commits(experiment, store, fingerprint, before, began)
+        announce(experiment, job, journal, start)
 
         # --- Loop ---------------------------------------------------------------------------------------------------
         for number in range(start + 1, experiment.steps + 1):
@@ -144,10 +140,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
                     measured = journal.found(number, {key: evaluators[key].run(state, number) for key in due})
                     if commit:
                         journal.flush()
-                        seconds = before.seconds + time.perf_counter() - began
-                        totals = Totals(before.tokens + journal.tokens, seconds)
-                        meta = commit_meta(experiment, fingerprint, totals)
-                        store.save(number, state, meta, over_hosts(position), measured)
+                        commits.save(number, state, position, journal.tokens, measured)
             if pulse.stop:
                 break
         with journal.throughput.paused():
@@ -156,7 +149,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         return Outcome(
             step=int(state["step"]),
             interrupted=pulse.stop,
-            totals=totals,
+            totals=commits.totals,
             rates=journal.throughput.overall(),
             flops_per_step=journal.flops_per_step,
             first_step_seconds=journal.first_step_seconds,
@@ -329,9 +322,31 @@ def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
     agreement.require_shared(workdir / files.ENVIRONMENT_FILE, "--workdir")
 
 
-def commit_meta(experiment: Experiment, fingerprint: dict[str, str], totals: Totals) -> dict[str, Any]:
-    """What a commit holds besides arrays: the resolved experiment, the data's fingerprint, what was done."""
-    return {"experiment": experiment.to_dict(), "data": fingerprint, "totals": dataclasses.asdict(totals)}
+def announce(experiment: Experiment, job: Job, journal: Journal, start: int) -> None:
+    """Says where this process begins, and what it was asked for and cannot do."""
+    if start:
+        journal.message(f"going on from step {start}")
+    if job.profile and not start < job.profile.first <= experiment.steps:
+        journal.message(f"nothing is traced: step {job.profile.first} is not one of {start + 1} to {experiment.steps}")
+
+
+class Commits:
+    """Commits the state with what it takes to go on from it: experiment, position in the data, what was done."""
+
+    def __init__(
+        self, experiment: Experiment, store: CheckpointStore, fingerprint: dict[str, str], before: Totals, began: float
+    ) -> None:
+        """Args: the run and its store; the data's fingerprint; what earlier processes did, and when this one began."""
+        self.totals = before
+        self._fixed = {"experiment": experiment.to_dict(), "data": fingerprint}
+        self._store, self._before, self._began = store, before, began
+
+    def save(self, number: int, state: State, position: np.ndarray, tokens: int, measured: dict[str, float]) -> None:
+        """Begins to commit a step; `tokens` are those that this process has seen trained on."""
+        seconds = self._before.seconds + time.perf_counter() - self._began
+        self.totals = Totals(self._before.tokens + tokens, seconds)
+        meta = self._fixed | {"totals": dataclasses.asdict(self.totals)}
+        self._store.save(number, state, meta, over_hosts(position), measured)
 
 
 def parameter_table(run: Program) -> list[dict[str, Any]]:

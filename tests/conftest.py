@@ -47,8 +47,13 @@ def program_environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def hasty_environment(program_environment: dict[str, str]) -> dict[str, str]:
-    """The same for a program that trains, of which most of the time would go into optimising a tiny step."""
-    return {**program_environment, "XLA_FLAGS": _HASTE}
+    """The same for a program that trains a tiny step: compiled in haste, and found where another test compiled it."""
+    cache = {
+        name: value
+        for name, value in _FOR_TESTS_ALONE.items()
+        if name.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))
+    }
+    return {**program_environment, "XLA_FLAGS": _HASTE, **cache}
 
 
 @pytest.fixture
