@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 from t5x_like.models import cudnn, routing
 from t5x_like.models.dropout import Noise
 from t5x_like.parallel import layout
-from t5x_like.parallel.layout import STAGE_AXES, Layout
+from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.parameters import ParameterInfo
 from t5x_like.parallel.schedule import Schedule
 
@@ -74,15 +74,16 @@ def run(
       [rows, ...] from the last layer, and the sums that layers have noted.
     """
     setting = layout.current()
-    own_rows = PartitionSpec("stage", None, "data")
+    copies = tuple(axis for axis in setting.stage_axes if axis != "stage")
+    own_rows = PartitionSpec("stage", None, copies or None)
     given = Given(x, noise and noise.row_b, routing.weights(), tuple(map(_undescribed, of_rows)))
     given = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape[1:])), given)
     placed = jax.shard_map(
         partial(_stage, layers, schedule, infos),
         mesh=setting.mesh,
         in_specs=(PartitionSpec(None, "stage"), PartitionSpec(), own_rows, PartitionSpec()),
-        out_specs=(own_rows, PartitionSpec(STAGE_AXES)),
-        axis_names={*STAGE_AXES},
+        out_specs=(own_rows, PartitionSpec(setting.stage_axes)),
+        axis_names={*setting.stage_axes},
         check_vma=False,
     )
     y, noted = placed(

@@ -60,11 +60,12 @@ def require_stages(layout: Layout, model: Any, rows: int) -> None:
                 "parallelism.stage",
                 f"{layout.stages} stages{several} do not divide model.{field}={size}; use a divisor of it",
             )
-    parts = layout.divisor("batch") // layout.stages * layout.stage_microbatches
+    here = layout.divisor_in_stage("batch")
+    parts = here * layout.stage_microbatches
     if rows % parts:
         raise ExperimentError(
             "parallelism.stage_microbatches",
-            f"{layout.stage_microbatches} microbatches on {layout.divisor('batch') // layout.stages} devices of each"
-            f" stage do not divide the {rows} rows that pass through the stages at once; make data.batch_size /"
-            f" parallelism.microbatches a multiple of {parts}",
+            f"{layout.stage_microbatches} microbatches on {here} devices of each stage do not divide the {rows} rows"
+            " that pass through the stages at once; make data.batch_size / parallelism.microbatches a multiple of"
+            f" {parts}",
         )

@@ -4,8 +4,8 @@ Parameters and activations carry different logical names. One name for both woul
 for the same mesh axis twice in one array.
 
 A layout is entered with `use()` while a function is traced; the model's parts ask `current()` for it. Without one (a
-laptop, a unit test) every constraint is the identity. A pipeline's stage is a program for devices that share neither
-`stage` nor `data` (see `models.pipeline`); in it a layout is that of those devices, without these two axes.
+laptop, a unit test) every constraint is the identity. The program of a pipeline's stage (see `models.pipeline`) is
+written for one device along `stage_axes`; in it a layout is that of the other axes.
 """
 
 import contextlib
@@ -25,9 +25,6 @@ from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 
 MESH_AXES = ("data", "fsdp", "stage", "sequence", "tensor", "expert")
-
-# Along these the program of a pipeline's stage is written for one device.
-STAGE_AXES = ("data", "stage")
 
 # Logical axis → mesh axes. Parameters first, then activations.
 RULES: Mapping[str, tuple[str, ...]] = {
@@ -115,7 +112,7 @@ class Layout:
 
     def axes(self, name: str) -> tuple[str, ...]:
         """The mesh axes that a dimension with this logical name is cut along, in a stage's program without its own."""
-        return tuple(axis for axis in self.rules[name] if axis not in STAGE_AXES or _inside() is None)
+        return tuple(axis for axis in self.rules[name] if axis not in _local())
 
     def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
         """`x` with its sharding fixed by its logical axes; the identity without a mesh or on one device."""
@@ -134,12 +131,22 @@ class Layout:
         """How many devices the program is laid out over; in a stage's program those of the stage."""
         if self.mesh is None:
             return 1
-        return math.prod(self.mesh.shape[axis] for axis in MESH_AXES if axis not in STAGE_AXES or _inside() is None)
+        return math.prod(self.mesh.shape[axis] for axis in MESH_AXES if axis not in _local())
 
     @property
     def stages(self) -> int:
         """Into how many stages the layers are divided."""
         return 1 if self.mesh is None else int(self.mesh.shape["stage"])
+
+    @property
+    def stage_axes(self) -> tuple[str, ...]:
+        """The axes along which a stage's program is written for one device: `data` too, where it cuts nothing but rows."""
+        cut = {name for name, axes in self.rules.items() if "data" in axes}
+        return ("data", "stage") if cut <= {"batch"} else ("stage",)
+
+    def divisor_in_stage(self, name: str) -> int:
+        """Into how many parts the devices of a stage cut a dimension with this logical name."""
+        return self.divisor(name) // (self.stages if "stage" in self.axes(name) else 1)
 
     def here(self) -> "Layout":
         """This layout as it is where it is asked, for what `on_each` runs."""
@@ -147,14 +154,12 @@ class Layout:
 
     def on_each(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         """A function that every device runs on its own part of the arrays: `jax.shard_map` over all axes there are."""
-        stage = _inside()
-        names = set(MESH_AXES) - set(() if stage is None else STAGE_AXES)
         return jax.shard_map(
             function,
-            mesh=stage or self.mesh,
+            mesh=_inside() or self.mesh,
             in_specs=in_specs,
             out_specs=out_specs,
-            axis_names=names,
+            axis_names=set(MESH_AXES) - set(_local()),
             check_vma=False,
         )
 
@@ -195,9 +200,15 @@ def current() -> Layout:
 
 
 def _inside() -> Any:
-    """The mesh of the program of a stage that is being traced; None outside of one."""
+    """The mesh of the program of a stage that is being traced; None outside of one, and where a device is by itself."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh if set(mesh.manual_axes) == set(STAGE_AXES) else None
+    return mesh if "stage" in mesh.manual_axes and len(mesh.manual_axes) < len(mesh.axis_names) else None
+
+
+def _local() -> tuple[str, ...]:
+    """The axes along which the program that is being traced is for one device."""
+    mesh = _inside()
+    return () if mesh is None else tuple(mesh.manual_axes)
 
 
 def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layout:

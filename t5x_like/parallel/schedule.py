@@ -77,5 +77,6 @@ def of(layout: Layout, rows: int) -> Schedule | None:
     """
     if layout.stages == 1:
         return None
-    wide, made = layout.divisor("batch"), Schedule(layout.stages, layout.stage_microbatches, layout.stage_rounds)
-    return None if rows % wide or rows % (wide // layout.stages * made.microbatches) else made
+    made = Schedule(layout.stages, layout.stage_microbatches, layout.stage_rounds)
+    here = layout.divisor_in_stage("batch")
+    return None if rows % (here * made.stages) or rows % (here * made.microbatches) else made

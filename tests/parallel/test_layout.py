@@ -1,5 +1,7 @@
 """The mesh and the rules from logical names to its axes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -54,6 +56,13 @@ def test_stages_of_several_groups_of_layers_share_their_width():
     assert (made.stages, made.stage_rounds, made.stage_microbatches, made.divisor("layers")) == (4, 2, 4, 1)
 
 
+def test_copies_that_share_parameters_are_no_stages_own():
+    made = layout.make(Parallelism(data=2, stage=4))
+    assert made.stage_axes == ("data", "stage") and made.divisor_in_stage("batch") == 2
+    shared = dataclasses.replace(made, rules={**made.rules, "embed": ("data",), "batch": ("data", "fsdp", "expert")})
+    assert shared.stage_axes == ("stage",) and shared.divisor_in_stage("batch") == 2
+
+
 def test_in_a_stages_program_a_layout_is_that_of_its_devices():
     made = layout.make(Parallelism(data=2, fsdp=2, stage=2))
 
@@ -63,10 +72,8 @@ def test_in_a_stages_program_a_layout_is_that_of_its_devices():
         return made.constrain(inside(x), ("batch",))
 
     assert (made.size, made.divisor("batch"), made.divisor("layers")) == (8, 8, 2)
-    rows = PartitionSpec(layout.STAGE_AXES)
-    mapped = jax.shard_map(
-        program, mesh=made.mesh, in_specs=rows, out_specs=rows, axis_names={*layout.STAGE_AXES}, check_vma=False
-    )
+    rows, names = PartitionSpec(made.stage_axes), {*made.stage_axes}
+    mapped = jax.shard_map(program, mesh=made.mesh, in_specs=rows, out_specs=rows, axis_names=names, check_vma=False)
     assert jax.jit(mapped)(jnp.zeros(8, int)).tolist() == [0, 1] * 4
 
 
