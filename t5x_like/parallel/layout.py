@@ -140,7 +140,7 @@ class Layout:
 
     @property
     def stage_axes(self) -> tuple[str, ...]:
-        """The axes along which a stage's program is written for one device: `data` too, where it cuts nothing but rows."""
+        """The axes along which a stage's program is for one device: `data` too, where it cuts nothing but rows."""
         cut = {name for name, axes in self.rules.items() if "data" in axes}
         return ("data", "stage") if cut <= {"batch"} else ("stage",)
 
