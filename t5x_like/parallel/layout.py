@@ -234,7 +234,7 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
         rules=circular(RULES) if options.stage_rounds > 1 else RULES,
         remat=options.remat,
         scan_layers=options.scan_layers,
-        stage_microbatches=options.stage_microbatches or options.stage,
+        stage_microbatches=options.stage_microbatches or mesh.shape["stage"],
         stage_rounds=options.stage_rounds,
     )
 
