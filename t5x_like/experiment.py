@@ -61,28 +61,51 @@ class Parallelism:
     Attributes:
       data: devices that hold whole copies and share the batch; -1 takes what the other axes leave.
       fsdp: devices that share the batch and the parameters.
+      stage: devices that hold different layers, and pass rows on to each other.
       sequence: devices that share a row's tokens, and inside attention its heads; and the parameters too.
       tensor: devices that share heads, hidden units and the vocabulary.
       expert: devices that share the batch and the experts; and the other parameters too.
       microbatches: equal parts a batch is computed in, one after the other.
+      stage_microbatches: parts of each of those that are in different stages at once; 0 for as many as stages.
+      stage_rounds: how often a row passes through all stages, each holding as many groups of layers.
       remat: what the backward pass recomputes: `none`, `full`, `save_dots` or `save_qkv_attention`.
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
     """
 
     data: int = -1
     fsdp: int = 1
+    stage: int = 1
     sequence: int = 1
     tensor: int = 1
     expert: int = 1
     microbatches: int = 1
+    stage_microbatches: int = 0
+    stage_rounds: int = 1
     remat: str = "none"
     scan_layers: bool = True
 
     def __post_init__(self) -> None:
-        require_positive(self, "fsdp", "sequence", "tensor", "expert", "microbatches")
+        require_positive(self, "fsdp", "stage", "sequence", "tensor", "expert", "microbatches", "stage_rounds")
+        require_at_least(self, 0, "stage_microbatches")
         if self.data < 1 and self.data != -1:
             raise ExperimentError("data", f"{self.data} devices; it must be at least 1, or -1 for the rest")
         require_one_of(self, "remat", REMAT_POLICIES)
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        if self.stage == 1:
+            for field, usual in (("stage_microbatches", 0), ("stage_rounds", 1)):
+                if getattr(self, field) != usual:
+                    text = (
+                        f"{getattr(self, field)} is for several stages; set parallelism.stage, or leave it at {usual}"
+                    )
+                    raise ExperimentError(field, text)
+        if self.stage_rounds > 1 and self.stage_microbatches % self.stage:
+            raise ExperimentError(
+                "stage_microbatches",
+                f"{self.stage_microbatches} microbatches cannot go round {self.stage} stages together; in several"
+                f" rounds make it a multiple of parallelism.stage={self.stage}",
+            )
 
 
 REMAT_POLICIES = ("none", "full", "save_dots", "save_qkv_attention")

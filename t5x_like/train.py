@@ -172,7 +172,8 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
     """
     data, model = experiment.data, experiment.model
     rows = data.batch_size // experiment.parallelism.microbatches
-    axes = [axis for axis in placed.rules["batch"] if axis != "expert" or experiment.parallelism.expert > 1]
+    options = experiment.parallelism
+    axes = [axis for axis in placed.rules["batch"] if axis in ("data", "fsdp") or getattr(options, axis) > 1]
     if rows % placed.divisor("batch"):
         raise ExperimentError(
             "data.batch_size",
@@ -187,6 +188,7 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
             f" multiple of {part.count}",
         )
     divisibility.require(placed, model, data.sequence_length)
+    divisibility.require_stages(placed, model, rows)
     vocabulary = data.task.vocabulary()
     if hasattr(experiment.objective, "check_vocabulary"):
         experiment.objective.check_vocabulary(vocabulary)

@@ -200,6 +200,19 @@ def test_checks_let_pass_what_is_right():
             "parallelism.microbatches: 3 microbatches do not divide data.batch_size=8; use a divisor of it",
         ),
         ({"parallelism": {"data": 0}}, "parallelism.data: 0 devices; it must be at least 1, or -1 for the rest"),
+        (
+            {"parallelism": {"stage_rounds": 2}},
+            "parallelism.stage_rounds: 2 is for several stages; set parallelism.stage, or leave it at 1",
+        ),
+        (
+            {"parallelism": {"stage_microbatches": 4}},
+            "parallelism.stage_microbatches: 4 is for several stages; set parallelism.stage, or leave it at 0",
+        ),
+        (
+            {"parallelism": {"stage": 4, "stage_rounds": 2, "stage_microbatches": 6}},
+            "parallelism.stage_microbatches: 6 microbatches cannot go round 4 stages together; in several rounds make"
+            " it a multiple of parallelism.stage=4",
+        ),
         ({"parallelism": {"remat": "ful"}}, "parallelism.remat: 'ful' is not known; did you mean 'full'?"),
         ({"checkpoint": {"every": 0}}, "checkpoint.every: 0 is too small; it must be at least 1"),
         (

@@ -139,20 +139,14 @@ def attention(
 def _on_each(function: Any, out_axes: Any, in_axes: tuple[Any, ...]) -> Any:
     """A function of the arrays' logical axes, run by each device on its own part."""
     setting = layout.current()
-    if setting.mesh is None or setting.mesh.size == 1:
+    if setting.size == 1:
         return function
 
     def placed(axes: Any) -> Any:
         is_runs = isinstance(axes, Runs)
         return Runs(*map(setting.spec, axes)) if is_runs else setting.spec(axes)
 
-    return jax.shard_map(
-        function,
-        mesh=setting.mesh,
-        in_specs=tuple(map(placed, in_axes)),
-        out_specs=placed(out_axes),
-        check_vma=False,
-    )
+    return setting.on_each(function, tuple(map(placed, in_axes)), placed(out_axes))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -64,9 +64,10 @@ class Block(nnx.Module):
         noise: Noise | None,
         rotation: Rotation | None,
         mask_bts: jax.Array | Segments | Runs,
-        slot: jax.Array | None,
-        bias_hts: jax.Array | None = None,
         memory: Memory | None = None,
+        *,
+        slot: jax.Array | None = None,
+        bias_hts: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """[batch, length, embed] → the same, and this layer's cache: a `Cache`, or with a memory a pair of them."""
         constrain = layout.current().constrain
@@ -150,7 +151,7 @@ class Decoder(nnx.Module):
         o = self.options
         mask_bts = packed_mask(segment_ids_bt, positions_bt, o, biased=bias_hts is not None, causal=o.causal)
         inside = noise and noise.fold(1)
-        x_btd, _ = self.blocks(x_btd, None, inside, self._rotation(positions_bt), mask_bts, None, bias_hts, memory)
+        x_btd, _ = self.blocks(x_btd, None, inside, self._rotation(positions_bt), mask_bts, memory, bias_hts=bias_hts)
         return self._finish(x_btd, noise)
 
     def head_table(self) -> jax.Array:
@@ -198,7 +199,7 @@ class Decoder(nnx.Module):
         bias_hts = None if self.bias is None else self.bias(t, slots, slot)
         x_btd = self._embed(tokens_bt, positions_bt, None)
         x_btd, new_cache = self.blocks(
-            x_btd, cache, None, self._rotation(positions_bt), mask_bts, slot, bias_hts, memory
+            x_btd, cache, None, self._rotation(positions_bt), mask_bts, memory, slot=slot, bias_hts=bias_hts
         )
         return self.logits(self._finish(x_btd, None)), new_cache
 

@@ -40,7 +40,7 @@ class Encoder(nnx.Module):
         o, length = self.options, x_bsd.shape[1]
         bias_hss = None if self.bias is None else self.bias(length, length)
         mask_bss = packed_mask(segment_ids_bs, positions_bs, o, biased=bias_hss is not None, causal=False)
-        x_bsd, _ = self.blocks(x_bsd, None, noise and noise.fold(0), rotation, mask_bss, None, bias_hss)
+        x_bsd, _ = self.blocks(x_bsd, None, noise and noise.fold(0), rotation, mask_bss, bias_hts=bias_hss)
         x_bsd = x_bsd if self.norm is None else self.norm(x_bsd)
         return dropout(x_bsd, o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
 

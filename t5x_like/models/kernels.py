@@ -88,14 +88,12 @@ def splash(
         return jax.vmap(kernel)(q_bhte, k_bkte, v_bkte, segments)
 
     setting = layout.current()
-    if setting.mesh is None or setting.mesh.size == 1:
+    if setting.size == 1:
         return local(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt)
     queries = setting.spec(("batch", "attention_heads", None, None))
     keys = setting.spec(("batch", "attention_kv", None, None))
     rows = setting.spec(("batch", None))
-    placed = jax.shard_map(
-        local, mesh=setting.mesh, in_specs=(queries, keys, keys, rows), out_specs=queries, check_vma=False
-    )
+    placed = setting.on_each(local, (queries, keys, keys, rows), queries)
     return placed(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt)
 
 

@@ -59,20 +59,13 @@ class Experts(nnx.Module):
         }
         setting = layout.current()
         b, t, _ = x_btd.shape
-        if (
-            setting.mesh is None
-            or setting.mesh.size == 1
-            or b % setting.divisor("batch")
-            or t % setting.divisor("length")
-        ):
+        if setting.size == 1 or b % setting.divisor("batch") or t % setting.divisor("length"):
             return _mixed(x_btd, weights_btk, chosen_btk, kernels, activation=self.activation)
         tokens, axes = setting.spec(TOKENS), {"up": WIDE, "gate": WIDE, "down": NARROW}
-        placed = jax.shard_map(
-            partial(_mixed, activation=self.activation, setting=setting),
-            mesh=setting.mesh,
-            in_specs=(tokens, tokens, tokens, {name: setting.spec(axes[name]) for name in kernels}),
-            out_specs=tokens,
-            check_vma=False,
+        placed = setting.on_each(
+            partial(_mixed, activation=self.activation, setting=setting.here()),
+            (tokens, tokens, tokens, {name: setting.spec(axes[name]) for name in kernels}),
+            tokens,
         )
         return placed(x_btd, weights_btk, chosen_btk, kernels)
 
@@ -141,7 +134,7 @@ def _spread(
 
 def _whole(kernel_eio: jax.Array, name: str, setting: Layout) -> jax.Array:
     """A device's experts with their whole width; the gradient is scattered over the devices again."""
-    parts = tuple(axis for axis in setting.rules["expert_embed"] if setting.mesh and setting.mesh.shape[axis] > 1)
+    parts = setting.cut("expert_embed")
     dimension = NARROW.index("expert_embed") if name == "down" else WIDE.index("expert_embed")
     return jax.lax.all_gather(kernel_eio, parts, axis=dimension, tiled=True) if parts else kernel_eio
 

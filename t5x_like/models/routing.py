@@ -47,13 +47,23 @@ def collect(weights_bt: jax.Array) -> Iterator[Sums]:
 
 
 @contextlib.contextmanager
-def nested() -> Iterator[Sums]:
-    """Collects, for the body of a loop, apart from what is collected around it; nothing where nothing is."""
+def nested(weights_bt: jax.Array | None = None) -> Iterator[Sums]:
+    """Collects, for the body of a loop, apart from what is collected around it; nothing where nothing is.
+
+    Args:
+      weights_bt: as `collect` takes them, where the body is run on other rows than what is around it.
+    """
     around = _CURRENT.get()
     if around is None:
         yield {}
     else:
-        yield from _entered(_Collector(around.weights_bt))
+        yield from _entered(_Collector(around.weights_bt if weights_bt is None else weights_bt))
+
+
+def weights() -> jax.Array | None:
+    """The weights of the tokens for which something is being collected, [batch, length]; None where nothing is."""
+    collector = _CURRENT.get()
+    return None if collector is None else collector.weights_bt
 
 
 def _entered(collector: _Collector) -> Iterator[Sums]:

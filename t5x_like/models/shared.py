@@ -43,7 +43,7 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes, dtype
     setting = layout.current()
     rows = setting.cut("batch")
     split = [axis for axis in setting.cut("embed") if axis in rows]
-    plain = setting.mesh is None or len(split) != 1 or setting.mesh.size != setting.divisor("batch")
+    plain = setting.mesh is None or len(split) != 1 or setting.size != setting.divisor("batch")
     sizes = () if plain or setting.mesh is None else scatter.stages(setting.mesh, split[0])
     # Where devices are few the compiler scatters by itself, and where they lie in no lines not at all.
     if len(sizes) < 2:
@@ -54,9 +54,7 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes, dtype
         return jax.lax.psum(mine, tuple(axis for axis in rows if axis not in split))
 
     batch = PartitionSpec(rows)
-    return jax.shard_map(
-        local, mesh=setting.mesh, in_specs=(batch, batch), out_specs=PartitionSpec(split[0]), check_vma=False
-    )(left, right)
+    return setting.on_each(local, (batch, batch), PartitionSpec(split[0]))(left, right)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

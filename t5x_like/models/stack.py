@@ -10,9 +10,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from t5x_like.models import functional, routing
+from t5x_like.models import functional, pipeline, routing
 from t5x_like.models.dropout import Noise
 from t5x_like.parallel import layout
+from t5x_like.parallel import schedule as schedules
 
 _POLICIES = jax.checkpoint_policies
 REMAT: Mapping[str, Callable[..., Any] | None] = {
@@ -37,35 +38,34 @@ class Stack(nnx.Module):
 
         self.layer = stacked(rngs)
 
-    def __call__(self, x: jax.Array, caches: Any, noise: Noise | None, *arguments: Any) -> tuple[jax.Array, Any]:
-        """Runs `x` through the layers.
+    def __call__(
+        self, x: jax.Array, caches: Any, noise: Noise | None, *of_rows: Any, **shared: Any
+    ) -> tuple[jax.Array, Any]:
+        """Runs `x` through the layers; in stages, where the layout has several and there are no caches.
 
         Args:
-          x: what each layer takes and gives.
+          x: what each layer takes and gives, with a leading axis of rows.
           caches: a tree with a leading `layers` axis, a slice of which each layer takes and gives, or None.
           noise: folded with the layer's number; None for none.
-          *arguments: passed to each layer as they are.
+          *of_rows: passed to each layer, with a leading axis of rows each, or of 1 for all of them.
+          **shared: passed to each layer as they are, the same for all rows.
 
         Returns:
           The last layer's `x`, and the layers' caches.
         """
         structure, parameters = functional.split(self.layer)
-        setting = layout.current()
+        schedule = schedules.of(layout.current(), len(x)) if caches is None else None
+        if schedule is None:
+            indices = jax.numpy.arange(self.layers)
+            x, caches, noted = _through(structure, x, parameters, caches, indices, noise, of_rows, shared)
+        else:
 
-        def body(x: jax.Array, sliced: tuple[Any, Any, jax.Array]) -> tuple[jax.Array, Any]:
-            parameters, cache, index = sliced
-            # What a layer notes down must leave the loop as one of its results.
-            with routing.nested() as noted:
-                x, cache = structure.merge(parameters)(x, cache, noise and noise.fold(index), *arguments)
-            return x, (cache, noted)
+            def layers(x: jax.Array, parameters: Any, *rest: Any) -> tuple[jax.Array, routing.Sums]:
+                x, _, noted = _through(structure, x, parameters, None, *rest)
+                return x, noted
 
-        policy = REMAT[setting.remat]
-        if policy is not None:
-            body = jax.checkpoint(body, policy=policy, prevent_cse=not setting.scan_layers)
-        indices = jax.numpy.arange(self.layers)
-        loop = jax.lax.scan if setting.scan_layers else self._unrolled
-        x, (caches, noted) = loop(body, x, (parameters, caches, indices))
-        routing.note(**{name: sums.sum(0) for name, sums in noted.items()})
+            x, noted = pipeline.run(layers, schedule, parameters, structure.infos(), noise, x, of_rows, shared)
+        routing.note(**noted)
         return x, caches
 
     def each(self, function: Callable[[Any], Any]) -> Any:
@@ -73,13 +73,43 @@ class Stack(nnx.Module):
         structure, parameters = functional.split(self.layer)
         return jax.lax.map(lambda parameters: function(structure.merge(parameters)), parameters)
 
-    def _unrolled(self, body: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
-        """The loop written out."""
-        leaves, structure = jax.tree.flatten(stacked)
-        # One split, whose gradient is one concatenation; indexing would add up a padded array for each layer.
-        slices = [jax.lax.split(leaf, (1,) * self.layers) for leaf in leaves]
-        outputs = []
-        for layer in range(self.layers):
-            x, output = body(x, structure.unflatten([leaf[layer].reshape(leaf[layer].shape[1:]) for leaf in slices]))
-            outputs.append(output)
-        return x, jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *outputs)
+
+def _through(
+    structure: functional.Functional,
+    x: jax.Array,
+    parameters: Any,
+    caches: Any,
+    indices: jax.Array,
+    noise: Noise | None,
+    of_rows: tuple[Any, ...],
+    shared: dict[str, Any],
+) -> tuple[jax.Array, Any, routing.Sums]:
+    """`x` through the layers whose parameters and numbers these are: the last one's, the caches, and what was noted."""
+    setting = layout.current()
+
+    def body(x: jax.Array, sliced: tuple[Any, Any, jax.Array]) -> tuple[jax.Array, Any]:
+        parameters, cache, index = sliced
+        # What a layer notes down must leave the loop as one of its results.
+        with routing.nested() as noted:
+            x, cache = structure.merge(parameters)(x, cache, noise and noise.fold(index), *of_rows, **shared)
+        return x, (cache, noted)
+
+    policy = REMAT[setting.remat]
+    if policy is not None:
+        body = jax.checkpoint(body, policy=policy, prevent_cse=not setting.scan_layers)
+    loop = jax.lax.scan if setting.scan_layers else _unrolled
+    x, (caches, noted) = loop(body, x, (parameters, caches, indices))
+    return x, caches, {name: sums.sum(0) for name, sums in noted.items()}
+
+
+def _unrolled(body: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
+    """The loop written out."""
+    leaves, structure = jax.tree.flatten(stacked)
+    layers = len(leaves[0])
+    # One split, whose gradient is one concatenation; indexing would add up a padded array for each layer.
+    slices = [jax.lax.split(leaf, (1,) * layers) for leaf in leaves]
+    outputs = []
+    for layer in range(layers):
+        x, output = body(x, structure.unflatten([leaf[layer].reshape(leaf[layer].shape[1:]) for leaf in slices]))
+        outputs.append(output)
+    return x, jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *outputs)

@@ -39,3 +39,33 @@ def require(layout: Layout, model: Any, length: int) -> None:
             f"{layout.divisor('length')} devices do not divide data.sequence_length={length}; use a multiple of"
             f" {layout.divisor('length')} tokens",
         )
+
+
+def require_stages(layout: Layout, model: Any, rows: int) -> None:
+    """Raises ExperimentError where the stages do not divide the layers, or a microbatch's rows do not fill them.
+
+    Args:
+      layout: mesh, rules and schedule.
+      model: the architecture.
+      rows: that pass through the stages at once: of a microbatch.
+    """
+    if layout.stages == 1:
+        return
+    groups = layout.stages * layout.stage_rounds
+    for field in ("layers", "encoder_layers"):
+        size = getattr(model, field)
+        if size % groups:
+            several = f" in {layout.stage_rounds} rounds" if layout.stage_rounds > 1 else ""
+            raise ExperimentError(
+                "parallelism.stage",
+                f"{layout.stages} stages{several} do not divide model.{field}={size}; use a divisor of it",
+            )
+    here = layout.divisor_in_stage("batch")
+    parts = here * layout.stage_microbatches
+    if rows % parts:
+        raise ExperimentError(
+            "parallelism.stage_microbatches",
+            f"{layout.stage_microbatches} microbatches on {here} devices of each stage do not divide the {rows} rows"
+            " that pass through the stages at once; make data.batch_size / parallelism.microbatches a multiple of"
+            f" {parts}",
+        )

@@ -4,14 +4,16 @@ Parameters and activations carry different logical names. One name for both woul
 for the same mesh axis twice in one array.
 
 A layout is entered with `use()` while a function is traced; the model's parts ask `current()` for it. Without one (a
-laptop, a unit test) every constraint is the identity.
+laptop, a unit test) every constraint is the identity. The program of a pipeline's stage (see `models.pipeline`) is
+written for one device along `stage_axes`; in it a layout is that of the other axes.
 """
 
 import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 
-MESH_AXES = ("data", "fsdp", "sequence", "tensor", "expert")
+MESH_AXES = ("data", "fsdp", "stage", "sequence", "tensor", "expert")
 
 # Logical axis → mesh axes. Parameters first, then activations.
 RULES: Mapping[str, tuple[str, ...]] = {
@@ -38,8 +40,9 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "vocab": ("tensor",),
     "position": (),
     "norm": (),
-    "layers": (),
-    "batch": ("data", "fsdp", "expert"),
+    "layers": ("stage",),
+    # Outside the layers the stages share the batch; inside them every stage has all rows, a microbatch at a time.
+    "batch": ("data", "fsdp", "expert", "stage"),
     "length": ("sequence",),
     "act_embed": (),
     "act_heads": ("tensor",),
@@ -54,6 +57,15 @@ RULES: Mapping[str, tuple[str, ...]] = {
 Axes = tuple[str | None, ...]
 
 
+def circular(rules: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Rules for stages of several groups of layers each, which no run of consecutive layers makes.
+
+    The stages share the width of their layers' parameters instead, and exchange it once a step.
+    """
+    widths = {name: (*rules[name], "stage") for name in ("embed", "expert_embed")}
+    return {**rules, "layers": (), **widths}
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """A mesh, its rules, and what the layer stack does on it.
@@ -63,12 +75,16 @@ class Layout:
       rules: logical axis name → mesh axes.
       remat: the named policy of what the backward pass recomputes.
       scan_layers: whether the layer stack is a loop over one compiled layer.
+      stage_microbatches: parts of a batch that are in different stages at once.
+      stage_rounds: groups of layers that a stage holds.
     """
 
     mesh: Mesh | None = None
     rules: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: RULES)
     remat: str = "none"
     scan_layers: bool = True
+    stage_microbatches: int = 1
+    stage_rounds: int = 1
 
     def spec(self, axes: Axes) -> PartitionSpec:
         """The mesh axes of an array whose dimensions carry these logical names.
@@ -81,7 +97,7 @@ class Layout:
         for name in axes:
             if name is not None and name not in self.rules:
                 raise ValueError(f"no rule for the logical axis {name!r} in {axes}")
-            mesh_axes = self.rules[name] if name is not None else ()
+            mesh_axes = self.axes(name) if name is not None else ()
             if taken & set(mesh_axes):
                 raise ValueError(f"two dimensions of {axes} ask for the mesh axes {sorted(taken & set(mesh_axes))}")
             taken |= set(mesh_axes)
@@ -92,7 +108,11 @@ class Layout:
         """Where an array with these logical axes lives."""
         if self.mesh is None:
             raise ValueError("a layout without a mesh places nothing")
-        return NamedSharding(self.mesh, self.spec(axes))
+        return NamedSharding(_inside() or self.mesh, self.spec(axes))
+
+    def axes(self, name: str) -> tuple[str, ...]:
+        """The mesh axes that a dimension with this logical name is cut along, in a stage's program without its own."""
+        return tuple(axis for axis in self.rules[name] if axis not in _local())
 
     def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
         """`x` with its sharding fixed by its logical axes; the identity without a mesh or on one device."""
@@ -104,7 +124,44 @@ class Layout:
         """Into how many parts a dimension with this logical name is cut."""
         if self.mesh is None:
             return 1
-        return int(np.prod([self.mesh.shape[axis] for axis in self.rules[name]], dtype=int))
+        return int(np.prod([self.mesh.shape[axis] for axis in self.axes(name)], dtype=int))
+
+    @property
+    def size(self) -> int:
+        """How many devices the program is laid out over; in a stage's program those of the stage."""
+        if self.mesh is None:
+            return 1
+        return math.prod(self.mesh.shape[axis] for axis in MESH_AXES if axis not in _local())
+
+    @property
+    def stages(self) -> int:
+        """Into how many stages the layers are divided."""
+        return 1 if self.mesh is None else int(self.mesh.shape["stage"])
+
+    @property
+    def stage_axes(self) -> tuple[str, ...]:
+        """The axes along which a stage's program is for one device: `data` too, where it cuts nothing but rows."""
+        cut = {name for name, axes in self.rules.items() if "data" in axes}
+        return ("data", "stage") if cut <= {"batch"} else ("stage",)
+
+    def divisor_in_stage(self, name: str) -> int:
+        """Into how many parts the devices of a stage cut a dimension with this logical name."""
+        return self.divisor(name) // (self.stages if "stage" in self.axes(name) else 1)
+
+    def here(self) -> "Layout":
+        """This layout as it is where it is asked, for what `on_each` runs."""
+        return dataclasses.replace(self, rules={name: self.axes(name) for name in self.rules})
+
+    def on_each(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+        """A function that every device runs on its own part of the arrays: `jax.shard_map` over all axes there are."""
+        return jax.shard_map(
+            function,
+            mesh=_inside() or self.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names=set(MESH_AXES) - set(_local()),
+            check_vma=False,
+        )
 
     @property
     def platform(self) -> str:
@@ -122,7 +179,7 @@ class Layout:
 
     def cut(self, name: str) -> tuple[str, ...]:
         """The mesh axes, of more than one device, that a dimension with this logical name is cut along."""
-        return tuple(axis for axis in self.rules[name] if self.mesh is not None and self.mesh.shape[axis] > 1)
+        return tuple(axis for axis in self.axes(name) if self.mesh is not None and self.mesh.shape[axis] > 1)
 
     @contextlib.contextmanager
     def use(self) -> Iterator["Layout"]:
@@ -142,6 +199,18 @@ def current() -> Layout:
     return _CURRENT.get() or Layout()
 
 
+def _inside() -> Any:
+    """The mesh of the program of a stage that is being traced; None outside of one, and where a device is by itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if "stage" in mesh.manual_axes and len(mesh.manual_axes) < len(mesh.axis_names) else None
+
+
+def _local() -> tuple[str, ...]:
+    """The axes along which the program that is being traced is for one device."""
+    mesh = _inside()
+    return () if mesh is None else tuple(mesh.manual_axes)
+
+
 def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layout:
     """The layout an experiment asks for, over all devices.
 
@@ -149,18 +218,25 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
       ExperimentError: when the axes do not multiply to the number of devices.
     """
     devices = list(devices if devices is not None else jax.devices())
-    inner = (options.fsdp, options.sequence, options.tensor, options.expert)
+    inner = (options.fsdp, options.stage, options.sequence, options.tensor, options.expert)
     rest = math.prod(inner)
     data = len(devices) // rest if options.data == -1 else options.data
     if data * rest != len(devices):
         raise ExperimentError(
             "parallelism",
-            f"data={options.data} × fsdp={options.fsdp} × sequence={options.sequence} × tensor={options.tensor} ×"
-            f" expert={options.expert} is not the {len(devices)} device(s) here; make the product match, with data=-1"
-            " for whatever the others leave",
+            f"data={options.data} × fsdp={options.fsdp} × stage={options.stage} × sequence={options.sequence} ×"
+            f" tensor={options.tensor} × expert={options.expert} is not the {len(devices)} device(s) here; make the"
+            " product match, with data=-1 for whatever the others leave",
         )
     mesh = _mesh((data, *inner), devices)
-    return Layout(mesh=mesh, remat=options.remat, scan_layers=options.scan_layers)
+    return Layout(
+        mesh=mesh,
+        rules=circular(RULES) if options.stage_rounds > 1 else RULES,
+        remat=options.remat,
+        scan_layers=options.scan_layers,
+        stage_microbatches=options.stage_microbatches or mesh.shape["stage"],
+        stage_rounds=options.stage_rounds,
+    )
 
 
 def _mesh(shape: tuple[int, ...], devices: list[jax.Device]) -> Mesh:

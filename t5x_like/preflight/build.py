@@ -76,6 +76,9 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     program = step.program(experiment, made)
     state = check_state(program)
     divisibility.require(made, experiment.model, experiment.data.sequence_length)
+    divisibility.require_stages(
+        made, experiment.model, experiment.data.batch_size // experiment.parallelism.microbatches
+    )
     batch = batch_shapes(experiment, made)
     whole, parameters = whole_bytes(state), whole_bytes(state["parameters"])
     _check_state_fits(experiment, topology, state, whole, parameters)

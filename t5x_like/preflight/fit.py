@@ -13,6 +13,7 @@ from t5x_like.data.packing import groups_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, Parallelism
 from t5x_like.parallel import topologies
+from t5x_like.parallel.schedule import Schedule
 from t5x_like.parallel.topologies import Topology
 
 # Gradients have the parameters' shapes; they are whole when the update begins. A share of the memory for what a layer
@@ -70,6 +71,9 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     """
     p, model, data = experiment.parallelism, experiment.model, experiment.data
     shards = p.fsdp * _beside(p)
+    # Outside the layers stages share the rows. Inside, each has all of them in a share of the layers, and keeps
+    # something in every turn, also of those without work.
+    idle = Schedule(p.stage, p.stage_microbatches or p.stage, p.stage_rounds).bubble
     rows = data.batch_size / p.microbatches / (chips / p.tensor)
     lengths = [group.length for group in groups_of(experiment.objective.features(data.sequence_length))]
     read, written = (lengths[0], lengths[-1]) if len(lengths) > 1 else (0, data.sequence_length)
@@ -93,7 +97,7 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     return Need(
         state=state_bytes // shards,
         gradients=parameter_bytes // shards,
-        activations=int(rows * (model.layers * written + model.encoder_layers * read) * kept * width),
+        activations=int(rows * (model.layers * written + model.encoder_layers * read) * kept * width / (1 - idle)),
         layer=int(layer + weights + head + (scores if model.positions == "relative" else 0)),
     )
 
@@ -159,7 +163,7 @@ def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, 
 
 def _beside(p: Parallelism) -> int:
     """Devices along the axes that are left as they are."""
-    return p.sequence * p.tensor * p.expert
+    return p.stage * p.sequence * p.tensor * p.expert
 
 
 def _remats(now: str) -> list[str]:
@@ -172,7 +176,8 @@ def _parts(experiment: Experiment, topology: Topology) -> list[int]:
     """Microbatches, from those there are up, with a row or more on each chip."""
     p, rows = experiment.parallelism, experiment.data.batch_size
     found, parts = [], p.microbatches
-    while parts * topology.chips // (p.tensor * p.sequence) <= rows and rows % parts == 0:
+    wide = topology.chips // (p.tensor * p.sequence * p.stage) * (p.stage_microbatches or p.stage)
+    while parts * wide <= rows and rows % parts == 0:
         found.append(parts)
         parts *= 2
     return found or [p.microbatches]

@@ -10,6 +10,7 @@ from t5x_like.data.packing import places_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment
 from t5x_like.models.count import describe
+from t5x_like.parallel import schedule as schedules
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, roofline, times
 from t5x_like.parallel.compiled.collectives import Collective
 from t5x_like.parallel.topologies import Chip, Topology
@@ -48,6 +49,10 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
     seconds = reading.estimate.total
     executed = reading.products + sum(kernel.flops for kernel in reading.kernels)
     forward = sum(kernel.count for kernel in reading.kernels if kernel.forward)
+    schedule = _schedule(built)
+    # How often a chip runs some layer forward: in a pipeline in every turn a group of its own.
+    turns = 1 if schedule is None else schedule.turns / (schedule.stages * schedule.rounds)
+    layers = experiment.model.layers * experiment.parallelism.microbatches * turns
     figures = {
         "name": experiment.name,
         "topology": topology.name,
@@ -56,6 +61,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "mesh": dict(built.layout.mesh.shape),  # type: ignore[union-attr]
         "remat": experiment.parallelism.remat,
         "microbatches": experiment.parallelism.microbatches,
+        "stage_idle": 0.0 if schedule is None else schedule.bubble,
         "rows_per_chip": experiment.data.batch_size / topology.chips,
         "sequence_length": experiment.data.sequence_length,
         "per_chip": reading.per_chip,
@@ -67,7 +73,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "estimated_over_ideal": seconds / ideal,
         "mfu_estimate": ideal / seconds if seconds else 0.0,
         "time": _time(reading, topology, ideal, executed),
-        "attention_kernel_calls_per_layer": forward / (experiment.model.layers * experiment.parallelism.microbatches),
+        "attention_kernel_calls_per_layer": forward / layers,
         "oversized_tensors": [dataclasses.asdict(item) for item in reading.oversized],
         "donation_complete": reading.per_chip["alias_bytes"] >= memory.state_bytes(built.state),
         "collective_bytes": _totals(reading.moved),
@@ -128,9 +134,28 @@ def _read(built: Built) -> _Reading:
             embed=model.embed,
             length=built.experiment.data.sequence_length,
             allowed=_layer_shapes(built),
-            layers=model.layers,
+            stacks=_stacks(built),
         ),
     )
+
+
+def _schedule(built: Built) -> schedules.Schedule | None:
+    """What a pipeline's stages do when, where the step has any."""
+    experiment = built.experiment
+    return schedules.of(built.layout, experiment.data.batch_size // experiment.parallelism.microbatches)
+
+
+def _stacks(built: Built) -> set[tuple[int, ...]]:
+    """The leading dimensions of activations that are kept: of each layer, or of a stage's turns and layers."""
+    model, schedule = built.experiment.model, _schedule(built)
+    layers = (model.layers, model.encoder_layers)
+    if schedule is None:
+        return {(count,) for count in layers}
+    stacks: set[tuple[int, ...]] = {(schedule.microbatches,), (schedule.turns,)}
+    for count in layers:
+        group = count // (schedule.stages * schedule.rounds)
+        stacks |= {(group,), (schedule.turns, group)}
+    return stacks
 
 
 def _text(built: Built) -> str:

@@ -1,6 +1,7 @@
 """Other ways to lay out a step, compiled and ranked."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -85,16 +86,18 @@ def search(
 
 def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
     p, rows, model = experiment.parallelism, experiment.data.batch_size, experiment.model
-    per_slice = topology.chips // topology.slices // (p.sequence * p.expert)
+    per_slice = topology.chips // topology.slices // (p.stage * p.sequence * p.expert)
     for tensor in _powers(per_slice):
         if model.kv_heads % tensor or model.heads % tensor or model.mlp % tensor or model.vocab_size % tensor:
             continue
         for copies in _powers(per_slice // tensor):
             fsdp, data = per_slice // tensor // copies, copies * topology.slices
-            if model.embed % (fsdp * p.sequence * p.expert):
+            width = fsdp * p.sequence * p.expert * (p.stage if p.stage_rounds > 1 else 1)
+            if model.embed % width:
                 continue
+            together = math.lcm(p.stage, p.stage_microbatches or p.stage)
             for parts in _powers(rows):
-                if rows % (data * fsdp * p.expert * parts):
+                if rows % (data * fsdp * p.expert * parts * together):
                     break
                 for remat in REMAT_POLICIES:
                     changed = dataclasses.replace(

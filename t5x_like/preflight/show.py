@@ -79,6 +79,7 @@ def _memory(figures: Mapping[str, Any]) -> dict[str, str]:
 def _step(figures: Mapping[str, Any]) -> dict[str, str]:
     time = figures["time"]
     bounds = ", ".join(f"{name.replace('_', ' ')} {1000 * s:,.0f}" for name, s in time["bounds_seconds"].items())
+    idle = figures.get("stage_idle", 0.0)  # reports of earlier versions have none
     return {
         "step": f"{1000 * figures['estimated_step_seconds']:,.1f} ms:"
         f" scheduled {1000 * time['scheduled_seconds']:,.1f},"
@@ -88,6 +89,7 @@ def _step(figures: Mapping[str, Any]) -> dict[str, str]:
         f" (MFU {figures['mfu_estimate']:.1%})",
         "  bound by": f"{time['bound_by'].replace('_', ' ')} (by themselves, ms: {bounds})",
         "recomputed": f"{figures['recompute_ratio']:.3f} × the model's own FLOPs",
+        **({"stages idle": f"{idle:.1%} of their turns"} if idle else {}),
         "all-gathers hidden": f"{figures['all_gather_overlap']:.1%} of their bytes",
         "attention kernel": f"{figures['attention_kernel_calls_per_layer']:g} forward calls a layer",
     }

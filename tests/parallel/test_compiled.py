@@ -129,6 +129,11 @@ def test_arrays_that_are_whole_are_named():
     found = memory.oversized(hlo.parse(TEXT), vocab=1, embed=2, length=64)
     assert {item.rule for item in found} == {"[length, length]"}
     assert {item.shape for item in found} == {"f32[5,64,64]", "f32[64,64]"}
+    # Of rows as long as the model is wide, states that are kept of each layer are no mask.
+    states = TEXT.replace("f32[5,64,64]", "f32[5,2,64,64]")
+    rules = {"vocab": 1, "embed": 64, "length": 64}
+    assert {item.shape for item in memory.oversized(hlo.parse(states), **rules, stacks=[(5,)])} == {"f32[64,64]"}
+    assert "f32[5,2,64,64]" in {item.shape for item in memory.oversized(hlo.parse(states), **rules, stacks=[(4,)])}
     # A parameter of that shape that is gathered is no mask.
     found = memory.oversized(hlo.parse(TEXT), vocab=1, embed=2, length=64, allowed=[(64, 64)])
     assert {item.shape for item in found} == {"f32[5,64,64]"}

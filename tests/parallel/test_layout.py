@@ -1,5 +1,7 @@
 """The mesh and the rules from logical names to its axes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -13,11 +15,12 @@ from t5x_like.parallel import layout
 @pytest.mark.parametrize(
     ("options", "shape"),
     [
-        ({}, (8, 1, 1, 1, 1)),
-        ({"fsdp": 4}, (2, 4, 1, 1, 1)),
-        ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 1, 2, 1)),
-        ({"tensor": 8}, (1, 1, 1, 8, 1)),
-        ({"sequence": 2, "expert": 4}, (1, 1, 2, 1, 4)),
+        ({}, (8, 1, 1, 1, 1, 1)),
+        ({"fsdp": 4}, (2, 4, 1, 1, 1, 1)),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 1, 1, 2, 1)),
+        ({"tensor": 8}, (1, 1, 1, 1, 8, 1)),
+        ({"sequence": 2, "expert": 4}, (1, 1, 1, 2, 1, 4)),
+        ({"fsdp": 2, "stage": 4}, (1, 2, 4, 1, 1, 1)),
     ],
 )
 def test_the_mesh_is_all_devices(options, shape):
@@ -39,11 +42,39 @@ def test_a_layout_that_does_not_fit_becomes_one_device():
 
 def test_names_become_mesh_axes():
     made = layout.make(Parallelism(fsdp=4))
-    assert made.spec(("layers", "embed", "mlp")) == PartitionSpec(None, ("fsdp", "sequence", "expert"), "tensor")
+    assert made.spec(("layers", "embed", "mlp")) == PartitionSpec("stage", ("fsdp", "sequence", "expert"), "tensor")
     assert made.spec(("expert", "expert_embed")) == PartitionSpec("expert", ("fsdp", "sequence"))
-    assert made.spec(("batch", "length", "act_embed")) == PartitionSpec(("data", "fsdp", "expert"), "sequence", None)
+    rows = ("data", "fsdp", "expert", "stage")
+    assert made.spec(("batch", "length", "act_embed")) == PartitionSpec(rows, "sequence", None)
     assert made.spec((None, "vocab")) == PartitionSpec(None, "tensor")
     assert made.divisor("batch") == 8 and made.divisor("embed") == 4 and made.divisor("mlp") == 1
+
+
+def test_stages_of_several_groups_of_layers_share_their_width():
+    made = layout.make(Parallelism(fsdp=2, stage=4, stage_rounds=2))
+    assert made.spec(("layers", "embed")) == PartitionSpec(None, ("fsdp", "sequence", "expert", "stage"))
+    assert (made.stages, made.stage_rounds, made.stage_microbatches, made.divisor("layers")) == (4, 2, 4, 1)
+
+
+def test_copies_that_share_parameters_are_no_stages_own():
+    made = layout.make(Parallelism(data=2, stage=4))
+    assert made.stage_axes == ("data", "stage") and made.divisor_in_stage("batch") == 2
+    shared = dataclasses.replace(made, rules={**made.rules, "embed": ("data",), "batch": ("data", "fsdp", "expert")})
+    assert shared.stage_axes == ("stage",) and shared.divisor_in_stage("batch") == 2
+
+
+def test_in_a_stages_program_a_layout_is_that_of_its_devices():
+    made = layout.make(Parallelism(data=2, fsdp=2, stage=2))
+
+    def program(x):
+        assert (made.size, made.divisor("batch"), made.divisor("layers")) == (2, 2, 1)
+        inside = made.on_each(lambda x: x + jax.lax.axis_index("fsdp"), made.spec(("batch",)), made.spec(("batch",)))
+        return made.constrain(inside(x), ("batch",))
+
+    assert (made.size, made.divisor("batch"), made.divisor("layers")) == (8, 8, 2)
+    rows, names = PartitionSpec(made.stage_axes), {*made.stage_axes}
+    mapped = jax.shard_map(program, mesh=made.mesh, in_specs=rows, out_specs=rows, axis_names=names, check_vma=False)
+    assert jax.jit(mapped)(jnp.zeros(8, int)).tolist() == [0, 1] * 4
 
 
 def test_a_name_without_a_rule_and_an_axis_asked_for_twice_are_refused():

@@ -38,6 +38,12 @@ MODELS = {
     "bert": {"model": {"family": "bert", "vocab_size": 4104, **SIZE}, "objective": MASKED},
 }
 
+# Four layers in two stages: each has two that follow each other, or two that do not.
+DEEP = {"gpt2": {"layers": 4}, "t5": {"layers": 4, "encoder_layers": 4}}
+MODELS |= {
+    f"{name}, deep": {**MODELS[name], "model": {**MODELS[name]["model"], **layers}} for name, layers in DEEP.items()
+}
+
 # What it is called, whose model it trains, and its `parallelism`.
 TABLE = [
     ("zero-3", "llama", {"fsdp": 8}),
@@ -46,8 +52,10 @@ TABLE = [
     ("all three in microbatches", "gpt2", {"data": 2, "fsdp": 2, "tensor": 2, "microbatches": 2}),
     ("experts", "experts", {"data": 2, "expert": 4}),
     ("t5, zero-3 and tensor", "t5", {"fsdp": 4, "tensor": 2}),
+    ("stages, zero-3 and data", "gpt2", {"data": 2, "fsdp": 2, "stage": 2, "stage_microbatches": 4}),
+    ("circular stages", "gpt2, deep", {"fsdp": 4, "stage": 2, "stage_rounds": 2, "remat": "full"}),
 ]
-# The same in parts, or of another model: minutes more for what the six above are made of.
+# The same in parts, or of another model: minutes more for what the ones above are made of.
 ALSO = [
     ("data", "llama", {}),
     ("hybrid", "llama", {"data": 2, "fsdp": 4}),
@@ -56,6 +64,11 @@ ALSO = [
     ("t5, zero-3", "t5", {"fsdp": 8}),
     ("bert, zero-3 and tensor", "bert", {"fsdp": 4, "tensor": 2}),
     ("experts, zero-3, long rows, parts", "experts", {"fsdp": 2, "expert": 2, "sequence": 2, "microbatches": 2}),
+    ("four stages in parts", "gpt2, deep", {"data": 2, "stage": 4, "microbatches": 2}),
+    ("stages, tensor and long rows", "gpt2", {"stage": 2, "tensor": 2, "sequence": 2, "scan_layers": False}),
+    ("experts in stages", "experts", {"data": 2, "expert": 2, "stage": 2}),
+    ("t5 in stages", "t5", {"fsdp": 2, "tensor": 2, "stage": 2}),
+    ("t5 in circular stages", "t5, deep", {"fsdp": 2, "stage": 2, "stage_rounds": 2, "data": 2}),
 ]
 ROWS_OF_TABLE = [
     pytest.param(model, parallelism, id=name, marks=marks)

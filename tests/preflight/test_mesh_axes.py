@@ -24,12 +24,12 @@ MODEL = {
 }
 
 
-def compiled(topology, length, model, others=None, **parallelism):
+def compiled(topology, length, model, others=None, rows=None, **parallelism):
     experiment = Experiment.from_dict(
         {
             **(others or {}),
             "model": {**MODEL, **model},
-            "data": {"sequence_length": length, "batch_size": 2 * topologies.parse(topology).chips, "lanes": 8},
+            "data": {"sequence_length": length, "batch_size": rows or 2 * topologies.parse(topology).chips, "lanes": 8},
             "optimizer": {"name": "adamw"},
             "parallelism": {"data": 1, "remat": "full", **parallelism},
         }
@@ -71,6 +71,25 @@ def test_a_window_is_the_kernels_own_and_makes_it_visit_less(causal, share):
     assert figures["attention_kernel_calls_per_layer"] == 2
     assert not [item for item in figures["oversized_tensors"] if item["rule"] == "[length, length]"]
     assert {kernel["blocks"] for kernel in figures["kernels"] if kernel["forward"]} == {share}
+
+
+@pytest.mark.parametrize(("rounds", "parts"), [(1, 4), (2, 2)])
+def test_stages_send_rows_on_and_keep_the_kernel(rounds, parts):
+    model, stages = {"layers": 4}, {"stage": 2, "stage_rounds": rounds, "stage_microbatches": parts}
+    figures = compiled("v5e:2x2", 1024, model, rows=16, fsdp=2, **stages)
+    turns = rounds * parts + 1
+    sent = [item for item in figures["collectives"] if (item["kind"], item["axis"]) == ("collective-permute", "stage")]
+    rows_bytes = 16 // 2 // parts * 1024 * MODEL["embed"] * 2  # bfloat16, of a microbatch on a chip
+    assert [(item["count"], item["async"]) for item in sent] == [(turns, True)] * 2
+    assert {item["bytes"] for item in sent} == {turns * rows_bytes}
+    assert figures["attention_kernel_calls_per_layer"] == 2  # everything is recomputed
+    assert figures["stage_idle"] == pytest.approx(1 / turns)
+    assert figures["fits"] and figures["donation_complete"] and not figures["oversized_tensors"]
+    parameters = figures["run"]["parameters"] - MODEL["vocab_size"] * MODEL["embed"]
+    once = [item for item in figures["collectives"] if (item["kind"], item["axis"]) == ("all-to-all", "stage")]
+    assert bool(once) == (rounds > 1) and {item["count"] for item in once} <= {1}
+    # There in the computation's two bytes, and the gradients back in four, of what a chip has.
+    assert sum(item["bytes"] for item in once) <= 1.1 * (2 + 4) * parameters / 4
 
 
 # GiB a chip needs and time over the ideal, with room for another version of the compiler, and how often a layer's

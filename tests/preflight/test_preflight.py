@@ -168,7 +168,7 @@ def test_parameters_that_are_whole_everywhere_are_seen(monkeypatch):
     assert any("[vocab, embed]" in problem for problem in found["problems"])
     parameters = found["run"]["parameters"]
     assert found["per_chip"]["parameters_bytes"] == 4 * parameters
-    assert found["mesh"] == {"data": 1, "fsdp": 4, "sequence": 1, "tensor": 1, "expert": 1}
+    assert found["mesh"] == {"data": 1, "fsdp": 4, "stage": 1, "sequence": 1, "tensor": 1, "expert": 1}
 
 
 # --- Bad input ------------------------------------------------------------------------------------------------------

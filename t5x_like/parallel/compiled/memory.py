@@ -1,7 +1,7 @@
 """What a compiled program keeps in a device's memory, and arrays in it that are larger than they should be."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -66,7 +66,7 @@ def oversized(
     embed: int,
     length: int,
     allowed: Sequence[tuple[int, ...]] = (),
-    layers: int = 0,
+    stacks: Collection[tuple[int, ...]] = (),
 ) -> list[Oversized]:
     """Arrays in the device's main memory that have the whole of two dimensions that ought to be split.
 
@@ -77,7 +77,7 @@ def oversized(
       length: tokens of a row.
       allowed: shapes that parameters of one layer have, which gathering them gives; only arrays of exactly such a shape
         but for leading ones are let through the [length, length] rule.
-      layers: of the stack, for which activations of [layers, batch, length, embed] are kept.
+      stacks: leading dimensions with which activations of [batch, length, embed] are kept, such as the layers'.
 
     Returns:
       One for each shape, the largest first.
@@ -89,7 +89,7 @@ def oversized(
             if instruction.opcode in ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "constant"):
                 continue
             for array in instruction.arrays:
-                rule = None if array.space else _broken(array, vocab, embed, length, plain, layers)
+                rule = None if array.space else _broken(array, vocab, embed, length, plain, stacks)
                 if rule is None or (rule, str(array)) in found:
                     continue
                 where = instruction.op_name or instruction.name
@@ -97,13 +97,15 @@ def oversized(
     return sorted(found.values(), key=lambda item: -item.bytes)
 
 
-def _broken(array: Array, vocab: int, embed: int, length: int, plain: set[tuple[int, ...]], layers: int) -> str | None:
+def _broken(
+    array: Array, vocab: int, embed: int, length: int, plain: set[tuple[int, ...]], stacks: Collection[tuple[int, ...]]
+) -> str | None:
     dims = [size for size in array.dims if size != 1]
     if len(dims) == 2 and sorted(dims) == sorted((vocab, embed)):
         return "[vocab, embed]"
     if dims.count(length) < 2 or tuple(sorted(dims)) in plain:
         return None
-    stacked = len(dims) == 4 and dims[0] == layers
+    stacked = len(dims) > 3 and tuple(dims[:-3]) in stacks
     if length in (embed, vocab) and (len(dims) == 3 or stacked) and array.dtype != "pred":
         return None  # [batch, length, embed] of a width that is the length, perhaps of each layer
     return "[length, length]"

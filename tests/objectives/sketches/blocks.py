@@ -28,7 +28,7 @@ class Encoder(nnx.Module):
             segment_ids_bt = jnp.ones(x_btd.shape[:2], jnp.int32)
         mask_bts = segment_ids_bt[:, :, None] == segment_ids_bt[:, None, :]
         turns = rotation(positions_bt, self.options.head_dim, self.options.rope_theta)
-        return self.norm(self.blocks(x_btd, None, None, turns, mask_bts, None)[0])
+        return self.norm(self.blocks(x_btd, None, None, turns, mask_bts)[0])
 
 
 def patches(images_bhwc: jax.Array, size: int) -> jax.Array:
