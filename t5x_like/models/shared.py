@@ -47,7 +47,12 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes, dtype
     sizes = () if plain or setting.mesh is None else scatter.stages(setting.mesh, split[0])
     # Where devices are few the compiler scatters by itself, and where they lie in no lines not at all.
     if len(sizes) < 2:
-        return jnp.einsum(equation, left, right, preferred_element_type=dtype)
+        summed = jnp.einsum(equation, left, right, preferred_element_type=dtype)
+        if setting.mesh is None or setting.size == setting.mesh.size:
+            return summed
+        # In a stage's loops the compiler learns too late how the sum over them lies, behind a transposition.
+        other = axes[1] if axes[0] == "embed" else axes[0]
+        return setting.constrain(summed, ("embed", other, *(None for _ in summed.shape[2:])))
 
     def local(left: jax.Array, right: jax.Array) -> jax.Array:
         mine = scatter.reduce_scatter(jnp.einsum(equation, left, right, preferred_element_type=dtype), split[0], sizes)
