@@ -59,6 +59,8 @@ class Parallelism:
     """How a step is laid out over devices and in time.
 
     Attributes:
+      strategy: which axis takes the devices that no number below speaks of, by a name that docs/parallelism.md
+        explains: `custom`, `data`, `fsdp`, `hsdp`, `tp`, `fsdp_tp`, `ep` or `sp`.
       data: devices that hold whole copies and share the batch; -1 takes what the other axes leave.
       fsdp: devices that share the batch and the parameters.
       sequence: devices that share a row's tokens, and inside attention its heads; and the parameters too.
@@ -69,6 +71,7 @@ class Parallelism:
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
     """
 
+    strategy: str = "custom"
     data: int = -1
     fsdp: int = 1
     sequence: int = 1
@@ -79,6 +82,7 @@ class Parallelism:
     scan_layers: bool = True
 
     def __post_init__(self) -> None:
+        require_one_of(self, "strategy", STRATEGIES)
         require_positive(self, "fsdp", "sequence", "tensor", "expert", "microbatches")
         if self.data < 1 and self.data != -1:
             raise ExperimentError("data", f"{self.data} devices; it must be at least 1, or -1 for the rest")
@@ -86,6 +90,7 @@ class Parallelism:
 
 
 REMAT_POLICIES = ("none", "full", "save_dots", "save_qkv_attention")
+STRATEGIES = ("custom", "data", "fsdp", "hsdp", "tp", "fsdp_tp", "ep", "sp")  # rows of parallel.strategies
 
 
 @dataclass(frozen=True, kw_only=True)

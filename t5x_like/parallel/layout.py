@@ -10,7 +10,6 @@ laptop, a unit test) every constraint is the identity.
 import contextlib
 import contextvars
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -21,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
+from t5x_like.parallel import strategies
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor", "expert")
 
@@ -149,24 +149,15 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
       ExperimentError: when the axes do not multiply to the number of devices.
     """
     devices = list(devices if devices is not None else jax.devices())
-    inner = (options.fsdp, options.sequence, options.tensor, options.expert)
-    rest = math.prod(inner)
-    data = len(devices) // rest if options.data == -1 else options.data
-    if data * rest != len(devices):
-        raise ExperimentError(
-            "parallelism",
-            f"data={options.data} × fsdp={options.fsdp} × sequence={options.sequence} × tensor={options.tensor} ×"
-            f" expert={options.expert} is not the {len(devices)} device(s) here; make the product match, with data=-1"
-            " for whatever the others leave",
-        )
-    mesh = _mesh((data, *inner), devices)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    sizes = strategies.resolve(options, MESH_AXES, len(devices), slices)
+    mesh = _mesh(tuple(sizes.values()), devices, slices)
     return Layout(mesh=mesh, remat=options.remat, scan_layers=options.scan_layers)
 
 
-def _mesh(shape: tuple[int, ...], devices: list[jax.Device]) -> Mesh:
+def _mesh(shape: tuple[int, ...], devices: list[jax.Device], slices: int) -> Mesh:
     """The devices as a mesh; those of several slices with whole slices along `data`, which the slow network joins."""
     axis_types = (AxisType.Auto,) * len(MESH_AXES)  # Explicit axes fail at the embedding gather
-    slices = len({getattr(device, "slice_index", None) for device in devices})
     if slices == 1:
         return jax.make_mesh(shape, MESH_AXES, devices=devices, axis_types=axis_types)
     if shape[0] % slices:

@@ -33,7 +33,7 @@ class Built:
     """A compiled step.
 
     Attributes:
-      experiment: whose step it is, with `parallelism.data` spelled out.
+      experiment: whose step it is, with the axes of its mesh spelled out.
       topology: what it is compiled for.
       layout: mesh and rules.
       lowered: JAX's `Lowered`.
@@ -71,7 +71,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
       DoesNotFitError: where the step needs more memory than a chip has.
     """
     made = layouts.make(experiment.parallelism, devices if devices is not None else topology.devices())
-    experiment = fit.resolved(experiment, topology.chips)
+    experiment = fit.resolved(experiment, topology.chips, topology.slices)
     check_batch(experiment, made)
     program = step.program(experiment, made)
     state = check_state(program)

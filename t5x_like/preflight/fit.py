@@ -12,7 +12,7 @@ from typing import Any
 from t5x_like.data.packing import groups_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, Parallelism
-from t5x_like.parallel import topologies
+from t5x_like.parallel import layout, strategies, topologies
 from t5x_like.parallel.topologies import Topology
 
 # Gradients have the parameters' shapes; they are whole when the update begins. A share of the memory for what a layer
@@ -123,10 +123,13 @@ def with_parallelism(experiment: Experiment, **changes: Any) -> Experiment:
     return dataclasses.replace(experiment, parallelism=parallelism)
 
 
-def resolved(experiment: Experiment, chips: int) -> Experiment:
-    """The experiment with `parallelism.data` spelled out for so many chips."""
-    p = experiment.parallelism
-    return with_parallelism(experiment, data=max(chips // (p.fsdp * _beside(p)), 1)) if p.data == -1 else experiment
+def resolved(experiment: Experiment, chips: int, slices: int = 1) -> Experiment:
+    """The experiment with every axis of its mesh spelled out for so many chips.
+
+    Raises:
+      ExperimentError: when its numbers do not multiply to them.
+    """
+    return with_parallelism(experiment, **strategies.resolve(experiment.parallelism, layout.MESH_AXES, chips, slices))
 
 
 def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, Experiment, Topology]]:

@@ -37,21 +37,22 @@ MODELS = {
 
 # What it is called, whose model it trains, and its `parallelism`.
 TABLE = [
-    ("zero-3", "llama", {"fsdp": 8}),
-    ("zero-3 and tensor", "gpt2", {"fsdp": 4, "tensor": 2, "remat": "full"}),
-    ("zero-3 and long rows", "gpt2", {"fsdp": 2, "sequence": 4}),
-    ("all three in microbatches", "gpt2", {"data": 2, "fsdp": 2, "tensor": 2, "microbatches": 2}),
-    ("experts", "experts", {"data": 2, "expert": 4}),
-    ("t5, zero-3 and tensor", "t5", {"fsdp": 4, "tensor": 2}),
+    ("fsdp", "llama", {"strategy": "fsdp"}),
+    ("fsdp_tp", "gpt2", {"strategy": "fsdp_tp", "tensor": 2, "remat": "full"}),
+    ("sp", "gpt2", {"strategy": "sp", "sequence": 4}),
+    ("custom, three axes in microbatches", "gpt2", {"data": 2, "fsdp": 2, "tensor": 2, "microbatches": 2}),
+    ("ep", "experts", {"strategy": "ep", "expert": 4}),
+    ("t5, fsdp_tp", "t5", {"strategy": "fsdp_tp", "tensor": 2}),
 ]
-# The same in parts, or of another model: minutes more for what the six above are made of.
+# The same in parts, or of another model: minutes more for what those above are made of.
 ALSO = [
-    ("data", "llama", {}),
-    ("hybrid", "llama", {"data": 2, "fsdp": 4}),
-    ("tensor", "gpt2", {"tensor": 4}),
-    ("zero-3 and its model's dropout", "gpt2", {"fsdp": 8}),
-    ("t5, zero-3", "t5", {"fsdp": 8}),
-    ("experts, zero-3, long rows, parts", "experts", {"fsdp": 2, "expert": 2, "sequence": 2, "microbatches": 2}),
+    ("data", "llama", {"strategy": "data"}),
+    ("hsdp", "llama", {"strategy": "hsdp", "data": 2}),
+    ("tp", "gpt2", {"strategy": "tp", "tensor": 4}),
+    ("fsdp and its model's dropout", "gpt2", {"strategy": "fsdp"}),
+    ("t5, fsdp", "t5", {"strategy": "fsdp"}),
+    ("experts and copies", "experts", {"data": 2, "expert": 4}),
+    ("experts, fsdp, long rows, parts", "experts", {"fsdp": 2, "expert": 2, "sequence": 2, "microbatches": 2}),
 ]
 ROWS_OF_TABLE = [
     pytest.param(model, parallelism, id=name, marks=marks)

@@ -1,0 +1,80 @@
+"""Strategies by name: which axis of the mesh takes the devices, and which logical axes are cut otherwise.
+
+A strategy is a row of `STRATEGIES`. It fills in what an experiment leaves open and never overrides what it says: a
+number given for an axis stands, and so does a rule given for a logical axis.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import Parallelism
+
+Rules = Mapping[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+    """One way to lay a step out.
+
+    Attributes:
+      rest: the mesh axis that takes the devices which no number speaks of.
+      needs: axes of which one must have a number, since only the user can know it; `data` has one on several slices.
+      rules: logical axis → mesh axes, where they differ from the base table's.
+    """
+
+    rest: str = "data"
+    needs: tuple[str, ...] = ()
+    rules: Rules = dataclasses.field(default_factory=dict)
+
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "custom": Strategy(),
+    "data": Strategy(),
+    "fsdp": Strategy(rest="fsdp"),  # ZeRO-3 (Rajbhandari et al. 2020, section 5.3)
+    "hsdp": Strategy(rest="fsdp", needs=("data", "fsdp")),
+    "tp": Strategy(rest="tensor"),
+    "fsdp_tp": Strategy(rest="fsdp", needs=("tensor",)),
+    "ep": Strategy(rest="fsdp", needs=("expert",)),
+    "sp": Strategy(rest="fsdp", needs=("sequence",)),
+}
+
+
+def resolve(options: Parallelism, axes: Sequence[str], devices: int, slices: int = 1) -> dict[str, int]:
+    """The mesh that an experiment asks for: axis → devices.
+
+    Parameters are copied from slice to slice, over `data`; a strategy whose devices go to another axis gives `data` as
+    many as there are slices.
+
+    Args:
+      options: names the strategy, and has the numbers.
+      axes: of the mesh, each a field of the options.
+      devices: that there are.
+      slices: in which they are.
+
+    Raises:
+      ExperimentError: when a number is missing, or the numbers do not multiply to the devices.
+    """
+    row = STRATEGIES[options.strategy]
+    sizes = {axis: int(getattr(options, axis)) for axis in axes}
+    if row.needs and not any(sizes[axis] > 1 for axis in row.needs) and not ("data" in row.needs and slices > 1):
+        raise ExperimentError(
+            f"parallelism.{row.needs[-1]}",
+            f"the strategy {options.strategy!r} needs a number for {' or '.join(row.needs)}; give how many of the"
+            f" {devices} device(s) share it",
+        )
+    if row.rest != "data" and sizes[row.rest] == 1:
+        if sizes["data"] == -1:
+            sizes["data"] = slices
+        sizes[row.rest] = -1
+    given = math.prod(size for size in sizes.values() if size != -1)
+    filled = {axis: max(devices // given, 1) if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(filled.values()) != devices:
+        asked = " × ".join(f"{axis}={getattr(options, axis)}" for axis in axes)
+        raise ExperimentError(
+            "parallelism",
+            f"{asked} is not the {devices} device(s) here; make the product match, with data=-1 for whatever the"
+            " others leave",
+        )
+    return filled
