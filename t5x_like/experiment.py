@@ -6,7 +6,7 @@ with every default spelled out, and `Experiment.from_dict(experiment.to_dict())`
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from t5x_like.checks import require_at_least, require_one_of, require_positive
@@ -66,6 +66,7 @@ class Parallelism:
       sequence: devices that share a row's tokens, and inside attention its heads; and the parameters too.
       tensor: devices that share heads, hidden units and the vocabulary.
       expert: devices that share the batch and the experts; and the other parameters too.
+      rules: logical axis → axes of the mesh that cut it, over those of the strategy; docs/parallelism.md lists both.
       microbatches: equal parts a batch is computed in, one after the other.
       remat: what the backward pass recomputes: `none`, `full`, `save_dots` or `save_qkv_attention`.
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
@@ -77,6 +78,7 @@ class Parallelism:
     sequence: int = 1
     tensor: int = 1
     expert: int = 1
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     microbatches: int = 1
     remat: str = "none"
     scan_layers: bool = True

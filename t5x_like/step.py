@@ -25,6 +25,7 @@ from t5x_like.models import functional
 from t5x_like.models.functional import Functional, Tree
 from t5x_like.objectives.base import Assignment, Batch, Ema, Loss, Objective, Statistics, Trained, assign
 from t5x_like.optim import build as optim
+from t5x_like.parallel import divisibility
 from t5x_like.parallel.layout import Layout
 
 State = dict[str, Any]
@@ -234,10 +235,16 @@ class Program:
 
 
 def program(experiment: Experiment, layout: Layout | None = None) -> Program:
-    """The program of an experiment on a layout; without one, on a single device without constraints."""
+    """The program of an experiment on a layout; without one, on a single device without constraints.
+
+    Raises:
+      ExperimentError: where the layout does not suit a parameter.
+    """
     objective, architecture = experiment.objective, experiment.model
     structure, _ = functional.abstract(lambda: objective.build(architecture, nnx.Rngs(0)))
     infos = functional.flatten(structure.infos())
+    if layout is not None and layout.mesh is not None:
+        divisibility.require_parameters(layout, infos)
     roles = assign(infos, functional.flatten(structure.is_parameter()), objective.roles)
     trained = functional.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
     options = experiment.optimizer

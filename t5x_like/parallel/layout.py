@@ -74,17 +74,22 @@ class Layout:
         """The mesh axes of an array whose dimensions carry these logical names.
 
         Raises:
-          ValueError: for a name without a rule, or when two dimensions ask for the same mesh axis.
+          ValueError: for a name without a rule.
+          ExperimentError: when two dimensions ask for the same mesh axis.
         """
         parts: list[tuple[str, ...] | str | None] = []
-        taken: set[str] = set()
+        taken: dict[str, str] = {}
         for name in axes:
             if name is not None and name not in self.rules:
                 raise ValueError(f"no rule for the logical axis {name!r} in {axes}")
             mesh_axes = self.rules[name] if name is not None else ()
-            if taken & set(mesh_axes):
-                raise ValueError(f"two dimensions of {axes} ask for the mesh axes {sorted(taken & set(mesh_axes))}")
-            taken |= set(mesh_axes)
+            if twice := [axis for axis in mesh_axes if axis in taken]:
+                raise ExperimentError(
+                    "parallelism.rules",
+                    f"{taken[twice[0]]!r} and {name!r}, two dimensions of one array, both ask for the mesh axis"
+                    f" {twice[0]!r}; take it from one of them",
+                )
+            taken |= dict.fromkeys(mesh_axes, str(name))
             parts.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
         return PartitionSpec(*parts)
 
@@ -146,13 +151,14 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
     """The layout an experiment asks for, over all devices.
 
     Raises:
-      ExperimentError: when the axes do not multiply to the number of devices.
+      ExperimentError: when the axes do not multiply to the number of devices, or a rule cannot be.
     """
+    rules = strategies.table(options, RULES, MESH_AXES)
     devices = list(devices if devices is not None else jax.devices())
     slices = len({getattr(device, "slice_index", None) for device in devices})
     sizes = strategies.resolve(options, MESH_AXES, len(devices), slices)
     mesh = _mesh(tuple(sizes.values()), devices, slices)
-    return Layout(mesh=mesh, remat=options.remat, scan_layers=options.scan_layers)
+    return Layout(mesh=mesh, rules=rules, remat=options.remat, scan_layers=options.scan_layers)
 
 
 def _mesh(shape: tuple[int, ...], devices: list[jax.Device], slices: int) -> Mesh:

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from t5x_like import registry
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 
@@ -78,3 +79,32 @@ def resolve(options: Parallelism, axes: Sequence[str], devices: int, slices: int
             " others leave",
         )
     return filled
+
+
+def table(options: Parallelism, base: Rules, axes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The rules that an experiment asks for: the base table, the strategy's over it, its own over both.
+
+    Args:
+      options: names the strategy, and may have rules.
+      base: of every logical axis there is.
+      axes: of the mesh.
+
+    Raises:
+      ExperimentError: for a rule of no logical axis, or to an axis that no mesh has, or to one twice.
+    """
+    for name, given in options.rules.items():
+        where = f"parallelism.rules.{name}"
+        if name not in base:
+            raise ExperimentError(where, f"there is no logical axis {name!r}; {registry.suggest(name, base)}")
+        for axis in given:
+            if axis not in axes:
+                raise ExperimentError(where, f"the mesh has no axis {axis!r}; {registry.suggest(axis, axes)}")
+        if len(set(given)) < len(given):
+            raise ExperimentError(where, f"{list(given)} has an axis twice; one axis cuts a dimension once")
+    if len(options.rules.get("expert", ())) > 1:
+        raise ExperimentError(
+            "parallelism.rules.expert",
+            f"{list(options.rules['expert'])}: tokens travel along one axis; give one or none",
+        )
+    rules = {**base, **STRATEGIES[options.strategy].rules, **options.rules}
+    return {name: tuple(given) for name, given in rules.items()}

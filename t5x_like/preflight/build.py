@@ -74,7 +74,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     experiment = fit.resolved(experiment, topology.chips, topology.slices)
     check_batch(experiment, made)
     program = step.program(experiment, made)
-    state = check_state(program)
+    state = program.abstract_state()
     divisibility.require(made, experiment.model, experiment.data.sequence_length)
     batch = batch_shapes(experiment, made)
     whole, parameters = whole_bytes(state), whole_bytes(state["parameters"])
@@ -102,28 +102,6 @@ def check_batch(experiment: Experiment, layout: Layout) -> None:
             "data.batch_size",
             f"{rows} rows{split} cannot be shared by {shards} devices; make it a multiple of {shards * parts}",
         )
-
-
-def check_state(program: step.Program) -> step.State:
-    """The state's shapes and shardings.
-
-    Raises:
-      ExperimentError: where a parameter's dimension is not divided by the mesh axes that its rule gives it.
-    """
-    state = program.abstract_state()
-    infos = dict(jax.tree.leaves_with_path(program.parameter_infos()))
-    for path, leaf in jax.tree.leaves_with_path(state["parameters"]):
-        for dimension, (size, axes) in enumerate(zip(leaf.shape, leaf.sharding.spec, strict=False)):
-            names: tuple[str, ...] = (axes,) if isinstance(axes, str) else tuple(axes or ())
-            parts = int(np.prod([leaf.sharding.mesh.shape[name] for name in names], dtype=int))
-            if size % parts:
-                logical = infos[path].axes[dimension]
-                raise ExperimentError(
-                    f"parallelism.{names[0]}",
-                    f"{parts} devices do not divide the {logical!r} axis of {jax.tree_util.keystr(path)}, which is"
-                    f" {size}; use a divisor of {size}",
-                )
-    return state
 
 
 def whole_bytes(tree: Any) -> int:

@@ -95,7 +95,9 @@ def test_a_name_without_a_rule_and_an_axis_asked_for_twice_are_refused():
     made = layout.make(Parallelism())
     with pytest.raises(ValueError, match="no rule for the logical axis 'emebd'"):
         made.spec(("emebd",))
-    with pytest.raises(ValueError, match=r"ask for the mesh axes \['expert', 'fsdp'\]"):
+    with pytest.raises(
+        ExperimentError, match="'batch' and 'embed', two dimensions of one array, both ask for the mesh"
+    ):
         made.spec(("batch", "embed"))
 
 

@@ -44,6 +44,8 @@ TABLE = [
     ("ep", "experts", {"strategy": "ep", "expert": 4}),
     ("t5, fsdp_tp", "t5", {"strategy": "fsdp_tp", "tensor": 2}),
 ]
+# Parameters cut along their widths alone, by all devices, whatever the heads and hidden units are cut by.
+WIDTHS = {"embed": ["fsdp", "tensor"], "heads": [], "kv": [], "mlp": [], "vocab": []}
 # The same in parts, or of another model: minutes more for what those above are made of.
 ALSO = [
     ("data", "llama", {"strategy": "data"}),
@@ -51,6 +53,7 @@ ALSO = [
     ("tp", "gpt2", {"strategy": "tp", "tensor": 4}),
     ("fsdp and its model's dropout", "gpt2", {"strategy": "fsdp"}),
     ("t5, fsdp", "t5", {"strategy": "fsdp"}),
+    ("custom, rules of one's own", "gpt2", {"fsdp": 4, "tensor": 2, "rules": WIDTHS}),
     ("experts and copies", "experts", {"data": 2, "expert": 4}),
     ("experts, fsdp, long rows, parts", "experts", {"fsdp": 2, "expert": 2, "sequence": 2, "microbatches": 2}),
 ]
