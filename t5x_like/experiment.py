@@ -60,7 +60,7 @@ class Parallelism:
 
     Attributes:
       strategy: which axis takes the devices that no number below speaks of, by a name that docs/parallelism.md
-        explains: `custom`, `data`, `fsdp`, `hsdp`, `tp`, `fsdp_tp`, `ep` or `sp`.
+        explains: `custom`, `data`, `zero1`, `fsdp`, `hsdp`, `tp`, `fsdp_tp`, `ep` or `sp`.
       data: devices that hold whole copies and share the batch; -1 takes what the other axes leave.
       fsdp: devices that share the batch and the parameters.
       sequence: devices that share a row's tokens, and inside attention its heads; and the parameters too.
@@ -92,7 +92,7 @@ class Parallelism:
 
 
 REMAT_POLICIES = ("none", "full", "save_dots", "save_qkv_attention")
-STRATEGIES = ("custom", "data", "fsdp", "hsdp", "tp", "fsdp_tp", "ep", "sp")  # rows of parallel.strategies
+STRATEGIES = ("custom", "data", "zero1", "fsdp", "hsdp", "tp", "fsdp_tp", "ep", "sp")  # rows of parallel.strategies
 
 
 @dataclass(frozen=True, kw_only=True)

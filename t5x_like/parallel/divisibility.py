@@ -51,6 +51,8 @@ def require_parameters(layout: Layout, infos: Mapping[tuple[str, ...], Parameter
       layout: mesh and rules.
       infos: what is known of each variable of the model, by its path.
     """
+    if layout.state_rules is not None:
+        require_parameters(layout.of_state, infos)
     for path, info in infos.items():
         name = ".".join(path)
         try:

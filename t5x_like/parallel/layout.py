@@ -61,12 +61,14 @@ class Layout:
     Attributes:
       mesh: devices by `MESH_AXES`; None for a single device without constraints.
       rules: logical axis name → mesh axes.
+      state_rules: likewise for the optimizer's state, where it is cut further than the parameters; else None.
       remat: the named policy of what the backward pass recomputes.
       scan_layers: whether the layer stack is a loop over one compiled layer.
     """
 
     mesh: Mesh | None = None
     rules: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: RULES)
+    state_rules: Mapping[str, tuple[str, ...]] | None = None
     remat: str = "none"
     scan_layers: bool = True
 
@@ -104,6 +106,11 @@ class Layout:
         if self.mesh is None or self.mesh.size == 1:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(axes))
+
+    @property
+    def of_state(self) -> "Layout":
+        """Where the optimizer's state lives, and the gradients that go into it."""
+        return self if self.state_rules is None else dataclasses.replace(self, rules=self.state_rules, state_rules=None)
 
     def divisor(self, name: str) -> int:
         """Into how many parts a dimension with this logical name is cut."""
@@ -158,7 +165,14 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
     slices = len({getattr(device, "slice_index", None) for device in devices})
     sizes = strategies.resolve(options, MESH_AXES, len(devices), slices)
     mesh = _mesh(tuple(sizes.values()), devices, slices)
-    return Layout(mesh=mesh, rules=rules, remat=options.remat, scan_layers=options.scan_layers)
+    state_rules = strategies.state_table(options, rules)
+    return Layout(
+        mesh=mesh,
+        rules=rules,
+        state_rules=None if state_rules == rules else state_rules,
+        remat=options.remat,
+        scan_layers=options.scan_layers,
+    )
 
 
 def _mesh(shape: tuple[int, ...], devices: list[jax.Device], slices: int) -> Mesh:

@@ -23,16 +23,20 @@ class Strategy:
       rest: the mesh axis that takes the devices which no number speaks of.
       needs: axes of which one must have a number, since only the user can know it; `data` has one on several slices.
       rules: logical axis → mesh axes, where they differ from the base table's.
+      state: logical axis → mesh axes that cut the optimizer's state further than the parameters that it is of.
     """
 
     rest: str = "data"
     needs: tuple[str, ...] = ()
     rules: Rules = dataclasses.field(default_factory=dict)
+    state: Rules = dataclasses.field(default_factory=dict)
 
 
 STRATEGIES: Mapping[str, Strategy] = {
     "custom": Strategy(),
     "data": Strategy(),
+    # ZeRO-1 (section 5.1), and its sum of gradients as in ZeRO-2: each copy updates a part, and parts are gathered.
+    "zero1": Strategy(state={"embed": ("data",), "expert_embed": ("data",)}),
     "fsdp": Strategy(rest="fsdp"),  # ZeRO-3 (Rajbhandari et al. 2020, section 5.3)
     "hsdp": Strategy(rest="fsdp", needs=("data", "fsdp")),
     "tp": Strategy(rest="tensor"),
@@ -108,3 +112,9 @@ def table(options: Parallelism, base: Rules, axes: Sequence[str]) -> dict[str, t
         )
     rules = {**base, **STRATEGIES[options.strategy].rules, **options.rules}
     return {name: tuple(given) for name, given in rules.items()}
+
+
+def state_table(options: Parallelism, rules: Rules) -> dict[str, tuple[str, ...]]:
+    """The rules of the optimizer's state: those of the parameters, and further axes where the strategy has them."""
+    further = STRATEGIES[options.strategy].state
+    return {name: tuple(dict.fromkeys((*given, *further.get(name, ())))) for name, given in rules.items()}

@@ -78,7 +78,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     divisibility.require(made, experiment.model, experiment.data.sequence_length)
     batch = batch_shapes(experiment, made)
     whole, parameters = whole_bytes(state), whole_bytes(state["parameters"])
-    _check_state_fits(experiment, topology, state, whole, parameters)
+    _check_state_fits(experiment, topology, state, program.abstract_gradients(), whole, parameters)
     begin = time.perf_counter()
     lowered = program.compiled_step().lower(state, batch)
     try:
@@ -123,10 +123,10 @@ def save(built: Built, directory: epath.Path) -> epath.Path:
 
 
 def _check_state_fits(
-    experiment: Experiment, topology: Topology, state: step.State, whole: int, parameters: int
+    experiment: Experiment, topology: Topology, state: step.State, gradients: Any, whole: int, parameters: int
 ) -> None:
     """Raises DoesNotFitError where the state and the gradients alone are too large: nothing need be compiled."""
-    needed = memory.state_bytes(state) + memory.state_bytes(state["parameters"])
+    needed = memory.state_bytes(state) + memory.state_bytes(gradients)
     missing = needed - topology.chip.usable_hbm_bytes
     if missing > 0:
         proposal = fit.proposal(experiment, topology, whole, parameters)

@@ -70,6 +70,7 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     """
     p, model, data = experiment.parallelism, experiment.model, experiment.data
     shards = p.fsdp * _beside(p)
+    further = p.data if strategies.STRATEGIES[p.strategy].state else 1  # that the optimizer's state is cut into
     rows = data.batch_size / p.microbatches / (chips / p.tensor)
     lengths = [group.length for group in groups_of(experiment.objective.features(data.sequence_length))]
     read, written = (lengths[0], lengths[-1]) if len(lengths) > 1 else (0, data.sequence_length)
@@ -91,8 +92,8 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     scores = 2 * tokens * max(read, written) * model.heads / p.tensor * (4 + width)
     head = min(2 * math.ceil(rows * written) * model.vocab_size / p.tensor * 4, 1 << 30)
     return Need(
-        state=state_bytes // shards,
-        gradients=parameter_bytes // shards,
+        state=(parameter_bytes + (state_bytes - parameter_bytes) // further) // shards,
+        gradients=parameter_bytes // (shards * further),
         activations=int(rows * (model.layers * written + model.encoder_layers * read) * kept * width),
         layer=int(layer + weights + head + (scores if model.positions == "relative" else 0)),
     )

@@ -37,6 +37,7 @@ def test_other_products_are_refused(options):
     [
         ({}, 1, {"data": 8}),
         ({"strategy": "data"}, 1, {"data": 8}),
+        ({"strategy": "zero1", "tensor": 2}, 1, {"data": 4, "tensor": 2}),
         ({"strategy": "fsdp"}, 1, {"fsdp": 8}),
         ({"strategy": "fsdp"}, 2, {"data": 2, "fsdp": 4}),
         ({"strategy": "fsdp", "fsdp": 4}, 1, {"data": 2, "fsdp": 4}),
@@ -105,6 +106,14 @@ def test_parameters_and_activations_share_no_name():
     activations = {name for name in layout.RULES if name.startswith(("act_", "attention_"))} | {"batch", "length"}
     own = {"act_embed", "act_heads", "act_kv", "act_mlp", "act_vocab", "attention_heads", "attention_kv"}
     assert activations == {"batch", "length", *own}
+
+
+def test_zero_1_cuts_the_optimizers_state_alone_by_whatever_the_rules_are():
+    made = layout.make(Parallelism(strategy="zero1", fsdp=2, rules={"embed": ["fsdp"]}))
+    assert made.spec(("embed", "mlp")) == PartitionSpec("fsdp", "tensor")
+    assert made.of_state.spec(("embed", "mlp")) == PartitionSpec(("fsdp", "data"), "tensor")
+    plain = layout.make(Parallelism(strategy="fsdp"))
+    assert plain.of_state is plain
 
 
 @pytest.mark.parametrize("options", [{"fsdp": 2, "sequence": 4}, {"data": 8}, {"data": 2, "sequence": 2, "expert": 2}])

@@ -37,6 +37,7 @@ MODELS = {
 
 # What it is called, whose model it trains, and its `parallelism`.
 TABLE = [
+    ("zero1", "llama", {"strategy": "zero1"}),
     ("fsdp", "llama", {"strategy": "fsdp"}),
     ("fsdp_tp", "gpt2", {"strategy": "fsdp_tp", "tensor": 2, "remat": "full"}),
     ("sp", "gpt2", {"strategy": "sp", "sequence": 4}),
@@ -50,6 +51,7 @@ WIDTHS = {"embed": ["fsdp", "tensor"], "heads": [], "kv": [], "mlp": [], "vocab"
 ALSO = [
     ("data", "llama", {"strategy": "data"}),
     ("hsdp", "llama", {"strategy": "hsdp", "data": 2}),
+    ("zero1 and tensor in microbatches", "gpt2", {"strategy": "zero1", "tensor": 2, "microbatches": 2}),
     ("tp", "gpt2", {"strategy": "tp", "tensor": 4}),
     ("fsdp and its model's dropout", "gpt2", {"strategy": "fsdp"}),
     ("t5, fsdp", "t5", {"strategy": "fsdp"}),
