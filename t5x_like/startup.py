@@ -36,6 +36,12 @@ GPU_FLAGS = (
     f"--xla_gpu_all_reduce_combine_threshold_bytes={128 << 20}",
 )
 
+# Threads for each device of a CPU that stands for several, or of one process of several. XLA starts collectives that do
+# not wait for each other in any order, each on a thread that it keeps until all devices are there; when every thread of
+# the pool, by default one for each device or core, is kept by another collective, none ever completes.
+COLLECTIVE_THREADS = 16
+_HOST_DEVICES = "--xla_force_host_platform_device_count="
+
 
 def seconds() -> float:
     """Since this process started."""
@@ -54,6 +60,21 @@ def xla_flags(given: str) -> str:
     return " ".join([*given.split(), *(flag for flag in GPU_FLAGS if flag.partition("=")[0] not in names)])
 
 
+def let_collectives_complete(devices: int) -> None:
+    """Gives XLA's CPU client, which is not made yet, threads enough for its devices to meet; see COLLECTIVE_THREADS.
+
+    Args:
+      devices: of this process.
+    """
+    os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, COLLECTIVE_THREADS * devices)))
+
+
+def host_devices(flags: str) -> int:
+    """How many devices `XLA_FLAGS` lets a CPU stand for; the last of several counts wins, as in XLA."""
+    counts = [flag.removeprefix(_HOST_DEVICES) for flag in flags.split() if flag.startswith(_HOST_DEVICES)]
+    return int(counts[-1]) if counts and counts[-1].isdecimal() else 1
+
+
 def prepare() -> None:
     """Tunes the allocator and the compiler, and quiets start-up chatter.
 
@@ -67,6 +88,8 @@ def prepare() -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if any(glob.glob(pattern) for pattern in _NVIDIA) and os.environ.get("JAX_PLATFORMS", "cuda") != "cpu":
         os.environ["XLA_FLAGS"] = xla_flags(os.environ.get("XLA_FLAGS", ""))
+    if (devices := host_devices(os.environ.get("XLA_FLAGS", ""))) > 1:
+        let_collectives_complete(devices)
     if sys.platform != "linux":
         return
     try:

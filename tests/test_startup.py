@@ -50,7 +50,7 @@ def test_the_compiler_knows_the_flags(flag):
     ids=["cpu", "gpu", "gpu not wanted", "gpu wanted", "tpu"],
 )
 def test_flags_are_set_where_there_is_a_gpu(monkeypatch, files, platforms, flags, platform):
-    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS", "NPROC"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     if platforms:
@@ -59,3 +59,25 @@ def test_flags_are_set_where_there_is_a_gpu(monkeypatch, files, platforms, flags
     startup.prepare()
     assert os.environ.get("XLA_FLAGS", "") == flags
     assert os.environ.get("JAX_PLATFORMS") == platform
+    assert "NPROC" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("flags", "given", "threads"),
+    [
+        ("--xla_force_host_platform_device_count=8", None, "128"),
+        ("--xla_force_host_platform_device_count=2 --xla_force_host_platform_device_count=16", None, "256"),
+        ("--xla_force_host_platform_device_count=8", "9", "9"),
+        ("--xla_force_host_platform_device_count=1", None, None),
+        ("", None, None),
+    ],
+    ids=["eight devices", "the last wins", "the user wins", "one device", "no flags"],
+)
+def test_a_cpu_of_several_devices_gets_threads_for_them_to_meet(monkeypatch, flags, given, threads):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setenv("NPROC", given or "")
+    if given is None:
+        monkeypatch.delenv("NPROC")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    startup.prepare()
+    assert os.environ.get("NPROC") == threads

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from t5x_like import startup
 from t5x_like.errors import UserError, explain
 from t5x_like.parallel.cluster import Cluster
 from t5x_like.parallel.rollcall import LOST, Failure, Line, gather
@@ -64,6 +65,7 @@ def is_first() -> bool:
 def _initialize(cluster: Cluster) -> None:
     import jax
 
+    startup.let_collectives_complete(startup.host_devices(os.environ.get("XLA_FLAGS", "")))
     # JAX would swallow SIGTERM; `interruption` is what listens to it here.
     jax.config.update("jax_enable_preemption_service", False)
     try:
