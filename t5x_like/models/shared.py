@@ -40,14 +40,19 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes, dtype
     Returns:
       [embed, ...], each device having summed its part where the devices lie in several lines.
     """
-    setting = layout.current()
+    setting = layout.current().of_state
     rows = setting.cut("batch")
     split = [axis for axis in setting.cut("embed") if axis in rows]
     plain = setting.mesh is None or len(split) != 1 or setting.mesh.size != setting.divisor("batch")
     sizes = () if plain or setting.mesh is None else scatter.stages(setting.mesh, split[0])
     # Where devices are few the compiler scatters by itself, and where they lie in no lines not at all.
     if len(sizes) < 2:
-        return jnp.einsum(equation, left, right, preferred_element_type=dtype)
+        summed = jnp.einsum(equation, left, right, preferred_element_type=dtype)
+        if setting.rules == layout.current().rules:
+            return summed
+        # Of a state that is cut further than the parameter the compiler learns too late, behind a transposition.
+        other = axes[1] if axes[0] == "embed" else axes[0]
+        return setting.constrain(summed, ("embed", other, *(None for _ in summed.shape[2:])))
 
     def local(left: jax.Array, right: jax.Array) -> jax.Array:
         mine = scatter.reduce_scatter(jnp.einsum(equation, left, right, preferred_element_type=dtype), split[0], sizes)
