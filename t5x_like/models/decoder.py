@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_like.models import stream
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Attention, Cache, packed_mask
 from t5x_like.models.cudnn import Runs
@@ -21,9 +22,6 @@ from t5x_like.models.norm import Norm
 from t5x_like.models.relative import RelativeBias
 from t5x_like.models.rope import Rotation, rotation
 from t5x_like.models.stack import Stack
-from t5x_like.parallel import layout
-
-RESIDUAL = ("batch", "length", "act_embed")
 
 
 class Memory(NamedTuple):
@@ -67,26 +65,31 @@ class Block(nnx.Module):
         memory: Memory | None = None,
     ) -> tuple[jax.Array, Any]:
         """[batch, length, embed] → the same, and this layer's cache: a `Cache`, or with a memory a pair of them."""
-        constrain = layout.current().constrain
         own, remembered = cache if cache is not None and self.cross is not None else (cache, None)
         mixed, own = self.attention(
-            written(self.attention_norm(x_btd)), rotation, mask_bts, noise and noise.fold(0), own, slot, bias_hts
+            stream.entered(written(self.attention_norm(x_btd))),
+            rotation,
+            mask_bts,
+            noise and noise.fold(0),
+            own,
+            slot,
+            bias_hts,
         )
-        x_btd = constrain(x_btd + mixed, RESIDUAL)
+        x_btd = stream.placed(x_btd + stream.added(mixed))
         if self.cross is not None and self.cross_norm is not None and memory is not None:
             states_bsd, mask_bts = memory
             mixed, _ = self.cross(
-                written(self.cross_norm(x_btd)),
+                stream.entered(written(self.cross_norm(x_btd))),
                 None,
                 mask_bts,
                 noise and noise.fold(2),
                 remembered,
                 memory_bsd=states_bsd,
             )
-            x_btd = constrain(x_btd + mixed, RESIDUAL)
-        inside = noise and noise.fold(3)
-        x_btd = x_btd + dropout(self.mlp(written(self.mlp_norm(x_btd)), inside), self.dropout, noise and noise.fold(1))
-        return constrain(x_btd, RESIDUAL), (own, remembered) if remembered is not None else own
+            x_btd = stream.placed(x_btd + stream.added(mixed))
+        mixed = stream.added(self.mlp(stream.entered(written(self.mlp_norm(x_btd))), noise and noise.fold(3)))
+        x_btd = x_btd + dropout(mixed, self.dropout, noise and noise.fold(1))
+        return stream.placed(x_btd), (own, remembered) if remembered is not None else own
 
 
 class Decoder(nnx.Module):
@@ -181,7 +184,7 @@ class Decoder(nnx.Module):
         x_btd = self.tokens(tokens_bt, dtype)
         if self.positions is not None:
             x_btd = x_btd + self.positions(positions_bt, dtype)
-        return layout.current().constrain(dropout(x_btd, self.options.dropout, noise and noise.fold(0)), RESIDUAL)
+        return stream.placed(dropout(x_btd, self.options.dropout, noise and noise.fold(0)))
 
     def _rotation(self, positions_bt: jax.Array) -> Rotation | None:
         o = self.options
@@ -191,6 +194,7 @@ class Decoder(nnx.Module):
         """The final norm, and what makes a head's products logits."""
         o = self.options
         hidden_btd = dropout(self.norm(x_btd), o.dropout if o.dropout_inside else 0.0, noise and noise.fold(2))
+        hidden_btd = stream.entered(hidden_btd)
         return hidden_btd * o.embed**-0.5 if o.rescaled_head else hidden_btd
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_like.models import stream
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Cache, same_segment
 from t5x_like.models.decoder import Block, Decoder, Memory, stream_norm
@@ -36,7 +37,8 @@ class Encoder(nnx.Module):
         bias_hss = None if self.bias is None else self.bias(length, length)
         mask_bss = same_segment(segment_ids_bs, segment_ids_bs)
         x_bsd, _ = self.blocks(x_bsd, None, noise and noise.fold(0), rotation, mask_bss, None, bias_hss)
-        return dropout(self.norm(x_bsd), o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
+        x_bsd = dropout(self.norm(x_bsd), o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
+        return stream.entered(x_bsd)
 
 
 class Reading(NamedTuple):

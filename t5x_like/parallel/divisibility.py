@@ -36,12 +36,12 @@ def require(layout: Layout, model: Any, length: int) -> None:
             raise ExperimentError(
                 f"parallelism.{option}", f"{parts} devices{several} do not divide model.{field}={size}"
             )
-    if length % layout.divisor("length"):
-        raise ExperimentError(
-            "parallelism.sequence",
-            f"{layout.divisor('length')} devices do not divide data.sequence_length={length}; use a multiple of"
-            f" {layout.divisor('length')} tokens",
-        )
+    for axis in ("length", "stream_length"):
+        if length % (parts := layout.divisor(axis)):
+            raise ExperimentError(
+                f"parallelism.{layout.cut(axis)[0]}",
+                f"{parts} devices do not divide data.sequence_length={length}; use a multiple of {parts} tokens",
+            )
 
 
 def require_parameters(layout: Layout, infos: Mapping[tuple[str, ...], ParameterInfo]) -> None:

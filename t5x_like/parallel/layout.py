@@ -41,6 +41,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "layers": (),
     "batch": ("data", "fsdp", "expert"),
     "length": ("sequence",),
+    "stream_length": ("sequence",),  # between a block's parts: see models/stream.py
     "act_embed": (),
     "act_heads": ("tensor",),
     "act_kv": ("tensor",),

@@ -32,6 +32,9 @@ class Strategy:
     state: Rules = dataclasses.field(default_factory=dict)
 
 
+# Tokens between the parts that tensor parallelism splits: see models/stream.py.
+SHARED_STREAM: Rules = {"stream_length": ("sequence", "tensor")}
+
 STRATEGIES: Mapping[str, Strategy] = {
     "custom": Strategy(),
     "data": Strategy(),
@@ -39,8 +42,8 @@ STRATEGIES: Mapping[str, Strategy] = {
     "zero1": Strategy(state={"embed": ("data",), "expert_embed": ("data",)}),
     "fsdp": Strategy(rest="fsdp"),  # ZeRO-3 (Rajbhandari et al. 2020, section 5.3)
     "hsdp": Strategy(rest="fsdp", needs=("data", "fsdp")),
-    "tp": Strategy(rest="tensor"),
-    "fsdp_tp": Strategy(rest="fsdp", needs=("tensor",)),
+    "tp": Strategy(rest="tensor", rules=SHARED_STREAM),
+    "fsdp_tp": Strategy(rest="fsdp", needs=("tensor",), rules=SHARED_STREAM),
     "ep": Strategy(rest="fsdp", needs=("expert",)),
     "sp": Strategy(rest="fsdp", needs=("sequence",)),
 }

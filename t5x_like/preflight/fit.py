@@ -80,9 +80,11 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     mlp = (3 if model.gated else 2) * model.mlp / p.tensor
     here = max(model.experts / p.expert, 1)  # experts of a layer on a device
     copies = min(model.experts_per_token, here) * p.expert if model.experts else 1  # that there must be room for
+    shared = "tensor" in strategies.STRATEGIES[p.strategy].rules.get("stream_length", ())
+    stream = model.embed / p.tensor if shared else model.embed
     kept = {
-        "full": model.embed,
-        "save_qkv_attention": model.embed + 2 * heads + 2 * kv,
+        "full": stream,
+        "save_qkv_attention": stream + 2 * heads + 2 * kv,
         "save_dots": 3 * model.embed + 2 * heads + 2 * kv + mlp,
         "none": 6 * model.embed + 3 * heads + 3 * kv + 1.5 * mlp,
     }[p.remat]

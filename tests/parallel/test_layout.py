@@ -103,8 +103,18 @@ def test_a_name_without_a_rule_and_an_axis_asked_for_twice_are_refused():
 
 
 def test_parameters_and_activations_share_no_name():
-    activations = {name for name in layout.RULES if name.startswith(("act_", "attention_"))} | {"batch", "length"}
-    own = {"act_embed", "act_heads", "act_kv", "act_mlp", "act_vocab", "attention_heads", "attention_kv"}
+    activations = {name for name in layout.RULES if name.startswith(("act_", "attention_", "stream_"))}
+    activations |= {"batch", "length"}
+    own = {
+        "act_embed",
+        "act_heads",
+        "act_kv",
+        "act_mlp",
+        "act_vocab",
+        "attention_heads",
+        "attention_kv",
+        "stream_length",
+    }
     assert activations == {"batch", "length", *own}
 
 
