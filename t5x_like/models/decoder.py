@@ -181,7 +181,7 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens_bt: jax.Array, positions_bt: jax.Array, noise: Noise | None) -> jax.Array:
         dtype: Any = jnp.dtype(self.options.dtype)
-        x_btd = self.tokens(tokens_bt, dtype)
+        x_btd = stream.looked_up(self.tokens(tokens_bt, dtype))
         if self.positions is not None:
             x_btd = x_btd + self.positions(positions_bt, dtype)
         return stream.placed(dropout(x_btd, self.options.dropout, noise and noise.fold(0)))

@@ -30,6 +30,14 @@ def added(mixed_btd: jax.Array) -> jax.Array:
     return placed(mixed_btd) if _is_shared(mixed_btd) else mixed_btd
 
 
+def looked_up(x_btd: jax.Array) -> jax.Array:
+    """Rows of a table, [batch, length, embed], that is cut by the devices which are to share them.
+
+    Asked for its own tokens only, a device would get the table whole, and its gradient.
+    """
+    return layout.current().constrain(x_btd, WHOLE) if _is_shared(x_btd) else x_btd
+
+
 def _is_shared(x_btd: jax.Array) -> bool:
     """Whether the stream is cut further than rows are; of other lengths than the data's, one may not be divided."""
     setting = layout.current()
