@@ -6,7 +6,7 @@ with every default spelled out, and `Experiment.from_dict(experiment.to_dict())`
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from t5x_like.checks import require_at_least, require_one_of, require_positive
@@ -59,12 +59,15 @@ class Parallelism:
     """How a step is laid out over devices and in time.
 
     Attributes:
+      strategy: which axis takes the devices that no number below speaks of, by a name that docs/parallelism.md
+        explains: `custom`, `data`, `zero1`, `fsdp`, `hsdp`, `tp`, `fsdp_tp`, `ep`, `sp` or `pp`.
       data: devices that hold whole copies and share the batch; -1 takes what the other axes leave.
       fsdp: devices that share the batch and the parameters.
       stage: devices that hold different layers, and pass rows on to each other.
       sequence: devices that share a row's tokens, and inside attention its heads; and the parameters too.
       tensor: devices that share heads, hidden units and the vocabulary.
       expert: devices that share the batch and the experts; and the other parameters too.
+      rules: logical axis → axes of the mesh that cut it, over those of the strategy; docs/parallelism.md lists both.
       microbatches: equal parts a batch is computed in, one after the other.
       stage_microbatches: parts of each of those that are in different stages at once; 0 for as many as stages.
       stage_rounds: how often a row passes through all stages, each holding as many groups of layers.
@@ -72,12 +75,14 @@ class Parallelism:
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
     """
 
+    strategy: str = "custom"
     data: int = -1
     fsdp: int = 1
     stage: int = 1
     sequence: int = 1
     tensor: int = 1
     expert: int = 1
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     microbatches: int = 1
     stage_microbatches: int = 0
     stage_rounds: int = 1
@@ -85,6 +90,7 @@ class Parallelism:
     scan_layers: bool = True
 
     def __post_init__(self) -> None:
+        require_one_of(self, "strategy", STRATEGIES)
         require_positive(self, "fsdp", "stage", "sequence", "tensor", "expert", "microbatches", "stage_rounds")
         require_at_least(self, 0, "stage_microbatches")
         if self.data < 1 and self.data != -1:
@@ -109,6 +115,18 @@ class Parallelism:
 
 
 REMAT_POLICIES = ("none", "full", "save_dots", "save_qkv_attention")
+STRATEGIES = (
+    "custom",
+    "data",
+    "zero1",
+    "fsdp",
+    "hsdp",
+    "tp",
+    "fsdp_tp",
+    "ep",
+    "sp",
+    "pp",
+)  # rows of parallel.strategies
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from t5x_like.models import functional
 from t5x_like.models.functional import Functional, Tree
 from t5x_like.objectives.base import Assignment, Batch, Ema, Loss, Objective, Statistics, Trained, assign
 from t5x_like.optim import build as optim
+from t5x_like.parallel import divisibility
 from t5x_like.parallel.layout import Layout
 
 State = dict[str, Any]
@@ -102,6 +103,16 @@ class Program:
             self._shardings(shapes),
         )
 
+    def abstract_gradients(self) -> Tree:
+        """Shapes, dtypes and shardings of the trained parameters' gradients."""
+        place = self.layout.of_state
+        return jax.tree.map(
+            lambda info: jax.ShapeDtypeStruct(
+                info.shape, info.dtype, sharding=None if place.mesh is None else place.sharding(info.axes)
+            ),
+            self.parameter_infos(),
+        )
+
     def parameter_infos(self) -> Tree:
         """What is known of each trained parameter."""
         return self._partition(functional.flatten(self.structure.infos()))[0]
@@ -129,13 +140,11 @@ class Program:
             grads, loss, sums = self._gradients(state, batch)
             gradient_norm = optax.tree.norm(grads)
             finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
-            updates, optimizer_state = self.optimizer.update(grads, state["optimizer"], state["parameters"])
-            moved = {
-                "parameters": optax.apply_updates(state["parameters"], updates),
-                "optimizer": optimizer_state,
-            }
+            parameters = self._cut_as_state(state["parameters"])
+            updates, optimizer_state = self.optimizer.update(grads, state["optimizer"], parameters)
+            moved = {"parameters": optax.apply_updates(parameters, updates), "optimizer": optimizer_state}
             moved["model_state"] = self._follow(state, moved["parameters"], sums.statistics)
-            kept = {name: state[name] for name in moved}
+            kept = {**{name: state[name] for name in moved}, "parameters": parameters}
             bad = 1 - finite.astype(jnp.int32)
             skipped = {
                 "total": state["skipped"]["total"] + bad,
@@ -172,7 +181,10 @@ class Program:
                 raise ValueError(f"the loss has the terms {[*sums.terms]}, with denominators for {[*denominators]}")
             return sum(sums.terms[name] / d for name, d in denominators.items()), sums
 
-        gradient = jax.value_and_grad(part, has_aux=True)
+        def gradient(parameters: Tree, batch: Batch) -> tuple[tuple[jax.Array, Loss], Tree]:
+            value, grads = jax.value_and_grad(part, has_aux=True)(parameters, batch)
+            return value, self._cut_as_state(grads)
+
         if self.microbatches == 1:
             (loss, sums), grads = gradient(state["parameters"], batch)
             return grads, loss, sums
@@ -182,6 +194,7 @@ class Program:
             lambda x: jnp.zeros(x.shape, x.dtype),
             jax.eval_shape(gradient, state["parameters"], jax.tree.map(lambda x: x[0], parts)),
         )
+        zeros = zeros[0], self._cut_as_state(zeros[1])
 
         def accumulate(total: Any, batch: Batch) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, gradient(state["parameters"], batch)), None
@@ -208,6 +221,16 @@ class Program:
 
     # --- Placement --------------------------------------------------------------------------------------------------
 
+    def _cut_as_state(self, tree: Tree) -> Tree:
+        """Gradients or parameters, on each device the part that it has of the optimizer's state.
+
+        Where that is all there is of the parameters on the device, nothing need be said.
+        """
+        if self.layout.state_rules is None:
+            return tree
+        constrain = self.layout.of_state.constrain
+        return jax.tree.map(lambda info, x: constrain(x, info.axes), self.parameter_infos(), tree)
+
     def _shardings(self, shapes: State) -> State:
         infos = self._partition(functional.flatten(self.structure.infos()))
         axes: State = {
@@ -217,7 +240,11 @@ class Program:
             "optimizer": optim.state_axes(self.optimizer_options, infos[0], shapes["optimizer"]),
             "skipped": {"total": (), "consecutive": ()},
         }
-        return jax.tree.map(lambda _, axes: self.layout.sharding(axes), shapes, axes)
+        places = {**dict.fromkeys(axes, self.layout), "optimizer": self.layout.of_state}
+        return {
+            name: jax.tree.map(lambda _, axes, place=place: place.sharding(axes), shapes[name], axes[name])
+            for name, place in places.items()
+        }
 
     def _partition(self, values: Mapping[functional.Path, Any]) -> tuple[Tree, Tree]:
         """Values by path as two trees: the trained ones and the rest."""
@@ -234,10 +261,16 @@ class Program:
 
 
 def program(experiment: Experiment, layout: Layout | None = None) -> Program:
-    """The program of an experiment on a layout; without one, on a single device without constraints."""
+    """The program of an experiment on a layout; without one, on a single device without constraints.
+
+    Raises:
+      ExperimentError: where the layout does not suit a parameter.
+    """
     objective, architecture = experiment.objective, experiment.model
     structure, _ = functional.abstract(lambda: objective.build(architecture, nnx.Rngs(0)))
     infos = functional.flatten(structure.infos())
+    if layout is not None and layout.mesh is not None:
+        divisibility.require_parameters(layout, infos)
     roles = assign(infos, functional.flatten(structure.is_parameter()), objective.roles)
     trained = functional.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
     options = experiment.optimizer

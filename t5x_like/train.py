@@ -172,8 +172,7 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
     """
     data, model = experiment.data, experiment.model
     rows = data.batch_size // experiment.parallelism.microbatches
-    options = experiment.parallelism
-    axes = [axis for axis in placed.rules["batch"] if axis in ("data", "fsdp") or getattr(options, axis) > 1]
+    axes = [axis for axis in placed.rules["batch"] if axis in ("data", "fsdp", *placed.cut("batch"))]
     if rows % placed.divisor("batch"):
         raise ExperimentError(
             "data.batch_size",
@@ -297,7 +296,7 @@ def step_of(experiment: Experiment, run: Program, job: Job, journal: Journal) ->
         return step
     devices = [*mesh.devices.flat]
     key = executables.key(step.lower(run.abstract_state(), batch_shapes(experiment, run.layout)), devices, versions())
-    fields = flatten(experiment.to_dict()) | {"parallelism.data": mesh.shape["data"]}
+    fields = flatten(experiment.to_dict()) | {f"parallelism.{axis}": size for axis, size in mesh.shape.items()}
     loaded, sentence = executables.find(epath.Path(job.executable).expanduser(), key, fields, devices)
     if not exchange.gather(np.array([loaded is not None], np.uint32)).all():  # all run the same, or none
         loaded = None

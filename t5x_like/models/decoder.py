@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_like.models import stream
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Attention, Cache, packed_mask, within
 from t5x_like.models.cudnn import Runs
@@ -22,9 +23,6 @@ from t5x_like.models.parameters import parameter
 from t5x_like.models.relative import RelativeBias
 from t5x_like.models.rope import Rotation, rotation
 from t5x_like.models.stack import Stack
-from t5x_like.parallel import layout
-
-RESIDUAL = ("batch", "length", "act_embed")
 
 
 class Memory(NamedTuple):
@@ -70,25 +68,25 @@ class Block(nnx.Module):
         bias_hts: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """[batch, length, embed] → the same, and this layer's cache: a `Cache`, or with a memory a pair of them."""
-        constrain = layout.current().constrain
         own, remembered = cache if cache is not None and self.cross is not None else (cache, None)
-        read_btd = self._before(self.attention_norm, x_btd)
+        read_btd = stream.entered(self._before(self.attention_norm, x_btd))
         mixed, own = self.attention(read_btd, rotation, mask_bts, noise and noise.fold(0), own, slot, bias_hts)
-        x_btd = constrain(self._after(self.attention_norm, x_btd + mixed), RESIDUAL)
+        x_btd = stream.placed(self._after(self.attention_norm, x_btd + stream.added(mixed)))
         if self.cross is not None and self.cross_norm is not None and memory is not None:
             states_bsd, mask_bts = memory
             mixed, _ = self.cross(
-                self._before(self.cross_norm, x_btd),
+                stream.entered(self._before(self.cross_norm, x_btd)),
                 None,
                 mask_bts,
                 noise and noise.fold(2),
                 remembered,
                 memory_bsd=states_bsd,
             )
-            x_btd = constrain(self._after(self.cross_norm, x_btd + mixed), RESIDUAL)
-        made_btd = self.mlp(self._before(self.mlp_norm, x_btd), noise and noise.fold(3))
+            x_btd = stream.placed(self._after(self.cross_norm, x_btd + stream.added(mixed)))
+        read_btd = stream.entered(self._before(self.mlp_norm, x_btd))
+        made_btd = stream.added(self.mlp(read_btd, noise and noise.fold(3)))
         x_btd = self._after(self.mlp_norm, x_btd + dropout(made_btd, self.dropout, noise and noise.fold(1)))
-        return constrain(x_btd, RESIDUAL), (own, remembered) if remembered is not None else own
+        return stream.placed(x_btd), (own, remembered) if remembered is not None else own
 
     def _before(self, norm: Norm, x_btd: jax.Array) -> jax.Array:
         """What a part reads."""
@@ -211,14 +209,14 @@ class Decoder(nnx.Module):
         types_bt: jax.Array | None = None,
     ) -> jax.Array:
         dtype: Any = jnp.dtype(self.options.dtype)
-        x_btd = self.tokens(tokens_bt, dtype)
+        x_btd = stream.looked_up(self.tokens(tokens_bt, dtype))
         if self.positions is not None:
             x_btd = x_btd + self.positions(positions_bt, dtype)
         if self.types is not None:
             x_btd = x_btd + self.types(jnp.zeros_like(tokens_bt) if types_bt is None else types_bt, dtype)
         if self.embedding_norm is not None:
             x_btd = self.embedding_norm(x_btd)
-        return layout.current().constrain(dropout(x_btd, self.options.dropout, noise and noise.fold(0)), RESIDUAL)
+        return stream.placed(dropout(x_btd, self.options.dropout, noise and noise.fold(0)))
 
     def _rotation(self, positions_bt: jax.Array) -> Rotation | None:
         o = self.options
@@ -232,6 +230,7 @@ class Decoder(nnx.Module):
         if self.transform is not None:
             x_btd = self.transform(x_btd)
         hidden_btd = dropout(x_btd, o.dropout if o.dropout_inside else 0.0, noise and noise.fold(2))
+        hidden_btd = stream.entered(hidden_btd)
         return hidden_btd * o.embed**-0.5 if o.rescaled_head else hidden_btd
 
 
@@ -251,7 +250,7 @@ class HeadTransform(nnx.Module):
 
     def __call__(self, x_btd: jax.Array) -> jax.Array:
         """[batch, length, embed] → the same."""
-        return layout.current().constrain(self.norm(self.activation(self.dense(x_btd))), RESIDUAL)
+        return stream.placed(self.norm(self.activation(self.dense(x_btd))))
 
 
 def stream_norm(options: Transformer, rngs: nnx.Rngs) -> Norm:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_like.models import stream
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Cache, packed_mask
 from t5x_like.models.decoder import Block, Decoder, Memory, stream_norm
@@ -42,7 +43,8 @@ class Encoder(nnx.Module):
         mask_bss = packed_mask(segment_ids_bs, positions_bs, o, biased=bias_hss is not None, causal=False)
         x_bsd, _ = self.blocks(x_bsd, None, noise and noise.fold(0), rotation, mask_bss, bias_hts=bias_hss)
         x_bsd = x_bsd if self.norm is None else self.norm(x_bsd)
-        return dropout(x_bsd, o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
+        x_bsd = dropout(x_bsd, o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
+        return stream.entered(x_bsd)
 
 
 class Reading(NamedTuple):

@@ -27,7 +27,9 @@ def linear(
       [..., outputs].
     """
     exact = quantization == "none"
-    if exact and layout.current().divisor("length") > 1:  # rows are shared by devices: b·t would be no even cut of them
+    setting = layout.current()
+    # Where devices share a row, before the product or after it, b·t would be no even cut of what they have.
+    if exact and max(setting.divisor("length"), setting.divisor("stream_length")) > 1:
         y_bto = jnp.einsum("...i,io->...o", x_bti, kernel_io.astype(x_bti.dtype))
         return y_bto if bias_o is None else y_bto + bias_o.astype(y_bto.dtype)
     # With more than one leading dimension the kernel's gradient would contract over several, which XLA's CPU compiler

@@ -40,7 +40,7 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes, dtype
     Returns:
       [embed, ...], each device having summed its part where the devices lie in several lines.
     """
-    setting = layout.current()
+    setting = layout.current().of_state
     rows = setting.cut("batch")
     split = [axis for axis in setting.cut("embed") if axis in rows]
     plain = setting.mesh is None or len(split) != 1 or setting.size != setting.divisor("batch")
@@ -48,9 +48,10 @@ def gradient(equation: str, left: jax.Array, right: jax.Array, axes: Axes, dtype
     # Where devices are few the compiler scatters by itself, and where they lie in no lines not at all.
     if len(sizes) < 2:
         summed = jnp.einsum(equation, left, right, preferred_element_type=dtype)
-        if setting.mesh is None or setting.size == setting.mesh.size:
+        if setting.mesh is None or (setting.size == setting.mesh.size and setting.rules == layout.current().rules):
             return summed
-        # In a stage's loops the compiler learns too late how the sum over them lies, behind a transposition.
+        # In a stage's loops, and of a state that is cut further than the parameter, the compiler learns too late how
+        # the sum lies, behind a transposition.
         other = axes[1] if axes[0] == "embed" else axes[0]
         return setting.constrain(summed, ("embed", other, *(None for _ in summed.shape[2:])))
 

@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
+from t5x_like.parallel import strategies
 
 MESH_AXES = ("data", "fsdp", "stage", "sequence", "tensor", "expert")
 
@@ -44,6 +45,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     # Outside the layers the stages share the batch; inside them every stage has all rows, a microbatch at a time.
     "batch": ("data", "fsdp", "expert", "stage"),
     "length": ("sequence",),
+    "stream_length": ("sequence",),  # between a block's parts: see models/stream.py
     "act_embed": (),
     "act_heads": ("tensor",),
     "act_kv": ("tensor",),
@@ -73,6 +75,7 @@ class Layout:
     Attributes:
       mesh: devices by `MESH_AXES`; None for a single device without constraints.
       rules: logical axis name → mesh axes.
+      state_rules: likewise for the optimizer's state, where it is cut further than the parameters; else None.
       remat: the named policy of what the backward pass recomputes.
       scan_layers: whether the layer stack is a loop over one compiled layer.
       stage_microbatches: parts of a batch that are in different stages at once.
@@ -81,6 +84,7 @@ class Layout:
 
     mesh: Mesh | None = None
     rules: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: RULES)
+    state_rules: Mapping[str, tuple[str, ...]] | None = None
     remat: str = "none"
     scan_layers: bool = True
     stage_microbatches: int = 1
@@ -90,17 +94,22 @@ class Layout:
         """The mesh axes of an array whose dimensions carry these logical names.
 
         Raises:
-          ValueError: for a name without a rule, or when two dimensions ask for the same mesh axis.
+          ValueError: for a name without a rule.
+          ExperimentError: when two dimensions ask for the same mesh axis.
         """
         parts: list[tuple[str, ...] | str | None] = []
-        taken: set[str] = set()
+        taken: dict[str, str] = {}
         for name in axes:
             if name is not None and name not in self.rules:
                 raise ValueError(f"no rule for the logical axis {name!r} in {axes}")
             mesh_axes = self.axes(name) if name is not None else ()
-            if taken & set(mesh_axes):
-                raise ValueError(f"two dimensions of {axes} ask for the mesh axes {sorted(taken & set(mesh_axes))}")
-            taken |= set(mesh_axes)
+            if twice := [axis for axis in mesh_axes if axis in taken]:
+                raise ExperimentError(
+                    "parallelism.rules",
+                    f"{taken[twice[0]]!r} and {name!r}, two dimensions of one array, both ask for the mesh axis"
+                    f" {twice[0]!r}; take it from one of them",
+                )
+            taken |= dict.fromkeys(mesh_axes, str(name))
             parts.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
         return PartitionSpec(*parts)
 
@@ -119,6 +128,11 @@ class Layout:
         if self.mesh is None or self.mesh.size == 1:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(axes))
+
+    @property
+    def of_state(self) -> "Layout":
+        """Where the optimizer's state lives, and the gradients that go into it."""
+        return self if self.state_rules is None else dataclasses.replace(self, rules=self.state_rules, state_rules=None)
 
     def divisor(self, name: str) -> int:
         """Into how many parts a dimension with this logical name is cut."""
@@ -215,34 +229,29 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
     """The layout an experiment asks for, over all devices.
 
     Raises:
-      ExperimentError: when the axes do not multiply to the number of devices.
+      ExperimentError: when the axes do not multiply to the number of devices, or a rule cannot be.
     """
+    base = circular(RULES) if options.stage_rounds > 1 else RULES
+    rules = strategies.table(options, base, MESH_AXES)
     devices = list(devices if devices is not None else jax.devices())
-    inner = (options.fsdp, options.stage, options.sequence, options.tensor, options.expert)
-    rest = math.prod(inner)
-    data = len(devices) // rest if options.data == -1 else options.data
-    if data * rest != len(devices):
-        raise ExperimentError(
-            "parallelism",
-            f"data={options.data} × fsdp={options.fsdp} × stage={options.stage} × sequence={options.sequence} ×"
-            f" tensor={options.tensor} × expert={options.expert} is not the {len(devices)} device(s) here; make the"
-            " product match, with data=-1 for whatever the others leave",
-        )
-    mesh = _mesh((data, *inner), devices)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    sizes = strategies.resolve(options, MESH_AXES, len(devices), slices)
+    mesh = _mesh(tuple(sizes.values()), devices, slices)
+    state_rules = strategies.state_table(options, rules)
     return Layout(
         mesh=mesh,
-        rules=circular(RULES) if options.stage_rounds > 1 else RULES,
+        rules=rules,
+        state_rules=None if state_rules == rules else state_rules,
         remat=options.remat,
         scan_layers=options.scan_layers,
-        stage_microbatches=options.stage_microbatches or mesh.shape["stage"],
+        stage_microbatches=options.stage_microbatches or sizes["stage"],
         stage_rounds=options.stage_rounds,
     )
 
 
-def _mesh(shape: tuple[int, ...], devices: list[jax.Device]) -> Mesh:
+def _mesh(shape: tuple[int, ...], devices: list[jax.Device], slices: int) -> Mesh:
     """The devices as a mesh; those of several slices with whole slices along `data`, which the slow network joins."""
     axis_types = (AxisType.Auto,) * len(MESH_AXES)  # Explicit axes fail at the embedding gather
-    slices = len({getattr(device, "slice_index", None) for device in devices})
     if slices == 1:
         return jax.make_mesh(shape, MESH_AXES, devices=devices, axis_types=axis_types)
     if shape[0] % slices:

@@ -33,7 +33,7 @@ class Built:
     """A compiled step.
 
     Attributes:
-      experiment: whose step it is, with `parallelism.data` spelled out.
+      experiment: whose step it is, with the axes of its mesh spelled out.
       topology: what it is compiled for.
       layout: mesh and rules.
       lowered: JAX's `Lowered`.
@@ -71,17 +71,17 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
       DoesNotFitError: where the step needs more memory than a chip has.
     """
     made = layouts.make(experiment.parallelism, devices if devices is not None else topology.devices())
-    experiment = fit.resolved(experiment, topology.chips)
+    experiment = fit.resolved(experiment, topology.chips, topology.slices)
     check_batch(experiment, made)
     program = step.program(experiment, made)
-    state = check_state(program)
+    state = program.abstract_state()
     divisibility.require(made, experiment.model, experiment.data.sequence_length)
     divisibility.require_stages(
         made, experiment.model, experiment.data.batch_size // experiment.parallelism.microbatches
     )
     batch = batch_shapes(experiment, made)
     whole, parameters = whole_bytes(state), whole_bytes(state["parameters"])
-    _check_state_fits(experiment, topology, state, whole, parameters)
+    _check_state_fits(experiment, topology, state, program.abstract_gradients(), whole, parameters)
     begin = time.perf_counter()
     lowered = program.compiled_step().lower(state, batch)
     try:
@@ -107,28 +107,6 @@ def check_batch(experiment: Experiment, layout: Layout) -> None:
         )
 
 
-def check_state(program: step.Program) -> step.State:
-    """The state's shapes and shardings.
-
-    Raises:
-      ExperimentError: where a parameter's dimension is not divided by the mesh axes that its rule gives it.
-    """
-    state = program.abstract_state()
-    infos = dict(jax.tree.leaves_with_path(program.parameter_infos()))
-    for path, leaf in jax.tree.leaves_with_path(state["parameters"]):
-        for dimension, (size, axes) in enumerate(zip(leaf.shape, leaf.sharding.spec, strict=False)):
-            names: tuple[str, ...] = (axes,) if isinstance(axes, str) else tuple(axes or ())
-            parts = int(np.prod([leaf.sharding.mesh.shape[name] for name in names], dtype=int))
-            if size % parts:
-                logical = infos[path].axes[dimension]
-                raise ExperimentError(
-                    f"parallelism.{names[0]}",
-                    f"{parts} devices do not divide the {logical!r} axis of {jax.tree_util.keystr(path)}, which is"
-                    f" {size}; use a divisor of {size}",
-                )
-    return state
-
-
 def whole_bytes(tree: Any) -> int:
     """Of a tree of shapes, over all devices and each array once."""
     return sum(int(np.prod(leaf.shape, dtype=int)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -148,10 +126,10 @@ def save(built: Built, directory: epath.Path) -> epath.Path:
 
 
 def _check_state_fits(
-    experiment: Experiment, topology: Topology, state: step.State, whole: int, parameters: int
+    experiment: Experiment, topology: Topology, state: step.State, gradients: Any, whole: int, parameters: int
 ) -> None:
     """Raises DoesNotFitError where the state and the gradients alone are too large: nothing need be compiled."""
-    needed = memory.state_bytes(state) + memory.state_bytes(state["parameters"])
+    needed = memory.state_bytes(state) + memory.state_bytes(gradients)
     missing = needed - topology.chip.usable_hbm_bytes
     if missing > 0:
         proposal = fit.proposal(experiment, topology, whole, parameters)

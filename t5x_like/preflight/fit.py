@@ -12,7 +12,7 @@ from typing import Any
 from t5x_like.data.packing import groups_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, Parallelism
-from t5x_like.parallel import topologies
+from t5x_like.parallel import layout, strategies, topologies
 from t5x_like.parallel.schedule import Schedule
 from t5x_like.parallel.topologies import Topology
 
@@ -71,6 +71,7 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     """
     p, model, data = experiment.parallelism, experiment.model, experiment.data
     shards = p.fsdp * _beside(p)
+    further = p.data if strategies.STRATEGIES[p.strategy].state else 1  # that the optimizer's state is cut into
     # Outside the layers stages share the rows. Inside, each has all of them in a share of the layers, and keeps
     # something in every turn, also of those without work.
     idle = Schedule(p.stage, p.stage_microbatches or p.stage, p.stage_rounds).bubble
@@ -83,9 +84,11 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     mlp = (3 if model.gated else 2) * model.mlp / p.tensor
     here = max(model.experts / p.expert, 1)  # experts of a layer on a device
     copies = min(model.experts_per_token, here) * p.expert if model.experts else 1  # that there must be room for
+    shared = "tensor" in strategies.STRATEGIES[p.strategy].rules.get("stream_length", ())
+    stream = model.embed / p.tensor if shared else model.embed
     kept = {
-        "full": model.embed,
-        "save_qkv_attention": model.embed + 2 * heads + 2 * kv,
+        "full": stream,
+        "save_qkv_attention": stream + 2 * heads + 2 * kv,
         "save_dots": 3 * model.embed + 2 * heads + 2 * kv + mlp,
         "none": 6 * model.embed + 3 * heads + 3 * kv + 1.5 * mlp,
     }[p.remat]
@@ -95,8 +98,8 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     scores = 2 * tokens * max(read, written) * model.heads / p.tensor * (4 + width)
     head = min(2 * math.ceil(rows * written) * model.vocab_size / p.tensor * 4, 1 << 30)
     return Need(
-        state=state_bytes // shards,
-        gradients=parameter_bytes // shards,
+        state=(parameter_bytes + (state_bytes - parameter_bytes) // further) // shards,
+        gradients=parameter_bytes // (shards * further),
         activations=int(rows * (model.layers * written + model.encoder_layers * read) * kept * width / (1 - idle)),
         layer=int(layer + weights + head + (scores if model.positions == "relative" else 0)),
     )
@@ -127,10 +130,13 @@ def with_parallelism(experiment: Experiment, **changes: Any) -> Experiment:
     return dataclasses.replace(experiment, parallelism=parallelism)
 
 
-def resolved(experiment: Experiment, chips: int) -> Experiment:
-    """The experiment with `parallelism.data` spelled out for so many chips."""
-    p = experiment.parallelism
-    return with_parallelism(experiment, data=max(chips // (p.fsdp * _beside(p)), 1)) if p.data == -1 else experiment
+def resolved(experiment: Experiment, chips: int, slices: int = 1) -> Experiment:
+    """The experiment with every axis of its mesh spelled out for so many chips.
+
+    Raises:
+      ExperimentError: when its numbers do not multiply to them.
+    """
+    return with_parallelism(experiment, **strategies.resolve(experiment.parallelism, layout.MESH_AXES, chips, slices))
 
 
 def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, Experiment, Topology]]:

@@ -77,6 +77,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "oversized_tensors": [dataclasses.asdict(item) for item in reading.oversized],
         "donation_complete": reading.per_chip["alias_bytes"] >= memory.state_bytes(built.state),
         "collective_bytes": _totals(reading.moved),
+        "gradient_axes": ["fsdp", *_further(built)],
         "collectives": [collective.to_json() for collective in reading.moved],
         "kernels": [dataclasses.asdict(kernel) for kernel in reading.kernels],
         "run": _run(experiment, topology, described, seconds, rates),
@@ -97,7 +98,8 @@ def problems(figures: dict[str, Any]) -> list[str]:
         found.append("memory: the step needs more than a chip has")
     if figures["all_gather_overlap"] < 0.9:
         found.append(f"overlap: only {figures['all_gather_overlap']:.0%} of the all-gathered bytes are hidden by work")
-    summed = sum(item["bytes"] for item in figures["collectives"] if _sums_whole_gradients(item))
+    axes = set(figures["gradient_axes"])
+    summed = sum(item["bytes"] for item in figures["collectives"] if _sums_whole_gradients(item, axes))
     if summed > figures["run"]["parameters"]:  # half of them in the computation's two bytes
         found.append(f"gradients: {summed / 1e9:.3g} GB are summed whole on every chip, which keeps but its part")
     if figures["attention_kernel_calls_per_layer"] > 1:
@@ -106,8 +108,13 @@ def problems(figures: dict[str, Any]) -> list[str]:
     return found
 
 
-def _sums_whole_gradients(collective: dict[str, Any]) -> bool:
-    return collective["kind"] == "all-reduce" and "fsdp" in collective["axis"].split(",")
+def _sums_whole_gradients(collective: dict[str, Any], axes: set[str]) -> bool:
+    return collective["kind"] == "all-reduce" and bool(axes & {*collective["axis"].split(",")})
+
+
+def _further(built: Built) -> list[str]:
+    """The axes along which a device keeps a part of a gradient and the whole parameter."""
+    return [axis for axis in built.layout.of_state.cut("embed") if axis not in built.layout.cut("embed")]
 
 
 def _read(built: Built) -> _Reading:

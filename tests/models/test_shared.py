@@ -79,7 +79,10 @@ def value_and_gradients(function):
 def test_a_product_and_its_gradients_are_those_of_one_device(name, both):
     ours, theirs, make = PRODUCTS[name]
     expected = value_and_gradients(theirs)(*make())
-    for setting in (layout.Layout(), both):
+    # With ZeRO-1 not the parameter is cut but its gradient: over one axis in stages, over two by the compiler.
+    zero1 = layout.make(Parallelism(strategy="zero1"), jax.devices()[:4])
+    copies = layout.make(Parallelism(strategy="zero1", data=4, fsdp=2))
+    for setting in (layout.Layout(), both, zero1, copies):
         got = placed(value_and_gradients(ours), setting, *make())
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
 
@@ -91,6 +94,7 @@ def test_a_gradient_is_scattered_in_stages_where_there_are_several(both, monkeyp
             return str(jax.make_jaxpr(gradient)(normal(1, 8, 6), normal(0, 8, 2, 8))).count("reduce_scatter")
 
     assert sums(both) == 2
+    assert sums(layout.make(Parallelism(strategy="zero1"), jax.devices()[:4])) == 2
     assert sums(layout.make(Parallelism(data=2, fsdp=2, tensor=2))) == 0
     monkeypatch.setattr(scatter, "stages", lambda mesh, axis: (4,))
     assert sums(both) == 0

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
-from t5x_like.parallel import layout
+from t5x_like.experiment import STRATEGIES, Parallelism
+from t5x_like.parallel import layout, strategies
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,52 @@ def test_the_mesh_is_all_devices(options, shape):
 def test_other_products_are_refused(options):
     with pytest.raises(ExperimentError, match=r"^parallelism: data=.* is not the 8 device"):
         layout.make(Parallelism(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "slices", "shape"),
+    [
+        ({}, 1, {"data": 8}),
+        ({"strategy": "data"}, 1, {"data": 8}),
+        ({"strategy": "zero1", "tensor": 2}, 1, {"data": 4, "tensor": 2}),
+        ({"strategy": "fsdp"}, 1, {"fsdp": 8}),
+        ({"strategy": "fsdp"}, 2, {"data": 2, "fsdp": 4}),
+        ({"strategy": "fsdp", "fsdp": 4}, 1, {"data": 2, "fsdp": 4}),
+        ({"strategy": "fsdp", "data": 2}, 1, {"data": 2, "fsdp": 4}),
+        ({"strategy": "hsdp", "data": 4}, 1, {"data": 4, "fsdp": 2}),
+        ({"strategy": "hsdp"}, 2, {"data": 2, "fsdp": 4}),
+        ({"strategy": "tp"}, 1, {"tensor": 8}),
+        ({"strategy": "tp", "tensor": 2}, 1, {"data": 4, "tensor": 2}),
+        ({"strategy": "fsdp_tp", "tensor": 2}, 1, {"fsdp": 4, "tensor": 2}),
+        ({"strategy": "fsdp_tp", "tensor": 2}, 2, {"data": 2, "fsdp": 2, "tensor": 2}),
+        ({"strategy": "ep", "expert": 4}, 1, {"fsdp": 2, "expert": 4}),
+        ({"strategy": "sp", "sequence": 2, "tensor": 2}, 1, {"fsdp": 2, "sequence": 2, "tensor": 2}),
+    ],
+)
+def test_a_strategy_puts_the_devices_that_no_number_speaks_of(options, slices, shape):
+    found = strategies.resolve(Parallelism(**options), layout.MESH_AXES, 8, slices)
+    assert {axis: size for axis, size in found.items() if size > 1} == shape
+    assert tuple(found) == layout.MESH_AXES
+
+
+def test_every_strategy_that_an_experiment_may_name_has_a_row():
+    assert tuple(strategies.STRATEGIES) == STRATEGIES
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"strategy": "hsdp"}, "parallelism.fsdp: the strategy 'hsdp' needs a number for data or fsdp; give how many"),
+        ({"strategy": "fsdp_tp"}, "parallelism.tensor: the strategy 'fsdp_tp' needs a number for tensor; give how"),
+        ({"strategy": "ep", "fsdp": 2}, "parallelism.expert: the strategy 'ep' needs a number for expert"),
+        ({"strategy": "fsdp", "tensor": 3}, "parallelism: data=-1 × fsdp=1 × stage=1 × sequence=1 × tensor=3"),
+        ({"strategy": "fspd"}, "strategy: 'fspd' is not known; did you mean 'fsdp'?"),
+    ],
+)
+def test_what_a_strategy_lacks_is_one_sentence(options, sentence):
+    with pytest.raises(ExperimentError) as error:
+        layout.make(Parallelism(**options))
+    assert str(error.value).startswith(sentence)
 
 
 def test_a_layout_that_does_not_fit_becomes_one_device():
@@ -81,14 +127,34 @@ def test_a_name_without_a_rule_and_an_axis_asked_for_twice_are_refused():
     made = layout.make(Parallelism())
     with pytest.raises(ValueError, match="no rule for the logical axis 'emebd'"):
         made.spec(("emebd",))
-    with pytest.raises(ValueError, match=r"ask for the mesh axes \['expert', 'fsdp'\]"):
+    with pytest.raises(
+        ExperimentError, match="'batch' and 'embed', two dimensions of one array, both ask for the mesh"
+    ):
         made.spec(("batch", "embed"))
 
 
 def test_parameters_and_activations_share_no_name():
-    activations = {name for name in layout.RULES if name.startswith(("act_", "attention_"))} | {"batch", "length"}
-    own = {"act_embed", "act_heads", "act_kv", "act_mlp", "act_vocab", "attention_heads", "attention_kv"}
+    activations = {name for name in layout.RULES if name.startswith(("act_", "attention_", "stream_"))}
+    activations |= {"batch", "length"}
+    own = {
+        "act_embed",
+        "act_heads",
+        "act_kv",
+        "act_mlp",
+        "act_vocab",
+        "attention_heads",
+        "attention_kv",
+        "stream_length",
+    }
     assert activations == {"batch", "length", *own}
+
+
+def test_zero_1_cuts_the_optimizers_state_alone_by_whatever_the_rules_are():
+    made = layout.make(Parallelism(strategy="zero1", fsdp=2, rules={"embed": ["fsdp"]}))
+    assert made.spec(("embed", "mlp")) == PartitionSpec("fsdp", "tensor")
+    assert made.of_state.spec(("embed", "mlp")) == PartitionSpec(("fsdp", "data"), "tensor")
+    plain = layout.make(Parallelism(strategy="fsdp"))
+    assert plain.of_state is plain
 
 
 @pytest.mark.parametrize("options", [{"fsdp": 2, "sequence": 4}, {"data": 8}, {"data": 2, "sequence": 2, "expert": 2}])

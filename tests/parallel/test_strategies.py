@@ -46,26 +46,34 @@ MODELS |= {
 
 # What it is called, whose model it trains, and its `parallelism`.
 TABLE = [
-    ("zero-3", "llama", {"fsdp": 8}),
-    ("zero-3 and tensor", "gpt2", {"fsdp": 4, "tensor": 2, "remat": "full"}),
-    ("zero-3 and long rows", "gpt2", {"fsdp": 2, "sequence": 4}),
-    ("all three in microbatches", "gpt2", {"data": 2, "fsdp": 2, "tensor": 2, "microbatches": 2}),
-    ("experts", "experts", {"data": 2, "expert": 4}),
-    ("t5, zero-3 and tensor", "t5", {"fsdp": 4, "tensor": 2}),
-    ("stages, zero-3 and data", "gpt2", {"data": 2, "fsdp": 2, "stage": 2, "stage_microbatches": 4}),
-    ("circular stages", "gpt2, deep", {"fsdp": 4, "stage": 2, "stage_rounds": 2, "remat": "full"}),
+    ("zero1", "llama", {"strategy": "zero1"}),
+    ("fsdp", "llama", {"strategy": "fsdp"}),
+    ("fsdp_tp", "gpt2", {"strategy": "fsdp_tp", "tensor": 2, "remat": "full"}),
+    ("sp", "gpt2", {"strategy": "sp", "sequence": 4}),
+    ("custom, three axes in microbatches", "gpt2", {"data": 2, "fsdp": 2, "tensor": 2, "microbatches": 2}),
+    ("ep", "experts", {"strategy": "ep", "expert": 4}),
+    ("t5, fsdp_tp", "t5", {"strategy": "fsdp_tp", "tensor": 2}),
+    ("pp and copies", "gpt2", {"strategy": "pp", "stage": 2, "data": 2, "stage_microbatches": 4}),
+    ("pp, circular", "gpt2, deep", {"strategy": "pp", "stage": 2, "stage_rounds": 2, "remat": "full"}),
 ]
-# The same in parts, or of another model: minutes more for what the ones above are made of.
+# Parameters cut along their widths alone, by all devices, whatever the heads and hidden units are cut by.
+WIDTHS = {"embed": ["fsdp", "tensor"], "heads": [], "kv": [], "mlp": [], "vocab": []}
+# The same in parts, or of another model: minutes more for what those above are made of.
 ALSO = [
-    ("data", "llama", {}),
-    ("hybrid", "llama", {"data": 2, "fsdp": 4}),
-    ("tensor", "gpt2", {"tensor": 4}),
-    ("zero-3 and its model's dropout", "gpt2", {"fsdp": 8}),
-    ("t5, zero-3", "t5", {"fsdp": 8}),
-    ("bert, zero-3 and tensor", "bert", {"fsdp": 4, "tensor": 2}),
-    ("experts, zero-3, long rows, parts", "experts", {"fsdp": 2, "expert": 2, "sequence": 2, "microbatches": 2}),
+    ("data", "llama", {"strategy": "data"}),
+    ("hsdp", "llama", {"strategy": "hsdp", "data": 2}),
+    ("zero1 and tensor in microbatches", "gpt2", {"strategy": "zero1", "tensor": 2, "microbatches": 2}),
+    ("zero1 in stages", "gpt2", {"strategy": "zero1", "stage": 2}),
+    ("tp", "gpt2", {"strategy": "tp", "tensor": 4}),
+    ("fsdp and its model's dropout", "gpt2", {"strategy": "fsdp"}),
+    ("t5, fsdp", "t5", {"strategy": "fsdp"}),
+    ("bert, fsdp_tp", "bert", {"strategy": "fsdp_tp", "tensor": 2}),
+    ("custom, rules of one's own", "gpt2", {"fsdp": 4, "tensor": 2, "rules": WIDTHS}),
+    ("experts and copies", "experts", {"data": 2, "expert": 4}),
+    ("experts, fsdp, long rows, parts", "experts", {"fsdp": 2, "expert": 2, "sequence": 2, "microbatches": 2}),
     ("four stages in parts", "gpt2, deep", {"data": 2, "stage": 4, "microbatches": 2}),
     ("stages, tensor and long rows", "gpt2", {"stage": 2, "tensor": 2, "sequence": 2, "scan_layers": False}),
+    ("stages and a shared stream", "gpt2", {"strategy": "fsdp_tp", "stage": 2, "tensor": 2}),
     ("experts in stages", "experts", {"data": 2, "expert": 2, "stage": 2}),
     ("t5 in stages", "t5", {"fsdp": 2, "tensor": 2, "stage": 2}),
     ("t5 in circular stages", "t5, deep", {"fsdp": 2, "stage": 2, "stage_rounds": 2, "data": 2}),

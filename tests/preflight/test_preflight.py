@@ -1,8 +1,10 @@
 """A two-layer step compiled for TPUs that are not here: what it must be, and that breaking it is seen and named."""
 
+import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from t5x_like import step
@@ -10,7 +12,7 @@ from t5x_like.__main__ import main
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
-from t5x_like.models import kernels
+from t5x_like.models import kernels, shared
 from t5x_like.parallel import scatter, topologies
 from t5x_like.preflight import build, prices, report, show
 
@@ -157,6 +159,44 @@ def test_a_state_that_is_not_donated_is_seen(monkeypatch):
     found = report.report(build.build(experiment(model={"layers": 2}), TOPOLOGY))
     assert found["per_chip"]["alias_bytes"] == 0
     assert any(problem.startswith("donation:") for problem in found["problems"])
+
+
+@pytest.mark.slow
+def test_gradients_of_copies_are_scattered_and_where_they_are_not_it_is_seen(monkeypatch):
+    options = {"model": {"layers": 2}, "fsdp": 1, "strategy": "zero1"}
+    good = report.report(build.build(experiment(**options), TOPOLOGY))
+    parameters = good["run"]["parameters"]
+    assert good["collective_bytes"]["reduce-scatter/sync"] > 0.9 * 2 * parameters  # in bfloat16
+    assert not [problem for problem in good["problems"] if problem.startswith("gradients:")]
+
+    def whole(self, tree):
+        return jax.tree.map(lambda info, x: self.layout.constrain(x, info.axes), self.parameter_infos(), tree)
+
+    monkeypatch.setattr(step.Program, "_cut_as_state", whole)
+    monkeypatch.setattr(shared, "gradient", lambda equation, left, right, axes: jnp.einsum(equation, left, right))
+    broken = report.report(build.build(experiment(**options), TOPOLOGY))
+    assert any(problem.startswith("gradients:") for problem in broken["problems"])
+
+
+@pytest.mark.slow
+def test_sums_of_tensor_parallelism_are_scattered_and_without_the_rule_whole():
+    def sums(**options):
+        found = report.report(build.build(experiment(model={"layers": 2}, fsdp=2, tensor=2, **options), TOPOLOGY))
+        large = [item for item in found["collectives"] if item["axis"] == "tensor" and item["bytes"] > 1 << 20]
+        totals = dict.fromkeys(("all-reduce", "reduce-scatter"), 0)
+        return totals | {kind: sum(i["bytes"] for i in large if i["kind"] == kind) for kind in totals}
+
+    ours, theirs = sums(strategy="fsdp_tp"), sums()
+    assert theirs["reduce-scatter"] == 0 and ours["reduce-scatter"] > 0.8 * theirs["all-reduce"]
+    assert ours["all-reduce"] < 0.15 * theirs["all-reduce"]  # the head's, once a step
+
+
+@pytest.mark.slow
+def test_transfers_that_nothing_hides_are_seen(built, figures):
+    alone = built.lowered.compile({"xla_tpu_enable_async_collective_fusion": False})
+    broken = report.report(dataclasses.replace(built, compiled=alone))
+    assert broken["all_gather_overlap"] < 0.5 * figures["all_gather_overlap"]
+    assert any(problem.startswith("overlap:") for problem in broken["problems"])
 
 
 @pytest.mark.slow
