@@ -119,8 +119,7 @@ def _stage(
     weights = jax.tree.map(lambda info, leaf: constrain(leaf[:, 0], (None, *info.axes)), infos, parameters)
     group = len(jax.tree.leaves(weights)[0][0])
 
-    def turn(state: tuple[jax.Array, jax.Array], number: jax.Array) -> tuple[tuple[jax.Array, jax.Array], routing.Sums]:
-        came, done = state
+    def turn(came: jax.Array, number: jax.Array) -> tuple[jax.Array, tuple[jax.Array, routing.Sums]]:
         work = schedule.work(stage, number)
         mine = jax.tree.map(partial(_entry, index=work.microbatch), rows)
         x = jnp.where((stage == 0) & (work.round == 0), mine.x, came)
@@ -132,15 +131,15 @@ def _stage(
         with routing.nested(mine.weights_bt):
             x, noted = layers(x, own, indices, noise, tuple(map(_described, mine.arguments)), shared)
         noted = {name: jnp.where(work.is_real, sums, 0) for name, sums in noted.items()}
-        # The last stage's answers in the last round; of the other stages zeros.
-        is_done = work.is_real & (stage == schedule.stages - 1) & (work.round == schedule.rounds - 1)
-        answer = jnp.where(is_done, x, jax.lax.dynamic_index_in_dim(done, work.microbatch, keepdims=False))
-        done = jax.lax.dynamic_update_index_in_dim(done, answer, work.microbatch, 0)
-        return (jax.lax.ppermute(x, "stage", onward), done), noted
+        return jax.lax.ppermute(x, "stage", onward), (x, noted)
 
-    state = jnp.zeros_like(rows.x[0]), jnp.zeros_like(rows.x)
-    (_, done), noted = jax.lax.scan(turn, state, jnp.arange(schedule.turns))
-    return done[None], {name: sums.sum(0)[None] for name, sums in noted.items()}
+    start = jnp.zeros_like(rows.x[0])
+    _, (gave, noted) = jax.lax.scan(turn, start, jnp.arange(schedule.turns))
+    # The last stage's answers to microbatches in their last round; of the other stages nothing.
+    together = schedule.stages if schedule.rounds > 1 else schedule.microbatches
+    last = gave[schedule.stages - 1 :].reshape(-1, schedule.rounds, together, *start.shape)[:, -1]
+    y = jnp.where(stage == schedule.stages - 1, last.reshape(rows.x.shape), 0)
+    return y[None], {name: sums.sum(0)[None] for name, sums in noted.items()}
 
 
 def _entry(stacked: jax.Array, index: jax.Array) -> jax.Array:

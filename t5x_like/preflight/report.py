@@ -158,9 +158,12 @@ def _stacks(built: Built) -> set[tuple[int, ...]]:
     layers = (model.layers, model.encoder_layers)
     if schedule is None:
         return {(count,) for count in layers}
-    stacks: set[tuple[int, ...]] = {(schedule.microbatches,), (schedule.turns,)}
+    parts, stages, rounds = schedule.microbatches, schedule.stages, schedule.rounds
+    stacks: set[tuple[int, ...]] = {(parts,), (schedule.turns,), (parts * rounds,)}
+    if rounds > 1:  # those that go round together, of which the last round's are the result
+        stacks |= {(parts // stages, rounds, stages), (parts // stages, stages), (rounds, stages)}
     for count in layers:
-        group = count // (schedule.stages * schedule.rounds)
+        group = count // (stages * rounds)
         stacks |= {(group,), (schedule.turns, group)}
     return stacks
 
