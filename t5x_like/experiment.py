@@ -71,7 +71,8 @@ class Parallelism:
       microbatches: equal parts a batch is computed in, one after the other.
       stage_microbatches: parts of each of those that are in different stages at once; 0 for as many as stages.
       stage_rounds: how often a row passes through all stages, each holding as many groups of layers.
-      remat: what the backward pass recomputes: `none`, `full`, `save_dots` or `save_qkv_attention`.
+      remat: what the backward pass recomputes: `none`, `full`, or all but what is named: `save_dots`, `save_attention`,
+        `save_qkv_attention`, and `offload_qkv_attention`, which keeps that in the host's memory.
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
     """
 
@@ -114,7 +115,8 @@ class Parallelism:
             )
 
 
-REMAT_POLICIES = ("none", "full", "save_dots", "save_qkv_attention")
+# From the one that recomputes least.
+REMAT_POLICIES = ("none", "save_dots", "save_qkv_attention", "offload_qkv_attention", "save_attention", "full")
 STRATEGIES = (
     "custom",
     "data",

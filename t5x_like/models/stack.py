@@ -20,7 +20,15 @@ REMAT: Mapping[str, Callable[..., Any] | None] = {
     "none": None,
     "full": _POLICIES.nothing_saveable,
     "save_dots": _POLICIES.dots_with_no_batch_dims_saveable,
+    "save_attention": _POLICIES.save_only_these_names("attention"),
     "save_qkv_attention": _POLICIES.save_only_these_names("qkv", "attention"),
+    # What `save_qkv_attention` keeps waits in the memory of the devices' host.
+    "offload_qkv_attention": _POLICIES.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["qkv", "attention"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 

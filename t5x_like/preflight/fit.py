@@ -88,6 +88,8 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     stream = model.embed / p.tensor if shared else model.embed
     kept = {
         "full": stream,
+        "offload_qkv_attention": stream,
+        "save_attention": stream + heads,
         "save_qkv_attention": stream + 2 * heads + 2 * kv,
         "save_dots": 3 * model.embed + 2 * heads + 2 * kv + mlp,
         "none": 6 * model.embed + 3 * heads + 3 * kv + 1.5 * mlp,
@@ -174,8 +176,8 @@ def _beside(p: Parallelism) -> int:
 
 def _remats(now: str) -> list[str]:
     """The policies that keep no more than this one, from the one that keeps most."""
-    order = ["none", "save_dots", "save_qkv_attention", "full"]
-    return order[order.index(now) :]
+    order = ["none", "save_dots", "save_qkv_attention", "save_attention", "full"]
+    return order[order.index(now) :] if now in order else [now, "full"]
 
 
 def _parts(experiment: Experiment, topology: Topology) -> list[int]:

@@ -211,6 +211,7 @@ def _memory(built: Built, module: hlo.Module, chip: Chip) -> dict[str, int]:
         "alias_bytes": alias,
         "temp_bytes": temp,
         "peak_bytes": peak,
+        "host_bytes": int(stats.host_temp_size_in_bytes),
         "parameters_bytes": parameters,
         "optimizer_bytes": optimizer,
         "other_state_bytes": memory.state_bytes(built.state) - parameters - optimizer,

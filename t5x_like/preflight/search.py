@@ -14,6 +14,9 @@ from t5x_like.parallel.topologies import Topology
 from t5x_like.preflight import build, fit
 from t5x_like.preflight.report import report
 
+# Nothing here knows what the way to the host's memory costs.
+_PRICED = tuple(name for name in REMAT_POLICIES if not name.startswith("offload"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -99,7 +102,7 @@ def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
             for parts in _powers(rows):
                 if rows % (data * fsdp * p.expert * parts * together):
                     break
-                for remat in REMAT_POLICIES:
+                for remat in _PRICED:
                     changed = dataclasses.replace(
                         p, data=data, fsdp=fsdp, tensor=tensor, microbatches=parts, remat=remat
                     )
@@ -116,5 +119,4 @@ def _powers(most: int) -> Iterator[int]:
 
 def _slowness(candidate: Candidate) -> tuple[float, ...]:
     p = candidate.experiment.parallelism
-    recomputed = {"none": 0, "save_dots": 1, "save_qkv_attention": 2, "full": 3}[p.remat]
-    return (p.microbatches, p.tensor, recomputed, p.data)
+    return (p.microbatches, p.tensor, REMAT_POLICIES.index(p.remat), p.data)

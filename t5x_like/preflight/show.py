@@ -67,12 +67,14 @@ def _memory(figures: Mapping[str, Any]) -> dict[str, str]:
     kinds = ("parameters", "optimizer", "activations", "gradients", "temporary")
     parts = ", ".join(f"{kind} {chip[f'{kind}_bytes'] / GIB:.2f}" for kind in kinds)
     verdict = "fits" if figures["fits"] else "does not fit"
+    in_host = chip.get("host_bytes", 0)  # reports of earlier versions have none
     return {
         "memory": f"{chip['peak_bytes'] / GIB:.2f} of {chip['hbm_bytes'] / GIB:.2f} GiB a chip: {verdict},"
         f" {chip['free_bytes'] / GIB:.2f} free",
         "  of it (GiB)": parts,
         "  arguments, temporary": f"{chip['argument_bytes'] / GIB:.2f} and {chip['temp_bytes'] / GIB:.2f} GiB,"
         f" {chip['alias_bytes'] / GIB:.2f} written in place",
+        **({"  in its host's memory": f"{in_host / GIB:.2f} GiB"} if in_host else {}),
     }
 
 

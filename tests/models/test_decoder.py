@@ -108,6 +108,8 @@ def test_every_way_of_running_is_the_same(build_architecture, name):
         _Hashable(scan_layers=False),
         _Hashable(remat="full"),
         _Hashable(remat="save_qkv_attention"),
+        _Hashable(remat="save_attention"),
+        _Hashable(remat="offload_qkv_attention"),
         _Hashable(remat="save_dots", scan_layers=False),
     ):
         got_loss, got = run(tree, setting)

@@ -309,6 +309,23 @@ def test_llama2_7b_on_256_chips_is_no_worse_than_recorded(remat, temp, recompute
 
 
 @pytest.mark.slow
+def test_what_is_offloaded_is_in_the_hosts_memory_and_nothing_is_computed_again(capsys):
+    model, rows = {"layers": 8, "max_length": 1024}, {"sequence_length": 1024}
+    kept, away = (
+        report.report(build.build(experiment(model, rows, remat=remat), TOPOLOGY))
+        for remat in ("save_qkv_attention", "offload_qkv_attention")
+    )
+    qkv_and_mixed = 8 * (8 // 4) * 1024 * 4 * 512 * 2  # layers, rows, tokens, arrays, width, bytes
+    assert kept["per_chip"]["host_bytes"] == 0
+    assert away["per_chip"]["host_bytes"] == pytest.approx(qkv_and_mixed, rel=0.1)
+    assert away["per_chip"]["temp_bytes"] < 0.8 * kept["per_chip"]["temp_bytes"]
+    assert away["recompute_ratio"] == pytest.approx(kept["recompute_ratio"], rel=0.01)
+    assert away["attention_kernel_calls_per_layer"] == 1
+    show.show(away)
+    assert "in its host's memory" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_gradients_that_are_summed_whole_are_seen(monkeypatch):
     monkeypatch.setattr(scatter, "stages", lambda mesh, axis: (mesh.shape[axis],))
     wide = {"data.batch_size": 256, "data.lanes": 256, "parallelism.fsdp": 64, "model.layers": 2}
