@@ -117,6 +117,10 @@ def _together(grad_x: jax.Array, grad_kernel: jax.Array) -> tuple[jax.Array, jax
     return jax.lax.optimization_barrier((grad_x, grad_kernel))
 
 
-product.defvjp(lambda x, kernel, axes: (product(x, kernel, axes), (x, kernel)), _product_backward)
-to_heads.defvjp(lambda x, kernel, axes, heads: (to_heads(x, kernel, axes, heads), (x, kernel)), _to_heads_backward)
-from_heads.defvjp(lambda x, kernel, axes: (from_heads(x, kernel, axes), (x, kernel)), _from_heads_backward)
+# Forward, the functions themselves: a remat policy that saves products sees none in a call that can be differentiated
+# once more.
+product.defvjp(lambda x, kernel, axes: (product.__wrapped__(x, kernel, axes), (x, kernel)), _product_backward)
+to_heads.defvjp(
+    lambda x, kernel, axes, heads: (to_heads.__wrapped__(x, kernel, axes, heads), (x, kernel)), _to_heads_backward
+)
+from_heads.defvjp(lambda x, kernel, axes: (from_heads.__wrapped__(x, kernel, axes), (x, kernel)), _from_heads_backward)

@@ -309,6 +309,18 @@ def test_llama2_7b_on_256_chips_is_no_worse_than_recorded(remat, temp, recompute
 
 
 @pytest.mark.slow
+def test_a_policy_that_keeps_more_computes_less_again():
+    model, rows = {"layers": 8, "max_length": 1024}, {"sequence_length": 1024}
+    policies = ("full", "save_attention", "save_qkv_attention", "save_dots", "none")
+    found = [report.report(build.build(experiment(model, rows, remat=remat), TOPOLOGY)) for remat in policies]
+    again = [figures["recompute_ratio"] for figures in found]
+    kept = [figures["per_chip"]["temp_bytes"] for figures in found]
+    assert again == sorted(again, reverse=True) and len(set(again)) == len(again)
+    assert again[-1] < 1.05 and kept[0] < kept[2] < kept[3] < kept[4]
+    assert [figures["attention_kernel_calls_per_layer"] for figures in found] == [2, 1, 1, 2, 1]
+
+
+@pytest.mark.slow
 def test_what_is_offloaded_is_in_the_hosts_memory_and_nothing_is_computed_again(capsys):
     model, rows = {"layers": 8, "max_length": 1024}, {"sequence_length": 1024}
     kept, away = (
