@@ -158,7 +158,23 @@ def test_the_command_prints_a_sentence_and_takes_other_splits(corpus, tmp_path, 
     output = tmp_path / "v.model"
     flags = [f"--input={corpus}", "--field=body", "--vocab-size=400", f"--output={output}", "--split=validation"]
     assert main(["data", "train-tokenizer", *flags, "--model-type=bpe"]) == 0
-    assert capfd.readouterr().out.startswith(f"{output}: 400 pieces, trained on 3 documents of ")
+    assert capfd.readouterr().out.startswith(f"{output}: 400 pieces, for 3 documents of ")
+
+
+def test_of_a_large_split_a_sample_is_fitted_to(corpus, tmp_path, capfd):
+    output = tmp_path / "v.model"
+    flags = [f"--input={corpus}", "--field=body", "--vocab-size=400", f"--output={output}", "--json"]
+    training = [text for i, text in enumerate(TEXTS) if i % 20 != 10]
+    whole = sum(len(text.encode()) for text in training)
+    assert main(["data", "train-tokenizer", *flags, f"--sample-mb={whole / 2e6}"]) == 0
+    assert output.read_bytes() == tokenizer.train(training, size=400, share=int(whole / 2) / whole)
+    assert output.read_bytes() != tokenizer.train(training, size=400)
+    assert json.loads(capfd.readouterr().out)["documents"] == len(training)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(0, 1.0), (4, 0.4), (10, 1.0), (99, 1.0)])
+def test_a_share_is_of_bytes(most, expected):
+    assert tokenizer.share(["äöü", "abcd"], most) == expected
 
 
 @pytest.mark.parametrize(
@@ -174,6 +190,7 @@ def test_the_command_prints_a_sentence_and_takes_other_splits(corpus, tmp_path, 
             ["--input={corpus}", "--output=v.model", "--character-coverage=2"],
             "--character-coverage is 2.0; it must be above 0 and at most 1",
         ),
+        (["--input={corpus}", "--output=v.model", "--sample-mb=-1"], "--sample-mb is -1; it must be above 0, or 0 for"),
     ],
 )
 def test_the_command_s_errors(corpus, flags, problem, capfd, tmp_path, monkeypatch):

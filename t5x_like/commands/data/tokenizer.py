@@ -36,6 +36,13 @@ def add_parser(actions: Any) -> None:
         metavar="N",
         help="of the pieces, to mark dropped spans: <extra_id_0> is the last, and T5 has 100 (default 0)",
     )
+    parser.add_argument(
+        "--sample-mb",
+        type=float,
+        default=50.0,
+        metavar="MB",
+        help="of a larger split, fit to sentences of about so many million bytes, drawn evenly; 0 for all (default 50)",
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="the .model file to write")
     common.add_modules(parser)
     common.add_json(parser)
@@ -54,9 +61,12 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         raise UserError(f"--output: there is a file {output} already; choose another name")
     if not 0 < options.character_coverage <= 1:
         raise UserError(f"--character-coverage is {options.character_coverage}; it must be above 0 and at most 1")
+    if options.sample_mb < 0:
+        raise UserError(f"--sample-mb is {options.sample_mb:g}; it must be above 0, or 0 for all of the split")
     task = corpus.task(options, rest, "data train-tokenizer")
     model = tokenizer.train(
         task.texts(options.split),
+        share=tokenizer.share(task.texts(options.split), int(options.sample_mb * 1e6)),
         size=options.vocab_size,
         model_type=options.model_type,
         character_coverage=options.character_coverage,
@@ -72,7 +82,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         common.print_json(found)
     else:
         print(
-            f"{output}: {found['pieces']:,} pieces, trained on {found['documents']:,} documents of {found['bytes']:,}"
+            f"{output}: {found['pieces']:,} pieces, for {found['documents']:,} documents of {found['bytes']:,}"
             f" bytes, which take {found['bytes_per_token']:.3f} bytes a token"
         )
     return 0
