@@ -39,7 +39,7 @@ GPU_FLAGS = (
 # Threads for each device of a CPU that stands for several, or of one process of several. XLA starts collectives that do
 # not wait for each other in any order, each on a thread that it keeps until all devices are there; when every thread of
 # the pool, by default one for each device or core, is kept by another collective, none ever completes.
-COLLECTIVE_THREADS = 16
+COLLECTIVE_THREADS = 64
 _HOST_DEVICES = "--xla_force_host_platform_device_count="
 
 

@@ -14,7 +14,7 @@ _FOR_TESTS_ALONE = {
     "JAX_PLATFORMS": "cpu",
     # Tests are bound by compilation, so the compiler is told to hurry.
     "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {_HASTE}",
-    "NPROC": "128",  # threads for eight devices to meet: see startup.COLLECTIVE_THREADS
+    "NPROC": "512",  # threads for eight devices to meet: see startup.COLLECTIVE_THREADS
     "TF_CPP_MIN_LOG_LEVEL": "2",
     # Most of the time goes into compiling what the last run compiled too. With a limit on its size JAX locks the
     # cache, which the workers of pytest-xdist share.

@@ -65,8 +65,8 @@ def test_flags_are_set_where_there_is_a_gpu(monkeypatch, files, platforms, flags
 @pytest.mark.parametrize(
     ("flags", "given", "threads"),
     [
-        ("--xla_force_host_platform_device_count=8", None, "128"),
-        ("--xla_force_host_platform_device_count=2 --xla_force_host_platform_device_count=16", None, "256"),
+        ("--xla_force_host_platform_device_count=8", None, "512"),
+        ("--xla_force_host_platform_device_count=2 --xla_force_host_platform_device_count=16", None, "1024"),
         ("--xla_force_host_platform_device_count=8", "9", "9"),
         ("--xla_force_host_platform_device_count=1", None, None),
         ("", None, None),
