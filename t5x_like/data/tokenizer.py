@@ -75,7 +75,7 @@ def train(
     return with_sentinels(model.getvalue(), sentinels, from_text=False)
 
 
-def share(texts: Iterable[str], most_bytes: int) -> float:
+def share_of_bytes(texts: Iterable[str], most_bytes: int) -> float:
     """The share of a corpus that is about so many bytes of UTF-8: at most 1, and that for 0 bytes too."""
     whole = sum(len(text.encode()) for text in texts) if most_bytes else 0
     return min(1.0, most_bytes / whole) if whole else 1.0

@@ -6,7 +6,6 @@ Shapes: b batch, t length, h heads, k key-value heads, e head width.
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import numpy as np
 
 from t5x_like.parallel import layout
 
@@ -134,5 +133,4 @@ def _kernel(heads: int, length: int, visible: Any, soft_cap: float, interpret: b
 
 def platform() -> str:
     """The platform of the devices that the program is made for, which need not be here."""
-    mesh = layout.current().mesh
-    return jax.default_backend() if mesh is None else str(np.ravel(mesh.devices)[0].platform)
+    return layout.current().platform

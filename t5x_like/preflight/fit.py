@@ -84,7 +84,7 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     mlp = (3 if model.gated else 2) * model.mlp / p.tensor
     here = max(model.experts / p.expert, 1)  # experts of a layer on a device
     copies = min(model.experts_per_token, here) * p.expert if model.experts else 1  # that there must be room for
-    shared = "tensor" in strategies.STRATEGIES[p.strategy].rules.get("stream_length", ())
+    shared = "tensor" in strategies.table(p, layout.RULES, layout.MESH_AXES)["stream_length"]
     stream = model.embed / p.tensor if shared else model.embed
     kept = {
         "full": stream,

@@ -174,7 +174,7 @@ def test_of_a_large_split_a_sample_is_fitted_to(corpus, tmp_path, capfd):
 
 @pytest.mark.parametrize(("most", "expected"), [(0, 1.0), (4, 0.4), (10, 1.0), (99, 1.0)])
 def test_a_share_is_of_bytes(most, expected):
-    assert tokenizer.share(["äöü", "abcd"], most) == expected
+    assert tokenizer.share_of_bytes(["äöü", "abcd"], most) == expected
 
 
 @pytest.mark.parametrize(

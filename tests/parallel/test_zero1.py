@@ -105,8 +105,13 @@ def test_the_sum_of_microbatches_gradients_is_in_parts(steps):
     assert not {shape for shape in parts if shape not in stacks} & set(carried("data"))
 
 
-def test_one_and_the_same_run_goes_on_from_one_strategy_to_another(steps, initial, batch, tmp_path):
-    before, after = steps("zero1"), steps("fsdp")
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [({"strategy": "zero1"}, {"strategy": "fsdp"}), ({"strategy": "fsdp"}, {"strategy": "pp", "stage": 2})],
+    ids=["zero1 to fsdp", "fsdp to stages"],
+)
+def test_one_and_the_same_run_goes_on_from_one_strategy_to_another(steps, initial, batch, tmp_path, first, then):
+    before, after = steps(**first), steps(**then)
     state, _ = before.on_devices(*before.placed(initial, batch))
     with CheckpointStore(epath.Path(tmp_path), Checkpoint(), asynchronous=False) as store:
         store.save(1, state, {}, np.zeros(0, np.uint64), {})

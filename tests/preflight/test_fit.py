@@ -57,6 +57,15 @@ def test_what_the_compiler_says_it_needs(message, needed):
     assert build.needed_bytes(message, 1000) == needed
 
 
+def test_a_shared_stream_is_estimated_alike_by_whichever_rule():
+    def activations(**parallelism):
+        experiment = fit.resolved(llama("1b", 256, tensor=4, remat="full", **parallelism), 16)
+        return fit.estimate(experiment, 16, 13 * 10**9, 4 * 10**9).activations
+
+    by_hand = activations(fsdp=4, rules={"stream_length": ["sequence", "tensor"]})
+    assert by_hand == activations(strategy="fsdp_tp") == activations(fsdp=4) // 4
+
+
 def test_a_proposal_expects_what_the_compiler_found():
     experiment = fit.resolved(llama("1b", 256, fsdp=16, remat="none"), 16)
     topology = topologies.parse("v5e:4x4")

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     task = corpus.task(options, rest, "data train-tokenizer")
     model = tokenizer.train(
         task.texts(options.split),
-        share=tokenizer.share(task.texts(options.split), int(options.sample_mb * 1e6)),
+        share=tokenizer.share_of_bytes(task.texts(options.split), int(options.sample_mb * 1e6)),
         size=options.vocab_size,
         model_type=options.model_type,
         character_coverage=options.character_coverage,
