@@ -5,7 +5,8 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from t5x_like import __version__, startup
+from t5x_like import __version__
+from t5x_like.distributed import startup
 from t5x_like.errors import explain
 
 COMMANDS = ("train", "evaluate", "generate", "report", "config", "data", "preflight")

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from t5x_like import startup
+from t5x_like.distributed import startup
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Findings
 from t5x_like.experiment import Experiment

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from t5x_like import startup
 from t5x_like.__main__ import guarded
 from t5x_like.commands.train import add_job
+from t5x_like.distributed import startup
 from t5x_like.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,8 +76,10 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         if getattr(options, flag) and options.run_mode != needed:
             raise UserError(f"--{flag} is of --run_mode={needed} and would have no effect; leave it out")
     from t5x_like.commands import common
+    from t5x_like.distributed import cluster
+    from t5x_like.distributed import processes as distributed
     from t5x_like.frontends import gin
-    from t5x_like.parallel import cluster, distributed, topologies
+    from t5x_like.parallel import topologies
 
     if options.run_mode == "precompile" and not options.topology:
         raise UserError("--topology is not given; --run_mode=precompile needs the name of a slice, such as v5e:16x16")

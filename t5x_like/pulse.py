@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from t5x_like.data.pipeline import Counts
-from t5x_like.parallel import exchange
+from t5x_like.distributed import exchange
 
 
 class Beat:

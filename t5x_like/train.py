@@ -14,21 +14,22 @@ import jax
 import numpy as np
 from etils import epath
 
+from t5x_like import variables
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.reading import initialize_from
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.data.pipeline import Pipeline
+from t5x_like.distributed import agreement, exchange
+from t5x_like.distributed.interruption import Interruption
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context
 from t5x_like.experiment import Experiment
-from t5x_like.interruption import Interruption
 from t5x_like.journal import IN_FLIGHT, Journal
-from t5x_like.models import functional
-from t5x_like.parallel import agreement, divisibility, exchange, executables, layout
+from t5x_like.parallel import divisibility, executables, layout
 from t5x_like.parallel.placement import Share, batch_shapes, place, share
+from t5x_like.program import Program, State, program
 from t5x_like.pulse import Pulse
 from t5x_like.sections import flatten
-from t5x_like.step import Program, State, program
 from t5x_like.telemetry.environment import environment, versions
 from t5x_like.telemetry.profile import Profile, Steps
 from t5x_like.telemetry.throughput import Rates
@@ -359,5 +360,5 @@ def parameter_table(run: Program) -> list[dict[str, Any]]:
             "kind": info.kind,
             "count": int(np.prod(info.shape)),
         }
-        for path, info in functional.flatten(run.parameter_infos()).items()
+        for path, info in variables.flatten(run.parameter_infos()).items()
     ]

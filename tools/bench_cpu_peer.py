@@ -24,14 +24,14 @@ SHAPES = {"4x128": (4, 128, 4, 64, 12), "6x384": (6, 384, 6, 256, 12)}  # layers
 
 def ours(layers: int, width: int, heads: int, length: int, batch: int) -> Callable[[], float]:
     """A function that takes one step and returns the loss."""
-    from t5x_like import startup
+    from t5x_like.distributed import startup
 
     startup.prepare()
     import jax
     import numpy as np
 
     from t5x_like.experiment import Experiment
-    from t5x_like.step import program
+    from t5x_like.program import program
 
     experiment = Experiment.from_dict(
         {
@@ -124,7 +124,7 @@ def theirs(layers: int, width: int, heads: int, length: int, batch: int) -> Call
 def work(turns: Any, make: Callable[..., Callable[[], float]], shape: tuple[int, ...], tune: bool) -> None:
     """A process: warms up, then takes a step whenever it is asked, and answers with its CPU seconds."""
     if tune:
-        from t5x_like import startup
+        from t5x_like.distributed import startup
 
         startup.prepare()
     take = make(*shape)

@@ -38,7 +38,7 @@ def ours(model: str, rows: int, remat: str) -> tuple[Callable[[int], None], floa
 
     # Two processes share the memory, of which JAX would take three quarters when it starts.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from t5x_like import startup
+    from t5x_like.distributed import startup
 
     startup.prepare()
     import jax
@@ -46,7 +46,7 @@ def ours(model: str, rows: int, remat: str) -> tuple[Callable[[int], None], floa
 
     from t5x_like.experiment import Experiment
     from t5x_like.models.count import flops_per_step
-    from t5x_like.step import program
+    from t5x_like.program import program
 
     *_, vocabulary, length, _ = SHAPES[model]
     family = {"family": "gpt2", "dropout": 0.0} if model == "124m" else {"family": "llama"}

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from t5x_like import startup
+from t5x_like.distributed import startup
 
 startup.prepare()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from t5x_like.objectives.cross_entropy import auto_chunk, cross_entropy  # noqa: E402
+from t5x_like.losses.cross_entropy import auto_chunk, cross_entropy  # noqa: E402
 
 Z_LOSS = 1e-4
 

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--config", default="configs/quickstart.py")
     options, rest = parser.parse_known_args()
-    from t5x_like import startup
+    from t5x_like.distributed import startup
 
     startup.prepare()
     import jax
@@ -32,8 +32,8 @@ def main() -> None:
     from t5x_like.journal import IN_FLIGHT, Journal
     from t5x_like.parallel import layout
     from t5x_like.parallel.placement import place, share
+    from t5x_like.program import program
     from t5x_like.pulse import Pulse
-    from t5x_like.step import program
     from t5x_like.train import feed
 
     experiment = configdict.load(options.config, rest)

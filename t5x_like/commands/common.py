@@ -45,7 +45,8 @@ def run_processes(options: argparse.Namespace, command: Callable[[], int]) -> in
       options: with the flags of `add_processes`.
       command: what to do; gives the exit status.
     """
-    from t5x_like.parallel import cluster, distributed
+    from t5x_like.distributed import cluster
+    from t5x_like.distributed import processes as distributed
 
     found = cluster.find(options.coordinator, options.processes, options.process, wait=options.wait)
     return distributed.run(found, command)

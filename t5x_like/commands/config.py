@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_like import startup
 from t5x_like.commands import common
+from t5x_like.distributed import startup
 
 
 def add_parser(subparsers: Any) -> None:

@@ -32,8 +32,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def run_evaluate(checkpoint: str, *, json_output: bool = False, modules: Sequence[str] = ()) -> int:
     """Restores the parameters, runs every evaluator once and prints what they found."""
     common.import_modules(modules)
+    from t5x_like.distributed.processes import is_first
     from t5x_like.evaluation.restored import Restored
-    from t5x_like.parallel.distributed import is_first
     from t5x_like.telemetry.progress import summary_table
 
     restored = Restored(checkpoint)

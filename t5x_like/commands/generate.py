@@ -65,9 +65,9 @@ def run_generate(
 ) -> int:
     """Restores the parameters, continues every prompt and prints the texts."""
     common.import_modules(modules)
+    from t5x_like.distributed.processes import is_first
     from t5x_like.errors import UserError
     from t5x_like.evaluation.restored import Restored
-    from t5x_like.parallel.distributed import is_first
 
     if tokens < 1:
         raise UserError(f"--tokens is {tokens}; it must be at least 1")

@@ -89,7 +89,7 @@ def run_experiment(
     """
     from etils import epath
 
-    from t5x_like.parallel.distributed import is_first
+    from t5x_like.distributed.processes import is_first
     from t5x_like.telemetry.profile import parse
     from t5x_like.train import Job, train
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from t5x_like.experiment import Experiment
-from t5x_like.step import Program, State
+from t5x_like.program import Program, State
 
 
 @dataclasses.dataclass(frozen=True)

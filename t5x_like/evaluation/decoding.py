@@ -13,8 +13,8 @@ import numpy as np
 
 from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.models.functional import Functional, Tree
-from t5x_like.step import Program
+from t5x_like.program import Program
+from t5x_like.variables import Functional, Tree
 
 PROMPT_MULTIPLE = 16  # prompts are padded to this, so that few lengths are compiled
 

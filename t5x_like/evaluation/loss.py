@@ -15,7 +15,7 @@ from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context, Findings
 from t5x_like.objectives.base import Batch
 from t5x_like.parallel.placement import place, share
-from t5x_like.step import State
+from t5x_like.program import State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from t5x_like.evaluation.base import Context, Sample
 from t5x_like.evaluation.decoding import Generator, Sampling
 from t5x_like.experiment import Experiment
 from t5x_like.parallel import layout
-from t5x_like.step import State, program
+from t5x_like.program import State, program
 
 
 class Restored:

@@ -8,7 +8,7 @@ from t5x_like.checks import require_positive
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.evaluation.base import Context, Findings, Sample
 from t5x_like.evaluation.decoding import Generator, Sampling
-from t5x_like.step import State, purpose_key
+from t5x_like.program import State, purpose_key
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from t5x_like.evaluation.base import Context, Findings
 from t5x_like.evaluation.decoding import Generator, Padded, Sampling, pad
 from t5x_like.models.attention import same_segment
 from t5x_like.models.decoder import Memory
-from t5x_like.step import State
+from t5x_like.program import State
 
 Enumerated = Iterable[tuple[int, Mapping[str, np.ndarray]]]
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from t5x_like import variables
 from t5x_like.experiment import Experiment
-from t5x_like.models import functional
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
       backward, nothing recomputed).
     """
     objective = experiment.objective
-    structure, shapes = functional.abstract(lambda: objective.build(experiment.model, nnx.Rngs(0)))
+    structure, shapes = variables.abstract(lambda: objective.build(experiment.model, nnx.Rngs(0)))
     sizes = jax.tree.map(
         lambda leaf, counts: int(np.prod(leaf.shape)) if counts else 0, shapes, structure.is_parameter()
     )

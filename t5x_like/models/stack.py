@@ -10,7 +10,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from t5x_like.models import functional, pipeline, routing
+from t5x_like import variables
+from t5x_like.models import pipeline, routing
 from t5x_like.models.dropout import Noise
 from t5x_like.parallel import layout
 from t5x_like.parallel import schedule as schedules
@@ -61,7 +62,7 @@ class Stack(nnx.Module):
         Returns:
           The last layer's `x`, and the layers' caches.
         """
-        structure, parameters = functional.split(self.layer)
+        structure, parameters = variables.split(self.layer)
         schedule = schedules.of(layout.current(), len(x)) if caches is None else None
         if schedule is None:
             indices = jax.numpy.arange(self.layers)
@@ -78,12 +79,12 @@ class Stack(nnx.Module):
 
     def each(self, function: Callable[[Any], Any]) -> Any:
         """What a function makes of each layer, with a leading `layers` axis."""
-        structure, parameters = functional.split(self.layer)
+        structure, parameters = variables.split(self.layer)
         return jax.lax.map(lambda parameters: function(structure.merge(parameters)), parameters)
 
 
 def _through(
-    structure: functional.Functional,
+    structure: variables.Functional,
     x: jax.Array,
     parameters: Any,
     caches: Any,

@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 
 from t5x_like import registry
-from t5x_like.models.functional import Path
 from t5x_like.parallel.parameters import ParameterInfo
+from t5x_like.variables import Path
 
 Batch = Mapping[str, jax.Array]
 Record = Mapping[str, np.ndarray]

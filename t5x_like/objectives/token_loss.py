@@ -13,10 +13,10 @@ from flax import nnx
 
 from t5x_like.checks import require_one_of
 from t5x_like.errors import ExperimentError
+from t5x_like.losses import cross_entropy_saved as cross_entropy_kept
+from t5x_like.losses.cross_entropy import auto_chunk, cross_entropy
 from t5x_like.models import kernels
-from t5x_like.objectives import cross_entropy_kept
 from t5x_like.objectives.base import Loss, Role
-from t5x_like.objectives.cross_entropy import auto_chunk, cross_entropy
 from t5x_like.parallel import layout
 
 NORMALIZATIONS = ("real_target_tokens", "total_target_tokens", "per_sequence")

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from t5x_like import registry, startup
+from t5x_like import registry
+from t5x_like.distributed import startup
 from t5x_like.errors import UserError
 from t5x_like.parallel import cuda_target
 from t5x_like.parallel.chips import CHIPS, GIB, Chip

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from t5x_like import step
+from t5x_like import program as step
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Experiment
 from t5x_like.parallel import divisibility, executables

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from t5x_like import step
+from t5x_like import program as step
 from t5x_like.errors import UserError
 from t5x_like.experiment import REMAT_POLICIES, Experiment
 from t5x_like.parallel.topologies import Topology

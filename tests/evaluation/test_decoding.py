@@ -7,9 +7,9 @@ import pytest
 import tiny
 from flax import nnx
 
+from t5x_like import variables
 from t5x_like.errors import UserError
 from t5x_like.evaluation.decoding import Generator, Sampling, choose
-from t5x_like.models import functional
 from t5x_like.models.decoder import Memory
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.25, 0.05]))
@@ -72,7 +72,7 @@ class Letters:
 
 @pytest.fixture(scope="module")
 def model():
-    return functional.split(tiny.architecture(max_length=64, dropout=0.0, init_std=0.5).build(nnx.Rngs(3)))
+    return variables.split(tiny.architecture(max_length=64, dropout=0.0, init_std=0.5).build(nnx.Rngs(3)))
 
 
 def test_greedy_generation_is_the_argmax_of_reading_again(model):
@@ -118,7 +118,7 @@ def test_the_seed_decides_and_too_much_is_refused(model):
 def test_a_prompt_for_an_encoder_is_answered_by_the_argmax_of_reading_again():
     """The encoder reads the prompt and its end, not the padding; the decoder starts from the padding id."""
     options = {"family": "t5_1_1", "encoder_layers": 1, "layers": 1, "relative_buckets": 8, "vocab_size": 24}
-    structure, parameters = functional.split(tiny.architecture(**options).build(nnx.Rngs(1)))
+    structure, parameters = variables.split(tiny.architecture(**options).build(nnx.Rngs(1)))
     generate = Generator(structure, Letters(), 64, encoder=True)
     sampling = {"tokens": 12, "sampling": Sampling(temperature=0), "key": jax.random.key(0)}
     inputs = np.array([[5, 6, 7, Letters.eos_id]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from t5x_like import step
+from t5x_like import program as step
 from t5x_like.data.documents import Corpus, Documents
 from t5x_like.evaluation.base import Context
 from t5x_like.evaluation.loss import LossEvaluator

@@ -9,9 +9,9 @@ import pytest
 import tiny
 from flax import nnx
 
+from t5x_like import variables
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
-from t5x_like.models import functional
 from t5x_like.models.attention import same_segment
 from t5x_like.models.decoder import Memory
 from t5x_like.sections import Choice, choose
@@ -34,7 +34,7 @@ def model(request):
         if request.param == "decoder"
         else choose(Choice("model", "t5_1_1", "family"), {**SMALL, "encoder_layers": 1, "max_length": 64})
     )
-    structure, parameters = functional.split(architecture.build(nnx.Rngs(params=3)))
+    structure, parameters = variables.split(architecture.build(nnx.Rngs(params=3)))
     program = SimpleNamespace(structure=structure, architecture=architecture, objective=None)
     context = SimpleNamespace(program=program, task=SimpleNamespace(vocabulary=lambda: VOCABULARY))
     state = {"parameters": parameters, "model_state": {}}

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from t5x_like import startup
 from t5x_like.commands import config
+from t5x_like.distributed import startup
 from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
 from t5x_like.sections import flatten

@@ -15,7 +15,7 @@ NO_JOB = {"modules": [], "profile": "", "executable": ""}
 def calls(monkeypatch):
     """Stands in for the commands, and collects what they are called with."""
     made = []
-    monkeypatch.setattr("t5x_like.startup.prepare", lambda: None)
+    monkeypatch.setattr("t5x_like.distributed.startup.prepare", lambda: None)
     for name, function in (("train", "experiment"), ("evaluate", "evaluate"), ("generate", "generate")):
 
         def call(*arguments, _name=name, **options):

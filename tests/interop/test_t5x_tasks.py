@@ -102,7 +102,7 @@ from t5x_like.evaluation.loss import LossEvaluator
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
 from t5x_like.experiment import Experiment
 from t5x_like.parallel import layout
-from t5x_like.step import program
+from t5x_like.program import program
 import jax
 import jax.numpy as jnp
 

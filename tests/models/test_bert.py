@@ -10,12 +10,12 @@ import pytest
 import tiny
 from flax import nnx
 
+from t5x_like import variables
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.decoding import Generator
 from t5x_like.experiment import Experiment
-from t5x_like.models import functional
-from t5x_like.step import program
+from t5x_like.program import program
 
 TINY = {"vocab_size": 48, "layers": 3, "embed": 32, "heads": 4, "kv_heads": 4, "head_dim": 8, "mlp": 40, "dropout": 0.0}
 ROWS = {
@@ -29,7 +29,7 @@ TEXTS = (slice(0, 6), slice(6, 13))
 
 @pytest.fixture(scope="module")
 def model(build_architecture):
-    structure, tree = functional.split(build_architecture({"family": "bert", **TINY}).build(nnx.Rngs(0)))
+    structure, tree = variables.split(build_architecture({"family": "bert", **TINY}).build(nnx.Rngs(0)))
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return structure.merge(
@@ -40,7 +40,7 @@ def model(build_architecture):
 
 
 def test_equals_the_reference(model):
-    weights = bert_reference.released(functional.split(model)[1])
+    weights = bert_reference.released(variables.split(model)[1])
     got = np.asarray(model.logits(model(**ROWS)))
     for row, text in itertools.product(range(2), TEXTS):
         expected = bert_reference.logits(weights, 4, ROWS["tokens_bt"][row, text], ROWS["types_bt"][row, text])
@@ -48,7 +48,7 @@ def test_equals_the_reference(model):
 
 
 def test_every_parameter_is_in_the_reference(model):
-    tree = functional.split(model)[1]
+    tree = variables.split(model)[1]
     released = bert_reference.released(tree)
     assert sum(value.size for value in released.values()) == sum(leaf.size for leaf in jax.tree.leaves(tree))
 

@@ -12,7 +12,7 @@ from t5x_like.models import context, kernels
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo
-from t5x_like.step import program
+from t5x_like.program import program
 
 # One key-value head for four query heads: it is repeated, as there are more devices than that.
 MODELS = {"each head its own": {"kv_heads": 4, "dropout": 0.1}, "one for all": {"kv_heads": 1}}

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from transformer_reference import forward
 
-from t5x_like.models import functional
+from t5x_like import variables
 from t5x_like.models.dropout import Noise
 from t5x_like.parallel.layout import Layout
 
@@ -67,14 +67,14 @@ def scrambled(tree, seed=1):
 
 @pytest.fixture(params=VARIANTS)
 def model(request, build_architecture):
-    structure, tree = functional.split(options(build_architecture, request.param).build(nnx.Rngs(0)))
+    structure, tree = variables.split(options(build_architecture, request.param).build(nnx.Rngs(0)))
     return structure.merge(scrambled(tree))
 
 
 def test_equals_the_reference(model):
     rows = packed()
     got = model.logits(model(**rows))
-    expected = forward(functional.split(model)[1], model.options, **rows)
+    expected = forward(variables.split(model)[1], model.options, **rows)
     real = rows["segment_ids_bt"] > 0
     np.testing.assert_allclose(np.asarray(got)[real], expected[real], rtol=2e-4, atol=2e-5)
 
@@ -94,7 +94,7 @@ def test_decoding_equals_reading_at_once(model):
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_every_way_of_running_is_the_same(build_architecture, name):
     arch = options(build_architecture, name, dropout=0.1 if name == "gpt2" else 0.0)
-    structure, tree = functional.split(arch.build(nnx.Rngs(0)))
+    structure, tree = variables.split(arch.build(nnx.Rngs(0)))
     noise = Noise(jax.random.key(3), jnp.arange(2))
 
     def loss(tree, setting):
@@ -137,7 +137,7 @@ def test_a_segment_does_not_see_another(model):
 def test_a_window_ends_after_so_many_tokens_a_layer(build_architecture):
     """Of two layers with a window of 2, a token reaches four tokens on and no farther."""
     arch = options(build_architecture, "llama", window=2, layers=2)
-    structure, tree = functional.split(arch.build(nnx.Rngs(0)))
+    structure, tree = variables.split(arch.build(nnx.Rngs(0)))
     model = structure.merge(scrambled(tree))
     rows = {**packed(batch=1), "segment_ids_bt": np.ones((1, 16), int), "positions_bt": np.arange(16)[None]}
     changed = {**rows, "tokens_bt": rows["tokens_bt"].copy()}
@@ -159,7 +159,7 @@ def test_flops_count_the_pairs_that_are_seen(build_architecture, window, causal)
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters(build_architecture):
     arch = options(build_architecture, "llama", dtype="bfloat16")
-    structure, tree = functional.split(arch.build(nnx.Rngs(0)))
+    structure, tree = variables.split(arch.build(nnx.Rngs(0)))
     assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
     model = structure.merge(tree)
     hidden = model(**packed())
@@ -171,7 +171,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters(build_architectur
 
 
 def test_layers_start_different(build_architecture):
-    tree = functional.split(options(build_architecture, "llama").build(nnx.Rngs(0)))[1]
+    tree = variables.split(options(build_architecture, "llama").build(nnx.Rngs(0)))[1]
     kernel = tree["blocks"]["layer"]["mlp"]["up"]["kernel"]
     assert not np.allclose(kernel[0], kernel[1])
 
@@ -182,7 +182,7 @@ def test_layers_start_different(build_architecture):
 )
 def test_a_size_has_its_published_parameters(build_architecture, family, size, parameters):
     arch = build_architecture({"family": family, "size": size})
-    shapes = functional.abstract(lambda: arch.build(nnx.Rngs(0)))[1]
+    shapes = variables.abstract(lambda: arch.build(nnx.Rngs(0)))[1]
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
 
 

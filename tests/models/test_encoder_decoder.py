@@ -7,7 +7,8 @@ import pytest
 import t5_reference
 from flax import nnx
 
-from t5x_like.models import functional, relative
+from t5x_like import variables
+from t5x_like.models import relative
 from t5x_like.models.attention import same_segment
 from t5x_like.models.decoder import Memory
 from t5x_like.models.dropout import Noise
@@ -58,7 +59,7 @@ class Subject:
     """A model with scrambled parameters, and its logits compiled once for each shape."""
 
     def __init__(self, options):
-        self.structure, tree = functional.split(options.build(nnx.Rngs(0)))
+        self.structure, tree = variables.split(options.build(nnx.Rngs(0)))
         self.tree, self.options, self._compiled = scrambled(tree), options, jax.jit(self.compute)
 
     @property
@@ -209,13 +210,13 @@ def test_the_bias_of_a_pair_is_its_distances(build_architecture, queries, keys, 
 @pytest.mark.parametrize("family, size", PUBLISHED)
 def test_sizes_have_the_published_parameters(build_architecture, family, size):
     options = build_architecture({"family": family, "size": size})
-    shapes = functional.abstract(lambda: options.build(nnx.Rngs(0)))[1]
+    shapes = variables.abstract(lambda: options.build(nnx.Rngs(0)))[1]
     assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) == PUBLISHED[family, size]
 
 
 def test_first_values_are_those_of_t5(build_architecture):
     options = build_architecture({**TINY, "family": "t5_1_1", "vocab_size": 4000, "embed": 128, "mlp": 256})
-    tree = functional.split(options.build(nnx.Rngs(0)))[1]
+    tree = variables.split(options.build(nnx.Rngs(0)))[1]
     layer = tree["blocks"]["layer"]
     for array, expected in (
         (tree["tokens"]["table"], 1.0),
@@ -231,7 +232,7 @@ def test_first_values_are_those_of_t5(build_architecture):
 def test_flops_are_six_a_parameter_and_token_and_attention(build_architecture):
     """By the parameters themselves: each side's matrices see its own tokens; cross keys and values the encoder's."""
     options = build_architecture({"family": "t5_1_1", "size": "small"})
-    tree = functional.flatten(functional.abstract(lambda: options.build(nnx.Rngs(0)))[1])
+    tree = variables.flatten(variables.abstract(lambda: options.build(nnx.Rngs(0)))[1])
     inputs, targets = 512, 114
     total = 0
     for path, leaf in tree.items():

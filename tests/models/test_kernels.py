@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from t5x_like import variables
 from t5x_like.experiment import Experiment, Parallelism
-from t5x_like.models import attention, functional, kernels
+from t5x_like.models import attention, kernels
 from t5x_like.models.rope import rotate, rotate_heads, rotation
 from t5x_like.parallel import layout
 
@@ -147,7 +148,7 @@ def test_a_layer_by_kernel_is_the_layer_without(monkeypatch, causal, seen):
     sizes = {"vocab_size": 8, "layers": 1, "embed": 16, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp": 8}
     options = dataclasses.replace(Experiment.from_dict({"model": {"family": "llama", **sizes}}).model, bias=True)
     options = dataclasses.replace(options, **seen)
-    structure, parameters = functional.split(attention.Attention(options, nnx.Rngs(0), causal=causal))
+    structure, parameters = variables.split(attention.Attention(options, nnx.Rngs(0), causal=causal))
     parameters = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), parameters)
     x = jax.random.normal(jax.random.key(2), (2, 128, 16))
     turns = rotation(jnp.asarray(POSITIONS), 8, 10_000.0)

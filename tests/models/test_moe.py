@@ -20,7 +20,7 @@ from t5x_like.models import routing
 from t5x_like.models.routing import Router
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout, ragged
-from t5x_like.step import program
+from t5x_like.program import program
 
 EXPERIMENT = tiny.experiment(
     CausalLM(normalization="per_sequence"),

@@ -8,13 +8,14 @@ import tiny
 from flax import nnx
 from objectives.sketches import records
 
+from t5x_like import variables
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data, Parallelism
-from t5x_like.models import cudnn, functional
+from t5x_like.models import cudnn
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo
-from t5x_like.step import program
+from t5x_like.program import program
 
 ROWS, LAYERS = 16, 4
 MODELS = {
@@ -101,7 +102,7 @@ def test_in_rounds_the_stages_exchange_their_layers_once(step):
 @pytest.mark.parametrize("options", [ONE_ROUND, TWO_ROUNDS], ids=str)
 def test_decoding_and_rows_that_fill_no_stage_go_layer_by_layer(options):
     """What evaluators and a user's prompt ask of a model in training: caches, and a row or two."""
-    structure, parameters = functional.split(tiny.architecture(layers=LAYERS).build(nnx.Rngs(0)))
+    structure, parameters = variables.split(tiny.architecture(layers=LAYERS).build(nnx.Rngs(0)))
     tokens_bt = jax.random.randint(jax.random.key(1), (2, tiny.LENGTH), 1, tiny.VOCABULARY)
 
     def read(parameters, tokens_bt):
@@ -124,7 +125,7 @@ def test_decoding_and_rows_that_fill_no_stage_go_layer_by_layer(options):
 
 def test_a_gpus_packed_attention_is_described_anew_for_every_microbatch(monkeypatch):
     """The kernel's place is taken by what stands in for it where it has no room, which reads the same rows."""
-    structure, parameters = functional.split(tiny.architecture(layers=LAYERS).build(nnx.Rngs(0)))
+    structure, parameters = variables.split(tiny.architecture(layers=LAYERS).build(nnx.Rngs(0)))
     numbers = np.arange(ROWS)[:, None]
     segment_ids_bt = (np.arange(tiny.LENGTH) > numbers % 5).astype(np.int32) + 1  # another border in every row
     tokens_bt, described = (numbers + np.arange(tiny.LENGTH)) % tiny.VOCABULARY, []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from t5x_like import step
+from t5x_like import program as step
 from t5x_like.experiment import Parallelism
 from t5x_like.models import quantized
 from t5x_like.objectives.causal_lm import CausalLM

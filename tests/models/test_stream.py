@@ -13,7 +13,7 @@ from t5x_like.models import stream
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo, memory
-from t5x_like.step import program
+from t5x_like.program import program
 
 TENSOR = 4
 TAKEN_AWAY = {"stream_length": ("sequence",)}  # as it is without tensor parallelism

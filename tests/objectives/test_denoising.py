@@ -17,8 +17,8 @@ from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.denoising import MixtureOfDenoisers, PrefixLM, SpanCorruption
 from t5x_like.optim.adafactor import Adafactor
 from t5x_like.optim.schedules import Constant
+from t5x_like.program import program
 from t5x_like.sections import Choice, choose, section
-from t5x_like.step import program
 
 END, VOCABULARY = 1, 1100  # of which the last hundred are sentinels
 MODEL = {

@@ -18,10 +18,9 @@ from objectives.sketches.dpo import DPO
 from objectives.sketches.electra import Electra
 from objectives.sketches.mae import MAE
 
-from t5x_like import registry
+from t5x_like import registry, variables
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
-from t5x_like.models import functional
 from t5x_like.objectives.base import Ema, Frozen, Statistics, Trained
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.denoising import MixtureOfDenoisers, PrefixLM, SpanCorruption
@@ -30,8 +29,8 @@ from t5x_like.objectives.preprocessing.ul2 import Denoiser
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
+from t5x_like.program import program, purpose_key
 from t5x_like.sections import Choice, choose
-from t5x_like.step import program, purpose_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Subject:
 
     def variables(self, state: Any) -> dict[Any, Any]:
         """Every variable of the model by path."""
-        return functional.flatten(state["model_state"]) | functional.flatten(state["parameters"])
+        return variables.flatten(state["model_state"]) | variables.flatten(state["parameters"])
 
     def paths(self, role: type) -> list[Any]:
         return [path for path, assignment in self.program.roles.items() if isinstance(assignment.role, role)]
@@ -198,16 +197,16 @@ def test_an_example_is_a_function_of_its_record_and_its_rng(subject):
 
 
 def test_every_variable_has_one_role_and_one_place(subject):
-    parameters = set(functional.flatten(subject.initial["parameters"]))
-    others = set(functional.flatten(subject.initial["model_state"]))
-    everything = set(functional.flatten(subject.program.structure.infos()))
+    parameters = set(variables.flatten(subject.initial["parameters"]))
+    others = set(variables.flatten(subject.initial["model_state"]))
+    everything = set(variables.flatten(subject.program.structure.infos()))
     assert not parameters & others
     assert parameters | others == everything == set(subject.program.roles)
     assert parameters == set(subject.paths(Trained))
 
 
 def test_every_trained_parameter_has_a_gradient(subject):
-    for path, gradient in functional.flatten(tiny.gradients(subject.first[0])).items():
+    for path, gradient in variables.flatten(tiny.gradients(subject.first[0])).items():
         assert np.isfinite(gradient).all() and gradient.any(), path
 
 
@@ -239,9 +238,9 @@ def test_statistics_move_through_update_alone(subject):
     before, after = subject.variables(subject.initial), subject.variables(state)
     statistics = subject.paths(Statistics)
     values = {path: jnp.asarray(before[path] if path in statistics else after[path]) for path in before}
-    model = subject.program.structure.merge(functional.unflatten(values))
+    model = subject.program.structure.merge(variables.unflatten(values))
     subject.objective.update(model, subject.sums()[1].statistics, jnp.int32(0))
-    written = functional.flatten(jax.device_get(functional.values(model)))
+    written = variables.flatten(jax.device_get(variables.values(model)))
     for path in written:
         if path in statistics:
             np.testing.assert_allclose(written[path], after[path], rtol=1e-5, atol=1e-7)

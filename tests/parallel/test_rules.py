@@ -8,7 +8,7 @@ from t5x_like.experiment import Experiment, Parallelism
 from t5x_like.frontends import configdict, gin
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout
-from t5x_like.step import program
+from t5x_like.program import program
 
 WIDE = {"mlp": ("tensor", "sequence"), "embed": ("fsdp",)}
 

@@ -19,7 +19,7 @@ from t5x_like.data.pipeline import Pipeline
 from t5x_like.experiment import Experiment
 from t5x_like.parallel import layout
 from t5x_like.parallel.placement import place, shared
-from t5x_like.step import program
+from t5x_like.program import program
 
 STEPS, ROWS, LENGTH, DEVICES, HOSTS = 20, 16, 32, 8, 4
 TOLERANCE = 1e-5  # relative, of a loss

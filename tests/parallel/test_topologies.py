@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from t5x_like import startup
+from t5x_like.distributed import startup
 from t5x_like.errors import UserError
 from t5x_like.experiment import Parallelism
 from t5x_like.parallel import cuda_target, layout, topologies

@@ -9,15 +9,15 @@ import tiny
 from etils import epath
 from objectives.sketches import records
 
+from t5x_like import variables
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.experiment import Checkpoint, Parallelism
-from t5x_like.models import functional
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.optim.adamw import AdamW
 from t5x_like.optim.schedules import Constant
 from t5x_like.parallel import layout
 from t5x_like.parallel.compiled import collectives, hlo, memory
-from t5x_like.step import program
+from t5x_like.program import program
 
 OPTIMIZER = AdamW(schedule=Constant(), learning_rate=0.01)
 DEVICES = 8
@@ -59,7 +59,7 @@ def read(step):
 
 def sizes(step):
     """Bytes of the parameters that are cut, and of those that are too small to be."""
-    infos = functional.flatten(step.program.parameter_infos())
+    infos = variables.flatten(step.program.parameter_infos())
     of = {cut: sum(4 * np.prod(i.shape) for i in infos.values() if ("embed" in i.axes) == cut) for cut in (True, False)}
     return of[True], of[False]
 

@@ -7,7 +7,7 @@ what this host's compiler does not do: kernels, reduce-scatters, overlap.
 import jax
 import pytest
 
-from t5x_like import step
+from t5x_like import program as step
 from t5x_like.experiment import Experiment
 from t5x_like.models import stream
 from t5x_like.parallel import topologies

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from t5x_like import step
+from t5x_like import program as step
 from t5x_like.__main__ import main
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment

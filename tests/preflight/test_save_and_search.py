@@ -10,7 +10,8 @@ import pytest
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from t5x_like import step, train
+from t5x_like import program as step
+from t5x_like import train
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, Parallelism, Telemetry
 from t5x_like.parallel import executables, topologies

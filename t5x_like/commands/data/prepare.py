@@ -9,7 +9,7 @@ from typing import Any
 
 from t5x_like.commands import common
 from t5x_like.commands.data import corpus
-from t5x_like.interruption import Interruption
+from t5x_like.distributed.interruption import Interruption
 
 _MEGABYTE = 1_000_000
 

@@ -5,8 +5,8 @@ import types
 import jax
 import pytest
 
+from t5x_like.distributed import processes as distributed
 from t5x_like.errors import UserError
-from t5x_like.parallel import distributed
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t5x_like.data.pipeline import Counts
-from t5x_like.parallel import exchange
+from t5x_like.distributed import exchange
 from t5x_like.pulse import Beat, Pulse
 
 COUNTS = Counts(tokens=5, places=8, dropped=1, epoch=0.25, examples=12)

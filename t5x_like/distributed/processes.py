@@ -15,10 +15,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from t5x_like import startup
+from t5x_like.distributed import startup
+from t5x_like.distributed.cluster import Cluster
+from t5x_like.distributed.rendezvous import LOST, Failure, Line, gather
 from t5x_like.errors import UserError, explain
-from t5x_like.parallel.cluster import Cluster
-from t5x_like.parallel.rollcall import LOST, Failure, Line, gather
 
 _CONNECT = 300  # seconds in which JAX's own service must answer once all processes are there
 _FOR_A_CAUSE = 1.0  # seconds in which the end of another process, the likely cause of an error, is told

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from t5x_like.distributed.cluster import Cluster
 from t5x_like.errors import UserError
-from t5x_like.parallel.cluster import Cluster
 
 # sysexits.h, EX_TEMPFAIL: nothing is wrong with the command, and the same one goes on from the last commit.
 LOST = 75

@@ -6,8 +6,8 @@ import pytest
 from jax._src import clusters
 from jax._src.clusters import cloud_tpu_cluster, cluster
 
+from t5x_like.distributed.cluster import VARIABLES, WAIT, WAIT_FOR_HOSTS, find
 from t5x_like.errors import UserError
-from t5x_like.parallel.cluster import VARIABLES, WAIT, WAIT_FOR_HOSTS, find
 
 SLURM = {
     "SLURM_JOB_ID": "4100",

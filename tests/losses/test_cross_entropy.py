@@ -14,8 +14,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from t5x_like.objectives import cross_entropy_kept
-from t5x_like.objectives.cross_entropy import WHOLE_BYTES, auto_chunk, cross_entropy
+from t5x_like.losses import cross_entropy_saved as cross_entropy_kept
+from t5x_like.losses.cross_entropy import WHOLE_BYTES, auto_chunk, cross_entropy
 
 TOKENS, WIDTH = 24, 8
 
@@ -283,7 +283,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
-from t5x_like.objectives.cross_entropy import auto_chunk, cross_entropy
+from t5x_like.losses.cross_entropy import auto_chunk, cross_entropy
 
 tokens, width, vocab = 4096, 4096, 262_144
 topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")

@@ -5,7 +5,7 @@ import importlib
 import pytest
 from etils import epath
 
-from t5x_like.parallel import agreement
+from t5x_like.distributed import agreement
 
 ADVICE = {"experiment": "start alike", "data": "copy it"}
 SAME = {"experiment": {"seed": 0, "steps": 5}, "data": {"the fingerprint of data.task.path": "ab"}}

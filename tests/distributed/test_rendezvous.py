@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
+from t5x_like.distributed import rendezvous as rollcall
+from t5x_like.distributed.cluster import Cluster
+from t5x_like.distributed.rendezvous import LOST, Failure, gather
 from t5x_like.errors import UserError
-from t5x_like.parallel import rollcall
-from t5x_like.parallel.cluster import Cluster
-from t5x_like.parallel.rollcall import LOST, Failure, gather
 
 
 @pytest.fixture

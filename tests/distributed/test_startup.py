@@ -6,7 +6,7 @@ import os
 import jax
 import pytest
 
-from t5x_like import startup
+from t5x_like.distributed import startup
 
 OURS = " ".join(startup.GPU_FLAGS)
 

@@ -19,8 +19,8 @@ import numpy as np
 from etils import epath
 
 from t5x_like import __version__
+from t5x_like.distributed import exchange
 from t5x_like.errors import UserError
-from t5x_like.parallel import exchange
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 _COMPILER = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")

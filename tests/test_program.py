@@ -10,14 +10,14 @@ import tiny
 from objectives.sketches import records
 from objectives.sketches.dpo import DPO
 
+from t5x_like import variables
 from t5x_like.experiment import Parallelism
-from t5x_like.models import functional
 from t5x_like.objectives.base import Loss
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.optim.schedules import Linear
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
-from t5x_like.step import PURPOSES, program, purpose_key
+from t5x_like.program import PURPOSES, program, purpose_key
 
 CLIP, PEAK, STEPS, WARMUP = 0.5, 0.2, 20, 4
 OPTIMIZER = SGD(schedule=Linear(warmup_steps=WARMUP), learning_rate=PEAK, clip_norm=CLIP)
@@ -188,7 +188,7 @@ def test_a_term_without_a_denominator_is_an_error(batch):
 
 
 def test_the_parameters_are_known_by_kind_and_axes():
-    infos = functional.flatten(program(EXPERIMENT).parameter_infos())
+    infos = variables.flatten(program(EXPERIMENT).parameter_infos())
     assert infos["tokens", "table"].kind == "embedding" and infos["tokens", "table"].axes == ("vocab", "embed")
     kernel = infos["blocks", "layer", "attention", "query", "kernel"]
     assert kernel.axes == ("layers", "embed", "heads") and kernel.shape == (2, 16, 16)

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from t5x_like import variables
 from t5x_like.experiment import Experiment
-from t5x_like.models import functional
-from t5x_like.models.functional import Functional, Tree
 from t5x_like.objectives.base import Assignment, Batch, Ema, Loss, Objective, Statistics, Trained, assign
 from t5x_like.optim import build as optim
 from t5x_like.parallel import divisibility
 from t5x_like.parallel.layout import Layout
+from t5x_like.variables import Functional, Tree
 
 State = dict[str, Any]
 
@@ -57,7 +57,7 @@ class Program:
 
     objective: Objective
     structure: Functional
-    roles: Mapping[functional.Path, Assignment]
+    roles: Mapping[variables.Path, Assignment]
     optimizer: optax.GradientTransformation
     optimizer_options: Any
     learning_rate: Any
@@ -71,7 +71,7 @@ class Program:
     def init(self) -> State:
         """The state of step 0; the same for every layout."""
         rngs = nnx.Rngs(params=purpose_key(self.seed, "initialize"))
-        values = functional.flatten(functional.split(self.objective.build(self.architecture, rngs))[1])
+        values = variables.flatten(variables.split(self.objective.build(self.architecture, rngs))[1])
         parameters, rest = self._partition(self._copied(values))
         return {
             "step": jnp.int32(0),
@@ -88,7 +88,7 @@ class Program:
           state: from `init`.
           parameters: structured like the state's.
         """
-        values = functional.flatten(state["model_state"]) | functional.flatten(parameters)
+        values = variables.flatten(state["model_state"]) | variables.flatten(parameters)
         parameters, rest = self._partition(self._copied(values))
         return {**state, "parameters": parameters, "model_state": rest}
 
@@ -115,7 +115,7 @@ class Program:
 
     def parameter_infos(self) -> Tree:
         """What is known of each trained parameter."""
-        return self._partition(functional.flatten(self.structure.infos()))[0]
+        return self._partition(variables.flatten(self.structure.infos()))[0]
 
     def model(self, state: State) -> Any:
         """The module with the state's values."""
@@ -204,20 +204,20 @@ class Program:
 
     def _follow(self, state: State, parameters: Tree, statistics: Any) -> Tree:
         """The model's other variables after the update: averages follow, the objective writes its statistics."""
-        followed = functional.flatten(state["model_state"])
+        followed = variables.flatten(state["model_state"])
         # A module's average includes that of its statistics, which are those of before `update`.
-        sources = followed | functional.flatten(parameters)
+        sources = followed | variables.flatten(parameters)
         for path, (role, source) in self.roles.items():
             if isinstance(role, Ema) and source is not None:
                 old, decay = followed[path], jnp.float32(role.decay(state["step"]))
                 followed[path] = (decay * old + (1 - decay) * sources[source]).astype(old.dtype)
         statistics_paths = [path for path, (role, _) in self.roles.items() if isinstance(role, Statistics)]
         if statistics_paths:
-            model = self.structure.merge(parameters, functional.unflatten(followed))
+            model = self.structure.merge(parameters, variables.unflatten(followed))
             self.objective.update(model, statistics, state["step"])
-            written = functional.flatten(functional.values(model))
+            written = variables.flatten(variables.values(model))
             followed |= {path: written[path] for path in statistics_paths}
-        return functional.unflatten(followed)
+        return variables.unflatten(followed)
 
     # --- Placement --------------------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Program:
         return jax.tree.map(lambda info, x: constrain(x, info.axes), self.parameter_infos(), tree)
 
     def _shardings(self, shapes: State) -> State:
-        infos = self._partition(functional.flatten(self.structure.infos()))
+        infos = self._partition(variables.flatten(self.structure.infos()))
         axes: State = {
             "step": (),
             "parameters": jax.tree.map(lambda info: info.axes, infos[0]),
@@ -246,15 +246,15 @@ class Program:
             for name, place in places.items()
         }
 
-    def _partition(self, values: Mapping[functional.Path, Any]) -> tuple[Tree, Tree]:
+    def _partition(self, values: Mapping[variables.Path, Any]) -> tuple[Tree, Tree]:
         """Values by path as two trees: the trained ones and the rest."""
         trained = {path for path, (role, _) in self.roles.items() if isinstance(role, Trained)}
         return (
-            functional.unflatten({path: value for path, value in values.items() if path in trained}),
-            functional.unflatten({path: value for path, value in values.items() if path not in trained}),
+            variables.unflatten({path: value for path, value in values.items() if path in trained}),
+            variables.unflatten({path: value for path, value in values.items() if path not in trained}),
         )
 
-    def _copied(self, values: Mapping[functional.Path, Any]) -> dict[functional.Path, Any]:
+    def _copied(self, values: Mapping[variables.Path, Any]) -> dict[variables.Path, Any]:
         """First values by path, with those that follow others replaced by copies."""
         sources = {path: source for path, (_, source) in self.roles.items() if source is not None}
         return {path: jnp.array(values[sources[path]]) if path in sources else value for path, value in values.items()}
@@ -267,12 +267,12 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
       ExperimentError: where the layout does not suit a parameter.
     """
     objective, architecture = experiment.objective, experiment.model
-    structure, _ = functional.abstract(lambda: objective.build(architecture, nnx.Rngs(0)))
-    infos = functional.flatten(structure.infos())
+    structure, _ = variables.abstract(lambda: objective.build(architecture, nnx.Rngs(0)))
+    infos = variables.flatten(structure.infos())
     if layout is not None and layout.mesh is not None:
         divisibility.require_parameters(layout, infos)
-    roles = assign(infos, functional.flatten(structure.is_parameter()), objective.roles)
-    trained = functional.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
+    roles = assign(infos, variables.flatten(structure.is_parameter()), objective.roles)
+    trained = variables.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
     options = experiment.optimizer
     return Program(
         objective=objective,

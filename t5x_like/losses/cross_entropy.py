@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from t5x_like.objectives import cross_entropy_kept
-from t5x_like.objectives import logits as parts
+from t5x_like.losses import cross_entropy_saved as cross_entropy_kept
+from t5x_like.losses import logits as parts
 
 # Logits of at most this many bytes are computed at once; of larger ones, a chunk takes about so many: small enough for
 # a CPU's cache at a thousand tokens, large enough for an accelerator at many.
