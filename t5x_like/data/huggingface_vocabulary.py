@@ -66,7 +66,7 @@ class HuggingFaceVocabulary(Vocabulary):
         added = self._tokenizer.get_added_tokens_decoder()
         # Where the tokenizer has a piece of text at 0, as GPT-2's does, or the unknown one, as Llama 2's does, that is
         # not told from padding by its id.
-        special = PAD_ID in added and added[PAD_ID].special and PAD_ID != self.unk_id
+        special = PAD_ID in added and added[PAD_ID].special and self.unk_id != PAD_ID
         self._pads = PAD_ID not in names.values() or special
         self._names = frozenset(names.values())
 
