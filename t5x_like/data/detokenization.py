@@ -8,7 +8,6 @@ together, and the prompt's text is taken off.
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from os.path import commonprefix
 from typing import Any
 
 _BROKEN = "\ufffd"  # stands for bytes that are no character, or none yet
@@ -93,4 +92,7 @@ def _stands(tail: str, whole: str) -> bool:
 
 def _added(before: str, whole: str) -> str:
     """What is in `whole` behind the text before it, or behind as much of that as still stands."""
-    return whole[len(before) if whole.startswith(before) else len(commonprefix((before, whole))) :]
+    if whole.startswith(before):
+        return whole[len(before) :]
+    same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole))
+    return whole[same:]

@@ -14,7 +14,7 @@ from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from t5x_like.data.sentinels import SentinelVocabulary
 from t5x_like.data.vocabulary import load
 
-WORDS = ["the", "a", "river", "house", "walked", "green", "slowly", "and", "under", "bridge", "people", "often", "said", "little", "more", "than", "they", "meant"]
+WORDS = ["the", "a", "river", "house", "walked", "green", "slowly", "and", "under", "bridge", "people", "often", "said"]
 _DRAW = random.Random(3)
 TEXTS = [" ".join(_DRAW.choice(WORDS) for _ in range(60)) + "." for _ in range(200)]
 NEW = " house ☃ walked über   green 日本\n\n people"
