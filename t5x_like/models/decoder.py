@@ -190,7 +190,8 @@ class Decoder(nnx.Module):
             for all of them.
 
         Returns:
-          float32 logits [batch, length, vocab], the length being 1 with `only_b`, and the cache with these tokens in it.
+          float32 logits [batch, length, vocab], or [batch, 1, vocab] with `only_b`, and the cache with these tokens in
+          it.
         """
         hidden_btd, cache = self._decode(tokens_bt, cache, slot, cache.key_bske.shape[2], None)
         return self.logits(only(hidden_btd, only_b)), cache
