@@ -25,7 +25,11 @@ STEPS = 6
 TOLERANCE = 1e-5
 _FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 if __name__ == "__main__":  # read when JAX is imported
-    os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ.get("XLA_FLAGS", _FLAGS), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", _FLAGS),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
 
 _BYTES = 259
 _SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 4, "head_dim": 8, "mlp": 64, "vocab_size": 384}
