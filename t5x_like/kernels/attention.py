@@ -61,7 +61,7 @@ def choose(spec: AttentionSpec) -> Backend:
     Raises:
       ValueError: when none does.
     """
-    reasons = []
+    reasons: list[str] = []
     for backend in BACKENDS:
         reason = backend.supports(spec)
         if not reason:

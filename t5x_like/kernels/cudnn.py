@@ -220,7 +220,8 @@ def _attend_forward(
 
 
 def _attend_backward(options: Options, residuals: Any, grad_bthe: jax.Array) -> tuple[Any, ...]:
-    return *_backward(options, *residuals, grad_bthe), None
+    q_bthe, k_btke, v_btke, mask, mixed_bthe, stats = residuals
+    return *_backward(options, q_bthe, k_btke, v_btke, mask, mixed_bthe, stats, grad_bthe), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -154,4 +154,3 @@ def _kernel(heads: int, length: int, visible: Any, soft_cap: float, interpret: b
         residual_checkpoint_name=RESIDUAL,
         interpret=interpret,
     )
-

@@ -71,7 +71,7 @@ class XLA:
 def packed_mask(
     segment_ids_bt: jax.Array, positions_bt: jax.Array, *, causal: bool = True, window: int = 0
 ) -> jax.Array:
-    """The mask of packed rows, bool [batch, length, length]: a query sees its own segment, and of it what `within` says.
+    """The mask of packed rows, bool [batch, length, length]: of its own segment a query sees what `within` says.
 
     Args:
       segment_ids_bt: int32 [batch, length].
@@ -124,8 +124,8 @@ def attend(
       k_bske: [batch, prefix + keys, key-value heads, head width]; the heads are a multiple of the key-value heads.
       v_bske: likewise.
       mask_bts: bool [batch, queries, keys], true where a query may look.
-      bias: float32 [heads, queries, keys], or of each row, [batch, heads, queries, keys]; added to the scores. None adds
-        nothing.
+      bias: float32 [heads, queries, keys], or of each row, [batch, heads, queries, keys]; added to the scores.
+        None adds nothing.
       causal: whether the mask lets no query look at a later key: the keys after a block of queries are then left out.
       window: how far from its own place in the row the mask lets a query look; 0 for any distance. Of queries and keys
         of the same row, the keys that are farther from all of a block of queries are then left out.
@@ -187,7 +187,10 @@ def _unrolled(given: _Given, soft_cap: float, prefix: int, *, causal: bool, wind
         last = stop if causal else min(stop + window, t) if window else keys
         bias = None if given.bias is None else given.bias[..., start:stop, first:last]
         mask_bts = given.mask_bts[:, start:stop, first:last]
-        k_bkse, v_bkse = given.k_bkse[:, :, prefix + first : prefix + last], given.v_bkse[:, :, prefix + first : prefix + last]
+        k_bkse, v_bkse = (
+            given.k_bkse[:, :, prefix + first : prefix + last],
+            given.v_bkse[:, :, prefix + first : prefix + last],
+        )
         if prefix:
             k_bkse = jnp.concatenate([given.k_bkse[:, :, :prefix], k_bkse], axis=2)
             v_bkse = jnp.concatenate([given.v_bkse[:, :, :prefix], v_bkse], axis=2)
@@ -200,7 +203,7 @@ def _unrolled(given: _Given, soft_cap: float, prefix: int, *, causal: bool, wind
 
 def _in_a_loop(given: _Given, soft_cap: float, prefix: int) -> jax.Array:
     """Blocks of queries in a compiled loop, against all keys; scores and weights exist for one block at a time."""
-    b, t = given.mask_bts.shape[:2]
+    t = given.mask_bts.shape[1]
     blocks = t // LONG_BLOCK
 
     def cut(x: jax.Array, axis: int) -> jax.Array:
@@ -212,7 +215,9 @@ def _in_a_loop(given: _Given, soft_cap: float, prefix: int) -> jax.Array:
     dtype = given.k_bkse.dtype
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def block(q_bkgte: jax.Array, mask_bts: jax.Array, bias: jax.Array, k_wide: jax.Array, v_wide: jax.Array) -> jax.Array:
+    def block(
+        q_bkgte: jax.Array, mask_bts: jax.Array, bias: jax.Array, k_wide: jax.Array, v_wide: jax.Array
+    ) -> jax.Array:
         mask_bts, bias = _prefixed(mask_bts, bias, prefix) if prefix else (mask_bts, bias)
         return _mix(q_bkgte, k_wide.astype(dtype), v_wide.astype(dtype), mask_bts, bias, _Static.of(soft_cap, bias))
 

@@ -75,6 +75,22 @@ def _spec(options: Transformer, rows: int, queries: int, keys: int, **rest: Any)
     )
 
 
+def write(cache_bske: jax.Array, new_btke: jax.Array, slot: jax.Array) -> jax.Array:
+    """A cache with new keys or values in it, from a slot on.
+
+    Args:
+      cache_bske: [batch, slots, key-value heads, head width].
+      new_btke: [batch, new tokens, key-value heads, head width], of the same dtype.
+      slot: int32 scalar, or int32 [batch], where each row's first token goes.
+
+    Returns:
+      The shape of the cache; like any update of a slice, one that does not fit is moved to the last slots.
+    """
+    if jnp.ndim(slot) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(cache_bske, new_btke, slot, 1)
+    return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))(cache_bske, new_btke, slot)
+
+
 class Attention(nnx.Module):
     """Query, key, value and output projections around an attention backend."""
 
@@ -102,6 +118,8 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Attends within the row, or, with a cache, to its slots after writing this call's tokens from `slot` on.
 
+        `slot` is an int32 scalar, or int32 [batch], a place for each row.
+
         With a memory the keys and values are its own; a cache without a slot holds them already.
 
         Returns:
@@ -124,10 +142,7 @@ class Attention(nnx.Module):
         q_bthe = checkpoint_name(constrain(q_bthe, ("batch", "length", "act_heads", None)), "qkv")
         if cache is not None and slot is not None:
             k_new, v_new = k_bske.astype(cache.key_bske.dtype), v_bske.astype(cache.value_bske.dtype)
-            cache = Cache(
-                jax.lax.dynamic_update_slice_in_dim(cache.key_bske, k_new, slot, 1),
-                jax.lax.dynamic_update_slice_in_dim(cache.value_bske, v_new, slot, 1),
-            )
+            cache = Cache(write(cache.key_bske, k_new, slot), write(cache.value_bske, v_new, slot))
             k_bske, v_bske = cache
         v_bske = self._drop_weights(v_bske, noise)
         if cache is None:
