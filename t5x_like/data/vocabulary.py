@@ -47,7 +47,7 @@ class Vocabulary(abc.ABC):
 
     @property
     def identity(self) -> str:
-        """A digest of what decides the ids of a text: `digest`, unless text is kept from ends that the file gives it."""
+        """A digest of what decides the ids of a text: `digest`, unless text is kept from ends that the file has."""
         kept = f"{self.digest} without ends in text".encode()
         return hashlib.sha256(kept).hexdigest() if self.keeps_ends_from_text else self.digest
 
