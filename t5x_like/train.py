@@ -18,6 +18,7 @@ from t5x_like import variables
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.reading import initialize_from
 from t5x_like.checkpoint.store import CheckpointStore
+from t5x_like.data import fingerprints
 from t5x_like.data.id_bounds import bounded
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.distributed import agreement, exchange
@@ -272,14 +273,14 @@ def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerpr
     abstract = run.abstract_state()
     if (latest := store.latest()) is not None:
         restored = store.restore(latest, abstract)
-        before = restored.meta["data"]
-        for field in (*before, *fingerprint):
-            if before.get(field) != fingerprint.get(field):
-                raise ExperimentError(
-                    field,
-                    f"what it holds has changed since step {latest} of this workdir was committed; put it back, or"
-                    " start in another --workdir",
-                )
+        data = experiment.data
+        field = fingerprints.changed(restored.meta["data"], fingerprint, data.task, data.split, data.streaming)
+        if field is not None:
+            raise ExperimentError(
+                field,
+                f"what it holds has changed since step {latest} of this workdir was committed; put it back, or start in"
+                " another --workdir",
+            )
         totals = Totals(**restored.meta["totals"])
         return Beginning(restored.state, restored.position, totals)
     initialize = jax.jit(run.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
