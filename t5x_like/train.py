@@ -253,6 +253,7 @@ def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None, part:
         state=position,
         prefetch=data.prefetch,
         vocab_size=experiment.model.vocab_size,
+        documents_per_row=data.documents_per_row,
     )
 
 

@@ -113,7 +113,7 @@ class Made(NamedTuple):
 class ExampleMaker:
     """Turns records into examples, and rows of padding into batches of them."""
 
-    def __init__(self, objective: Any, length: int, seed: int) -> None:
+    def __init__(self, objective: Any, length: int, seed: int, documents_per_row: int = 0) -> None:
         """Makes an objective's examples for rows of `length` tokens.
 
         Args:
@@ -122,7 +122,9 @@ class ExampleMaker:
             it holds of one document.
           length: `data.sequence_length`.
           seed: of the examples' randomness.
+          documents_per_row: the most examples that a row holds; 0 for as many as fit.
         """
+        self.documents_per_row = documents_per_row
         self.example, self.features = objective.example, objective.features(length)
         self.record_length = record_length_of(objective, length)
         self.packs = bool(groups_of(self.features))
@@ -237,13 +239,14 @@ class Lane:
         self._positions = np.arange(max(group.length for group in maker.groups), dtype=np.int32)
         self._pending: list[Made] | None = None
         self._fruitless_since: int | None = None
+        self.closed_early = 0  # rows that had room for the next example, and as many as `documents_per_row` allows
 
     def state(self) -> tuple[int, ...]:
         """Where the reader stands, and the number of the next piece there."""
         return (*self.reader.state(), self._piece)
 
     def fill(self, batch: Batch, row: int) -> tuple[int, int]:
-        """Lays examples into one row of zeros until the next does not fit.
+        """Lays examples into one row of zeros until the next does not fit, or the row has as many as it may.
 
         Returns:
           The tokens laid down, and the tokens of records that the objective made no example of.
@@ -255,7 +258,7 @@ class Lane:
         room = self._maker.places
         while used < room and (made := self._peek()) is not None:
             end = used + made.length
-            if end > room:
+            if end > room or self._is_closed(segment, made):
                 break
             if made.length:
                 segment += 1
@@ -265,6 +268,12 @@ class Lane:
             used = end
             self._advance()
         return used, dropped
+
+    def _is_closed(self, segments: int, following: Made) -> bool:
+        """Whether a row with room for the next example must not hold it."""
+        closed = bool(following.length) and segments == self._maker.documents_per_row > 0
+        self.closed_early += closed
+        return closed
 
     def ended(self) -> bool:
         """Whether there is nothing more."""
@@ -326,7 +335,7 @@ class GroupedLane(Lane):
         begins, segment, dropped = [0] * len(rooms), 0, 0
         while all(map(operator.lt, begins, rooms)) and (made := self._peek()) is not None:
             ends = list(map(operator.add, begins, made.lengths))
-            if any(map(operator.gt, ends, rooms)):
+            if any(map(operator.gt, ends, rooms)) or self._is_closed(segment, made):
                 break
             if made.length:
                 segment += 1

@@ -35,6 +35,7 @@ class Counts(NamedTuple):
       bytes_read: where texts are cleaned on the way, the bytes of those around each lane's place, which were read
         together.
       bytes_left: what cleaning left of them.
+      closed_early: rows that were closed by `data.documents_per_row` with room for the next document.
     """
 
     tokens: int
@@ -44,6 +45,7 @@ class Counts(NamedTuple):
     examples: int
     bytes_read: int = 0
     bytes_left: int = 0
+    closed_early: int = 0
 
     @property
     def fill_fraction(self) -> float:
@@ -97,6 +99,7 @@ class Pipeline:
         state: np.ndarray | None = None,
         prefetch: int = 4,
         vocab_size: int | None = None,
+        documents_per_row: int = 0,
     ) -> None:
         """Starts preparing batches.
 
@@ -114,12 +117,13 @@ class Pipeline:
           state: where to go on, as the whole `Prepared.state` after the last batch; None begins.
           prefetch: batches prepared ahead.
           vocab_size: the model's ids; a batch with others is refused. None checks none.
+          documents_per_row: the most examples that a row holds; 0 for as many as fit.
 
         Raises:
           ExperimentError: when batch, lanes and hosts do not divide.
         """
         _check_division(batch_size, lanes, host_count)
-        self._maker = ExampleMaker(objective, sequence_length, seed)
+        self._maker = ExampleMaker(objective, sequence_length, seed, documents_per_row)
         self._bound = BatchBound(self._maker.features, vocab_size, corpus)
         own = lanes // host_count
         self._first, self._rows_per_lane = host_index * own, batch_size // lanes
@@ -182,6 +186,7 @@ class Pipeline:
     def _prepare(self) -> Prepared:
         batch = self._maker.empty_batch(len(self._row_numbers))
         tokens = dropped = 0
+        closed_before = sum(lane.closed_early for lane in self._lanes)
         for number, lane in enumerate(self._lanes):
             for row in range(number * self._rows_per_lane, (number + 1) * self._rows_per_lane):
                 laid, left_out = lane.fill(batch, row)
@@ -196,7 +201,8 @@ class Pipeline:
         examples = int(state[:, 0].max()) * len(state)
         cleaned = [lane.reader.cleaned for lane in self._lanes if isinstance(lane.reader, StreamReader)]
         read, left = sum(each.read for each in cleaned), sum(each.left for each in cleaned)
-        return Prepared(batch, state, Counts(tokens, places, dropped, epoch, examples, read, left))
+        closed = sum(lane.closed_early for lane in self._lanes) - closed_before
+        return Prepared(batch, state, Counts(tokens, places, dropped, epoch, examples, read, left, closed))
 
 
 def evaluation_batches(
@@ -209,6 +215,7 @@ def evaluation_batches(
     host_index: int = 0,
     host_count: int = 1,
     vocab_size: int | None = None,
+    documents_per_row: int = 0,
 ) -> Iterator[Batch]:
     """The split once, in order: every token in one row of one batch.
 
@@ -223,6 +230,7 @@ def evaluation_batches(
       host_index: which host this is; it gets its contiguous part of each batch.
       host_count: hosts that share the batch.
       vocab_size: as of `Pipeline`.
+      documents_per_row: likewise.
 
     Yields:
       Features as in `Prepared.batch`.
@@ -232,7 +240,7 @@ def evaluation_batches(
     """
     if batch_size % host_count:
         raise ExperimentError("data.batch_size", f"{batch_size} rows cannot be shared by {host_count} hosts")
-    maker = ExampleMaker(objective, sequence_length, seed)
+    maker = ExampleMaker(objective, sequence_length, seed, documents_per_row)
     windows = Windows(corpus, maker.record_length)
     lane = maker.lane(IndexedReader(windows, Sequential(len(windows)), stop=len(windows)))
     rows = batch_size // host_count

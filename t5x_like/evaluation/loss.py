@@ -70,6 +70,7 @@ class RunningLoss:
             host_index=part.index,
             host_count=part.count,
             vocab_size=experiment.model.vocab_size,
+            documents_per_row=experiment.data.documents_per_row,
         )
         for batch in batches:
             added = self.sums(state["parameters"], state["model_state"], place(batch, layout))
