@@ -23,7 +23,7 @@ class Beat:
     """
 
     def __init__(self, read: Callable[[], np.ndarray]) -> None:
-        """Takes what gives float64 [processes, 9]: the signal, the part of the batch, and `Counts` of that part."""
+        """Takes what gives float64 [processes, 10]: the signal, the part of the batch, and `Counts` of that part."""
         self._read = read
 
     @functools.cached_property
@@ -36,7 +36,7 @@ class Beat:
     def counts(self) -> Counts:
         """What was in the whole batch."""
         _, first = np.unique(self._rows[:, 1], return_index=True)  # some processes may share a part
-        tokens, places, dropped, epoch, examples, read, left = self._rows[first, 2:].T
+        tokens, places, dropped, epoch, examples, read, left, closed = self._rows[first, 2:].T
         return Counts(
             tokens=int(tokens.sum()),
             places=int(places.sum()),
@@ -45,6 +45,7 @@ class Beat:
             examples=int(examples.max()),
             bytes_read=int(read.sum()),
             bytes_left=int(left.sum()),
+            closed_early=int(closed.sum()),
         )
 
     @functools.cached_property
