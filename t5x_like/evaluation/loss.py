@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from t5x_like.data.pipeline import evaluation_batches
+from t5x_like.data.evaluation import evaluation_batches
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context, Findings
 from t5x_like.objectives.base import Batch
