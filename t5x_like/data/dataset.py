@@ -33,6 +33,11 @@ class Component(NamedTuple):
         return cls(name, TokenRecords(shards), counts)
 
     @property
+    def shards(self) -> tuple[Documents, ...]:
+        """Its documents of tokens, in the order in which their windows are numbered; none where it holds others."""
+        return self.records.shards if isinstance(self.records, TokenRecords) else ()
+
+    @property
     def tokens(self) -> int:
         """Tokens of all documents; records without tokens count as one each."""
         return self.records.tokens
@@ -74,9 +79,8 @@ class Dataset:
 
     @property
     def shards(self) -> tuple[Documents, ...]:
-        """The documents of the components that hold tokens, in the order in which their windows are numbered."""
-        tokens = (part.records for part in self.components if isinstance(part.records, TokenRecords))
-        return tuple(itertools.chain.from_iterable(records.shards for records in tokens))
+        """The documents of tokens of all components."""
+        return tuple(itertools.chain.from_iterable(component.shards for component in self.components))
 
     @property
     def bytes(self) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like.data.dataset import Dataset
+from t5x_like.data.id_bounds import BatchBound
 from t5x_like.data.indexed import IndexedReader
 from t5x_like.data.lanes import open_lane
 from t5x_like.data.order import SequentialOrder
@@ -34,6 +35,7 @@ class EvaluationReader:
         host_count: int = 1,
         prefetch: int = 4,
         workers: int = 0,
+        vocab_size: int | None = None,
     ) -> None:
         """Opens the split.
 
@@ -47,6 +49,7 @@ class EvaluationReader:
           host_count: hosts that share the batch.
           prefetch: batches prepared ahead.
           workers: threads that decode records, as of `Pipeline`.
+          vocab_size: likewise.
 
         Raises:
           ExperimentError: when the hosts do not divide the batch.
@@ -54,6 +57,7 @@ class EvaluationReader:
         if batch_size % host_count:
             raise ExperimentError("data.batch_size", f"{batch_size} rows cannot be shared by {host_count} hosts")
         self._maker = ExampleMaker(objective, sequence_length, seed)
+        self._bound = BatchBound(self._maker.features, vocab_size, dataset)
         self._records = dataset.records(self._maker.record_length)
         self._rows, self._batch_size = batch_size // host_count, batch_size
         self._begin, self._alone = host_index * self._rows, host_count == 1
@@ -95,7 +99,7 @@ class EvaluationReader:
                 own = self._begin <= row < self._begin + self._rows
                 lane.read_ahead(self._rows - row if self._alone else self._rows)
                 laid += lane.fill(batch, row - self._begin).tokens if own else lane.fill(other, 0).tokens
-            yield self._numbered(batch)
+            yield self._finished(batch)
         if not laid:
             raise ExperimentError(
                 "objective", "it makes no example of any document; it needs longer ones, or another split"
@@ -109,7 +113,7 @@ class EvaluationReader:
             lane.read_ahead(self._rows)
             for row in range(self._rows):
                 lane.fill(batch, row)
-            yield self._numbered(batch)
+            yield self._finished(batch)
 
     def _lane(self, place: tuple[int, int], pool: Any) -> Any:
         count, piece = place
@@ -117,7 +121,8 @@ class EvaluationReader:
         reader = IndexedReader(self._records, SequentialOrder(total), count=count, stop=total)
         return open_lane(self._maker, reader, piece, pool)
 
-    def _numbered(self, batch: Batch) -> Batch:
+    def _finished(self, batch: Batch) -> Batch:
+        self._bound.require(batch)
         rows = np.arange(self._begin, self._begin + self._rows, dtype=np.int32)
         return {**batch, "row": rows}
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from t5x_like.data.batches import BatchCounts, BatchSource, Feed, PreparedBatch
 from t5x_like.data.dataset import Dataset
+from t5x_like.data.id_bounds import BatchBound, bounded
 from t5x_like.data.indexed import IndexedReader
 from t5x_like.data.lanes import Filled, open_lane
 from t5x_like.data.packing import ExampleMaker
@@ -48,6 +49,7 @@ class Pipeline(BatchSource):
         state: np.ndarray | None = None,
         prefetch: int = 4,
         workers: int = 0,
+        vocab_size: int | None = None,
     ) -> None:
         """Starts preparing batches.
 
@@ -65,12 +67,14 @@ class Pipeline(BatchSource):
           state: where to go on, as the whole `PreparedBatch.state` after the last batch; None begins.
           prefetch: batches prepared ahead.
           workers: threads that decode records, where records are decoded; 0 is one for each core, and 16 at most.
+          vocab_size: the model's ids; a batch with others is refused. None checks none.
 
         Raises:
           ExperimentError: when batch, lanes and hosts do not divide.
         """
         _check_division(batch_size, lanes, host_count)
         self._maker = ExampleMaker(objective, sequence_length, seed)
+        self._bound = BatchBound(self._maker.features, vocab_size, dataset)
         own = lanes // host_count
         self._first, self._rows_per_lane = host_index * own, batch_size // lanes
         length = self._maker.record_length
@@ -117,6 +121,7 @@ class Pipeline(BatchSource):
         for number, lane in enumerate(self._lanes):
             for row in range(number * self._rows_per_lane, (number + 1) * self._rows_per_lane):
                 total = total.plus(lane.fill(batch, row))
+        self._bound.require(batch)
         batch["row"] = self._row_numbers
         state = np.zeros_like(self._state)
         for number, lane in enumerate(self._lanes, self._first):
@@ -157,7 +162,8 @@ class OpenedPipeline:
         """Opens the split of an experiment."""
         self._experiment, data = experiment, experiment.data
         self.fingerprint: Mapping[str, str] = data.task.fingerprint(data.split, streamed=data.streaming)
-        self._dataset = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
+        dataset = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
+        self._dataset = bounded(dataset, experiment.model.vocab_size, data.task)
 
     def start(self, feed: Feed) -> Pipeline:
         """This process's rows of every global batch."""
@@ -176,6 +182,7 @@ class OpenedPipeline:
             state=feed.position,
             prefetch=data.prefetch,
             workers=data.workers,
+            vocab_size=self._experiment.model.vocab_size,
         )
 
 

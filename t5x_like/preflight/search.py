@@ -1,6 +1,7 @@
 """Other ways to lay out a step, compiled and ranked."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 from t5x_like import program as step
 from t5x_like.errors import UserError
 from t5x_like.experiment import REMAT_POLICIES, Experiment
+from t5x_like.parallel import dimensions
 from t5x_like.parallel.topologies import Topology
 from t5x_like.preflight import build, fit
 from t5x_like.preflight.report import report
@@ -54,7 +56,12 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
 
 
 def search(
-    experiment: Experiment, topology: Topology, limit: int, tell: Callable[[str], None], prices_file: str = ""
+    experiment: Experiment,
+    topology: Topology,
+    limit: int,
+    tell: Callable[[str], None],
+    prices_file: str = "",
+    run: Callable[[Callable[[], Any]], Any] = lambda work: work(),
 ) -> list[dict[str, Any]]:
     """Compiles the most promising candidates.
 
@@ -64,6 +71,8 @@ def search(
       limit: how many to compile.
       tell: called with a line before each compilation and after what came of it.
       prices_file: as `report` takes it.
+      run: calls a function that asks JAX for something, perhaps in another process, and gives its result; one call a
+        compilation.
 
     Returns:
       The reports of those that fit, the fastest first, each with `flags`.
@@ -72,11 +81,11 @@ def search(
       UserError: when none fits.
     """
     ranked = []
-    chosen = candidates(experiment, topology)[:limit]
+    chosen = run(lambda: candidates(experiment, topology)[:limit])
     for number, candidate in enumerate(chosen, 1):
         tell(f"[{number}/{len(chosen)}] {candidate.flags}")
         try:
-            figures = report(build.build(candidate.experiment, topology), prices_file)
+            figures = run(functools.partial(_report, candidate.experiment, topology, prices_file))
         except UserError as error:
             tell(f"    {error}")
             continue
@@ -87,16 +96,20 @@ def search(
     return sorted(ranked, key=lambda figures: figures["estimated_step_seconds"])
 
 
+def _report(experiment: Experiment, topology: Topology, prices_file: str) -> dict[str, Any]:
+    return report(build.build(experiment, topology), prices_file)
+
+
 def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
-    p, rows, model = experiment.parallelism, experiment.data.batch_size, experiment.model
+    p, rows, sizes = experiment.parallelism, experiment.data.batch_size, dimensions.of(experiment.model)
     per_slice = topology.chips // topology.slices // (p.stage * p.sequence * p.expert)
     for tensor in _powers(per_slice):
-        if model.kv_heads % tensor or model.heads % tensor or model.mlp % tensor or model.vocab_size % tensor:
+        if not sizes.divided_by("tensor", tensor):
             continue
         for copies in _powers(per_slice // tensor):
             fsdp, data = per_slice // tensor // copies, copies * topology.slices
             width = fsdp * p.sequence * p.expert * (p.stage if p.stage_rounds > 1 else 1)
-            if model.embed % width:
+            if not sizes.divided_by("fsdp", width):
                 continue
             together = math.lcm(p.stage, p.stage_microbatches or p.stage)
             for parts in _powers(rows):
