@@ -106,7 +106,8 @@ def attend(
       k_bske: [batch, keys, key-value heads, head width]; the heads are a multiple of the key-value heads.
       v_bske: likewise.
       mask_bts: bool [batch, queries, keys], true where a query may look.
-      bias_hts: float32 [heads, queries, keys], added to the scores; None adds nothing.
+      bias_hts: float32 [heads, queries, keys], or one for each row with a leading axis of the batch, added to the
+        scores; None adds nothing.
       causal: whether the mask lets no query look at a later key: the keys after a block of queries are then left out.
       window: how far from its own place in the row the mask lets a query look; 0 for any distance. Of queries and keys
         of the same row, the keys that are farther from all of a block of queries are then left out.
@@ -121,13 +122,15 @@ def attend(
     # Heads before length, so that each product is over whole matrices [length, head width].
     q_bkgte = (q_bthe * e**-0.5 if scaled else q_bthe).reshape(b, t, k, h // k, e).transpose(0, 2, 3, 1, 4)
     k_bkse, v_bkse = k_bske.transpose(0, 2, 1, 3), v_bske.transpose(0, 2, 1, 3)
-    bias_kgts = None if bias_hts is None else bias_hts.reshape(k, h // k, *bias_hts.shape[1:])
+    bias_kgts = None
+    if bias_hts is not None:
+        bias_kgts = bias_hts.reshape(*bias_hts.shape[:-3], k, h // k, *bias_hts.shape[-2:])
 
     def block(start: int, stop: int) -> jax.Array:
         first = max(start - window, 0) if window else 0
         last = stop if causal else min(stop + window, t) if window else k_bkse.shape[2]
         q_block, mask_block = q_bkgte[..., start:stop, :], mask_bts[:, start:stop, first:last]
-        bias_block = None if bias_kgts is None else bias_kgts[:, :, start:stop, first:last]
+        bias_block = None if bias_kgts is None else bias_kgts[..., start:stop, first:last]
         return _mix(q_block, k_bkse[:, :, first:last], v_bkse[:, :, first:last], mask_block, bias_block, soft_cap)
 
     size = BLOCK if (causal or window) and t % BLOCK == 0 else t
@@ -166,7 +169,8 @@ def _mix_forward(
     scores = jnp.where(mask_bts[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(q_bkgte.dtype)
     mixed_bkgte = jnp.einsum("bkgts,bkse->bkgte", weights, v_bkse)
-    has_bias = None if bias_kgts is None else ()  # a tree without arrays: of those every residual would be made one
+    # A tree without arrays, of those every residual would be made one: empty for one bias, longer for one of each row.
+    has_bias = None if bias_kgts is None else ((),) * (bias_kgts.ndim - 4)
     return mixed_bkgte, (q_bkgte, k_bkse, v_bkse, weights, slope, mixed_bkgte, has_bias)
 
 
@@ -183,7 +187,7 @@ def _mix_backward(soft_cap: float, residuals: Any, grad_bkgte: jax.Array) -> tup
     grad_wide = weights.astype(wide) * (grad_weights - mean_bkgt1)
     if slope is not None:
         grad_wide = grad_wide * slope.astype(wide)
-    grad_bias = None if has_bias is None else grad_wide.sum(0)
+    grad_bias = None if has_bias is None else grad_wide if has_bias else grad_wide.sum(0)
     grad_scores = grad_wide.astype(q_bkgte.dtype)
     grad_q = jnp.einsum("bkgts,bkse->bkgte", grad_scores, k_bkse)
     grad_k = jnp.einsum("bkgts,bkgte->bkse", grad_scores, q_bkgte)
@@ -191,6 +195,22 @@ def _mix_backward(soft_cap: float, residuals: Any, grad_bkgte: jax.Array) -> tup
 
 
 _mix.defvjp(_mix_forward, _mix_backward)
+
+
+def write(cache_bske: jax.Array, new_btke: jax.Array, slot: jax.Array) -> jax.Array:
+    """A cache with new keys or values in it, from a slot on.
+
+    Args:
+      cache_bske: [batch, slots, key-value heads, head width].
+      new_btke: [batch, new tokens, key-value heads, head width], of the same dtype.
+      slot: int32 scalar, or int32 [batch], where each row's first token goes.
+
+    Returns:
+      The shape of the cache; like any update of a slice, one that does not fit is moved to the last slots.
+    """
+    if jnp.ndim(slot) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(cache_bske, new_btke, slot, 1)
+    return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))(cache_bske, new_btke, slot)
 
 
 class Attention(nnx.Module):
@@ -220,6 +240,8 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Attends within the row, or, with a cache, to its slots after writing this call's tokens from `slot` on.
 
+        `slot` is an int32 scalar, or int32 [batch], a place for each row.
+
         With a memory the keys and values are its own; a cache without a slot holds them already.
 
         Returns:
@@ -242,10 +264,7 @@ class Attention(nnx.Module):
         q_bthe = checkpoint_name(constrain(q_bthe, ("batch", "length", "act_heads", None)), "qkv")
         if cache is not None and slot is not None:
             k_new, v_new = k_bske.astype(cache.key_bske.dtype), v_bske.astype(cache.value_bske.dtype)
-            cache = Cache(
-                jax.lax.dynamic_update_slice_in_dim(cache.key_bske, k_new, slot, 1),
-                jax.lax.dynamic_update_slice_in_dim(cache.value_bske, v_new, slot, 1),
-            )
+            cache = Cache(write(cache.key_bske, k_new, slot), write(cache.value_bske, v_new, slot))
             k_bske, v_bske = cache
         v_bske = self._drop_weights(v_bske, noise)
         if cache is None:

@@ -23,6 +23,7 @@ from t5x_like.models.parameters import parameter
 from t5x_like.models.relative import RelativeBias
 from t5x_like.models.rope import Rotation, rotation
 from t5x_like.models.stack import Stack
+from t5x_like.parallel import layout
 
 
 class Memory(NamedTuple):
@@ -173,33 +174,41 @@ class Decoder(nnx.Module):
         """Room for the keys and values of `slots` tokens: [layers, batch, slots, key-value heads, head width]."""
         o = self.options
         zeros = jnp.zeros((o.layers, batch, slots, o.kv_heads, o.head_dim), o.dtype)
+        zeros = layout.current().constrain(zeros, (None, "batch", None, "act_kv", None))
         return Cache(zeros, zeros)
 
-    def decode(self, tokens_bt: jax.Array, cache: Any, slot: jax.Array) -> tuple[jax.Array, Any]:
+    def decode(
+        self, tokens_bt: jax.Array, cache: Any, slot: jax.Array, *, only_b: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
         """Continues sequences: reads tokens that stand at `slot` and after, all earlier ones being in the cache.
 
         Args:
           tokens_bt: int32 [batch, length].
           cache: from `empty_cache` or an earlier call.
-          slot: int32 scalar, how many tokens the cache holds.
+          slot: int32, how many tokens the cache holds: a scalar, or [batch] with a number for each row.
+          only_b: int32 [batch], the one token of each row whose logits are wanted, as an index into its length; None
+            for all of them.
 
         Returns:
-          float32 logits [batch, length, vocab], and the cache with these tokens in it.
+          float32 logits [batch, length, vocab], or [batch, 1, vocab] with `only_b`, and the cache with these tokens in
+          it.
         """
-        return self._decode(tokens_bt, cache, slot, cache.key_bske.shape[2], None)
+        hidden_btd, cache = self._decode(tokens_bt, cache, slot, cache.key_bske.shape[2], None)
+        return self.logits(only(hidden_btd, only_b)), cache
 
     def _decode(
         self, tokens_bt: jax.Array, cache: Any, slot: jax.Array, slots: int, memory: Memory | None
     ) -> tuple[jax.Array, Any]:
+        """As `decode`, with final hidden states [batch, length, embed] in place of logits."""
         b, t = tokens_bt.shape
-        positions_bt = jnp.broadcast_to(slot + jnp.arange(t), (b, t))
+        positions_bt = jnp.broadcast_to(jnp.asarray(slot)[..., None] + jnp.arange(t), (b, t))
         mask_bts = within(positions_bt[:, :, None] - jnp.arange(slots), causal=True, window=self.options.window)
-        bias_hts = None if self.bias is None else self.bias(t, slots, slot)
+        bias_hts = None if self.bias is None else self.bias.at(t, slots, slot)
         x_btd = self._embed(tokens_bt, positions_bt, None)
         x_btd, new_cache = self.blocks(
             x_btd, cache, None, self._rotation(positions_bt), mask_bts, memory, slot=slot, bias_hts=bias_hts
         )
-        return self.logits(self._finish(x_btd, None)), new_cache
+        return self._finish(x_btd, None), new_cache
 
     def _embed(
         self,
@@ -232,6 +241,11 @@ class Decoder(nnx.Module):
         hidden_btd = dropout(x_btd, o.dropout if o.dropout_inside else 0.0, noise and noise.fold(2))
         hidden_btd = stream.entered(hidden_btd)
         return hidden_btd * o.embed**-0.5 if o.rescaled_head else hidden_btd
+
+
+def only(hidden_btd: jax.Array, only_b: jax.Array | None) -> jax.Array:
+    """The states of one token of each row, [batch, 1, embed], or all where none is named."""
+    return hidden_btd if only_b is None else jnp.take_along_axis(hidden_btd, only_b[:, None, None], axis=1)
 
 
 class HeadTransform(nnx.Module):

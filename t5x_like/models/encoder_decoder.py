@@ -12,7 +12,7 @@ from flax import nnx
 from t5x_like.models import stream
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.attention import Cache, packed_mask
-from t5x_like.models.decoder import Block, Decoder, Memory, stream_norm
+from t5x_like.models.decoder import Block, Decoder, Memory, only, stream_norm
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.relative import RelativeBias
 from t5x_like.models.rope import Rotation
@@ -95,10 +95,12 @@ class EncoderDecoder(Decoder):
         remembered = self.blocks.each(lambda block: block.cross.keys_and_values(states_bsd))
         return Reading(self.empty_cache(len(states_bsd), slots), remembered, segment_ids_bs > 0)
 
-    def decode(self, tokens_bt: jax.Array, cache: Reading, slot: jax.Array) -> tuple[jax.Array, Reading]:
+    def decode(
+        self, tokens_bt: jax.Array, cache: Reading, slot: jax.Array, *, only_b: jax.Array | None = None
+    ) -> tuple[jax.Array, Reading]:
         """As `Decoder.decode`, with a cache from `remember`."""
         slots = cache.own.key_bske.shape[2]
         b, t = tokens_bt.shape
         memory = Memory(None, jnp.broadcast_to(cache.real_bs[:, None], (b, t, cache.real_bs.shape[1])))
-        logits_btv, (own, _) = self._decode(tokens_bt, (cache.own, cache.remembered), slot, slots, memory)
-        return logits_btv, cache._replace(own=own)
+        hidden_btd, (own, _) = self._decode(tokens_bt, (cache.own, cache.remembered), slot, slots, memory)
+        return self.logits(only(hidden_btd, only_b)), cache._replace(own=own)

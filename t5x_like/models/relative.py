@@ -70,3 +70,22 @@ class RelativeBias(nnx.Module):
         repeated = jnp.broadcast_to(jnp.pad(value_hm, ((0, 0), (0, 1)))[:, None], (o.heads, queries, m + 1))
         rows = repeated.reshape(o.heads, -1)[:, : queries * m].reshape(o.heads, queries, m)
         return layout.current().constrain(rows[:, :, queries - 1 :], ("act_heads", None, None))
+
+    def at(self, queries: int, keys: int, slot: jax.Array) -> jax.Array:
+        """The same of a decoder's cache, from a slot on.
+
+        Args:
+          queries: new tokens.
+          keys: slots of the cache.
+          slot: int32 scalar, or int32 [batch], the place of each row's first query.
+
+        Returns:
+          float32 [heads, queries, keys], with a leading axis of the batch where the slot has one.
+        """
+        if jnp.ndim(slot) == 0:
+            return self(queries, keys, slot)
+        o = self.options
+        distance_bts = jnp.arange(keys) - (slot[:, None, None] + jnp.arange(queries)[:, None])
+        bucket_bts = bucket(distance_bts, buckets=o.relative_buckets, distance=o.relative_distance, causal=self.causal)
+        bias_bhts = jnp.moveaxis(self.table[...][bucket_bts], -1, 1)
+        return layout.current().constrain(bias_bhts, ("batch", "act_heads", None, None))
