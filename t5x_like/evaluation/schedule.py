@@ -76,10 +76,8 @@ def _check_best_metric(best: str, evaluators: Mapping[str, Evaluator]) -> None:
         return
     key, _, name = best.partition("/")
     if key not in evaluators:
-        known = ", ".join(evaluators) or "evaluators, which is empty"
-        raise ExperimentError(
-            "checkpoint.best_metric", f"no evaluator gives {best!r}; it must be KEY/METRIC, with a KEY of {known}"
-        )
+        known = f"KEY/METRIC of one of {', '.join(evaluators)}" if evaluators else "empty, as evaluators is"
+        raise ExperimentError("checkpoint.best_metric", f"no evaluator gives {best!r}; it must be {known}")
     names = evaluators[key].metric_names()
     if names is not None and name not in names:
         known = ", ".join(f"{key}/{name}" for name in sorted(names)) or "no metric"
