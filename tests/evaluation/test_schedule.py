@@ -42,7 +42,9 @@ def made(best="", **evaluators):
 
 def evaluators(best="", **options):
     experiment = made(best, **options)
-    return Evaluators(experiment, Context(experiment, program(experiment, layout.make(experiment.parallelism)), experiment.data.task))
+    return Evaluators(
+        experiment, Context(experiment, program(experiment, layout.make(experiment.parallelism)), experiment.data.task)
+    )
 
 
 @pytest.mark.parametrize(("every", "steps"), [(0, [10]), (3, [3, 6, 9, 10]), (5, [5, 10]), (20, [10])])
