@@ -64,7 +64,7 @@ class Stack(nnx.Module):
           The last layer's `x`, and the layers' caches.
         """
         if caches is not None:
-            new = []
+            new: list[Any] = []
             for layer, cache in zip(self.each(lambda layer: layer), caches, strict=True):
                 x, cache = layer(x, cache, noise and noise.fold(len(new)), *of_rows, **shared)
                 new.append(cache)
