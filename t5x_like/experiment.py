@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from t5x_like import migrations, registry
-from t5x_like.checks import require_at_least, require_one_of, require_positive
+from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.sections import Choice, Choices, flatten, plain, section
 
@@ -203,7 +203,8 @@ class Experiment:
 
     Attributes:
       name: what the run is called in reports.
-      seed: the source of every random number.
+      seed: the source of every random number, from −2⁶³ to 2⁶³ − 1. First parameters and dropout follow from its lowest
+        32 bits, the order of the data from all.
       steps: optimizer updates in the whole run.
       model: the architecture, a family's table with overrides.
       objective: what is predicted.
@@ -234,6 +235,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps")
+        require_below(self, 1 << 31, "steps")  # which are counted in 32 bits
         self._check_batch()
         self.model.check_length(self.data.sequence_length)
         self.optimizer.schedule.check(self.steps)
