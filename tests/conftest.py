@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-_HASTE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+from t5x_like import compat
+
+_HASTE = compat.as_flags(compat.quick_compilation())
 # Read when JAX is imported or asked for its first device, so they are set before any test module is imported.
 _FOR_TESTS_ALONE = {
     "JAX_PLATFORMS": "cpu",
