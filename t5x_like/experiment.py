@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from t5x_like import migrations
 from t5x_like.checks import require_at_least, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.sections import Choice, Choices, flatten, plain, section
@@ -247,16 +248,20 @@ class Experiment:
 
     @classmethod
     def from_json(cls, text: str) -> "Experiment":
-        """Reads what `to_json` wrote."""
-        return cls.from_dict(json.loads(text))
+        """Reads what `to_json` wrote, in this schema or an earlier one.
+
+        Raises:
+          UserError: when it is of a newer schema.
+        """
+        return cls.from_dict(migrations.upgrade(json.loads(text)))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, every default spelled out."""
         return plain(self)
 
     def to_json(self) -> str:
-        """`to_dict` as indented JSON text."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        """The number of the schema and `to_dict`, as indented JSON text."""
+        return json.dumps({migrations.KEY: migrations.newest(), **self.to_dict()}, indent=2) + "\n"
 
 
 def differences(a: Experiment, b: Experiment) -> dict[str, tuple[Any, Any]]:

@@ -18,6 +18,7 @@ from t5x_like import variables
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.reading import initialize_from
 from t5x_like.checkpoint.store import CheckpointStore
+from t5x_like.data.id_bounds import bounded
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.distributed import agreement, exchange
 from t5x_like.distributed.interruption import Interruption
@@ -231,7 +232,8 @@ def open_corpus(experiment: Experiment) -> tuple[Any, dict[str, str]]:
     """What is trained on, by index or as a stream, and by field what decides what it holds."""
     data = experiment.data
     fingerprint = data.task.fingerprint(data.split, streamed=data.streaming)
-    return data.task.stream(data.split) if data.streaming else data.task.open(data.split), fingerprint
+    corpus = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
+    return bounded(corpus, experiment.model.vocab_size, data.task), fingerprint
 
 
 def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None, part: Share) -> Pipeline:
@@ -250,6 +252,7 @@ def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None, part:
         host_count=part.count,
         state=position,
         prefetch=data.prefetch,
+        vocab_size=experiment.model.vocab_size,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from t5x_like import registry
+from t5x_like import migrations, registry
 from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Experiment, differences
@@ -268,7 +268,7 @@ def test_json_there_and_back_is_the_same_experiment(values):
     built = experiment(**values)
     assert Experiment.from_json(built.to_json()) == built
     plain = built.to_dict()
-    assert plain == json.loads(built.to_json())
+    assert {"schema": migrations.newest(), **plain} == json.loads(built.to_json())
     assert Experiment.from_dict(plain).to_dict() == plain
     # Every default is spelled out, those of choices and presets too.
     assert plain["model"]["layers"] == 12

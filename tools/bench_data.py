@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-LENGTH, ROWS, LANES = 2048, 16, 16
+LENGTH, ROWS, LANES, VOCABULARY = 2048, 16, 16, 30_000
 ROW = 512  # tokens of a row where texts are tokenised on the way
 STEPS = {"10": 10, "10 thousand": 10_000, "10 million": 10_000_000}
 
@@ -37,9 +37,8 @@ def reading(corpus: Any, length: int = LENGTH, state: Any = None, **options: Any
     from t5x_like.data.pipeline import Pipeline
     from t5x_like.objectives.causal_lm import CausalLM
 
-    return Pipeline(
-        corpus, CausalLM(), sequence_length=length, batch_size=ROWS, lanes=LANES, seed=0, state=state, **options
-    )
+    shape = {"sequence_length": length, "batch_size": ROWS, "lanes": LANES, "vocab_size": VOCABULARY}
+    return Pipeline(corpus, CausalLM(), seed=0, state=state, **shape, **options)
 
 
 def indexed(seconds: float) -> float:
@@ -50,7 +49,7 @@ def indexed(seconds: float) -> float:
 
     rng = np.random.default_rng(0)
     lengths = rng.integers(50, 3000, 40_000)
-    tokens = rng.integers(3, 30_000, int(lengths.sum()), np.uint16)
+    tokens = rng.integers(3, VOCABULARY, int(lengths.sum()), np.uint16)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return speed(reading(Corpus.of(Documents(tokens, offsets, lengths))), seconds)
 

@@ -9,13 +9,12 @@ import numpy as np
 
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.documents import Corpus
+from t5x_like.data.id_bounds import TEXTS
 from t5x_like.data.packing import Batch, groups_of, record_length_of
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.data.stream import Stream, StreamedCorpus
 
-# The features that are text, with an encoder and without.
-TEXTS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "inputs", "targets")
 _SHIFTED = {"inputs": "targets", "decoder_input_tokens": "decoder_target_tokens"}
 
 _SAMPLE = 1000  # documents of each streamed component that are looked at
@@ -121,6 +120,7 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
         seed=experiment.seed,
         shuffle_window=data.shuffle_window,
         skip=data.skip,
+        vocab_size=experiment.model.vocab_size,
     )
     try:
         for _ in range(-(-rows // data.batch_size)):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t5x_like.data.documents import Corpus, Windows
+from t5x_like.data.id_bounds import BatchBound
 from t5x_like.data.indexed import IndexedReader
 from t5x_like.data.order import Sequential
 from t5x_like.data.packing import Batch, ExampleMaker
@@ -95,6 +96,7 @@ class Pipeline:
         host_count: int = 1,
         state: np.ndarray | None = None,
         prefetch: int = 4,
+        vocab_size: int | None = None,
     ) -> None:
         """Starts preparing batches.
 
@@ -111,12 +113,14 @@ class Pipeline:
           host_count: hosts that share the batch.
           state: where to go on, as the whole `Prepared.state` after the last batch; None begins.
           prefetch: batches prepared ahead.
+          vocab_size: the model's ids; a batch with others is refused. None checks none.
 
         Raises:
           ExperimentError: when batch, lanes and hosts do not divide.
         """
         _check_division(batch_size, lanes, host_count)
         self._maker = ExampleMaker(objective, sequence_length, seed)
+        self._bound = BatchBound(self._maker.features, vocab_size, corpus)
         own = lanes // host_count
         self._first, self._rows_per_lane = host_index * own, batch_size // lanes
         words = 2 if isinstance(corpus, Corpus) else StreamReader.words(corpus) + 1
@@ -182,6 +186,7 @@ class Pipeline:
             for row in range(number * self._rows_per_lane, (number + 1) * self._rows_per_lane):
                 laid, left_out = lane.fill(batch, row)
                 tokens, dropped = tokens + laid, dropped + left_out
+        self._bound.require(batch)
         batch["row"] = self._row_numbers
         state = np.zeros_like(self._state)
         for number, lane in enumerate(self._lanes, self._first):
@@ -203,6 +208,7 @@ def evaluation_batches(
     seed: int = 0,
     host_index: int = 0,
     host_count: int = 1,
+    vocab_size: int | None = None,
 ) -> Iterator[Batch]:
     """The split once, in order: every token in one row of one batch.
 
@@ -216,6 +222,7 @@ def evaluation_batches(
       seed: of the objective's randomness, which is the same each time.
       host_index: which host this is; it gets its contiguous part of each batch.
       host_count: hosts that share the batch.
+      vocab_size: as of `Pipeline`.
 
     Yields:
       Features as in `Prepared.batch`.
@@ -230,10 +237,11 @@ def evaluation_batches(
     lane = maker.lane(IndexedReader(windows, Sequential(len(windows)), stop=len(windows)))
     rows = batch_size // host_count
     own = slice(host_index * rows, (host_index + 1) * rows)
-    laid = 0
+    laid, bound = 0, BatchBound(maker.features, vocab_size, corpus)
     while not lane.ended():
         batch = maker.empty_batch(batch_size)
         laid += sum(lane.fill(batch, row)[0] for row in range(batch_size))
+        bound.require(batch)
         batch["row"] = np.arange(batch_size, dtype=np.int32)
         yield {name: values[own] for name, values in batch.items()}
     if not laid:

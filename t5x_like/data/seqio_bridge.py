@@ -16,6 +16,7 @@ import numpy as np
 
 from t5x_like import registry
 from t5x_like.data import sources
+from t5x_like.data.detokenization import text_of
 from t5x_like.data.documents import Component, Corpus, Documents, Sequences, Stage
 from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from t5x_like.data.stream import Stream, StreamedCorpus
@@ -213,9 +214,10 @@ class SeqioTask:
         try:
             dataset = self._dataset(task, split, shard)
             for number, example in enumerate(dataset.skip(start).as_numpy_iterator(), start):
+                place = f"record {number} of {task.name!r}"
                 if not self.features:
-                    yield number, example[self.feature]
-                elif len(sequences := self._joined(example)):
+                    yield number, self._checked(self.feature, example[self.feature], place)
+                elif len(sequences := self._joined(example, place)):
                     yield number, sequences
         except UserError:
             raise
@@ -257,30 +259,38 @@ class SeqioTask:
         """(tokens with one end, UTF-8 bytes of their text) of each example that has tokens."""
         for ids in examples:
             ids = self._end_once(ids)
-            yield ids, len(str(vocabulary.decode(ids[:-1].tolist())).encode())
+            yield ids, len(str(text_of(vocabulary, ids[:-1].tolist())).encode())
 
     def _sized(self, examples: Iterable[Sequences], vocabulary: Any) -> Iterator[tuple[Sequences, int]]:
         """Each example and the UTF-8 bytes of its features."""
         for example in examples:
-            texts = (vocabulary.decode(ids.tolist()) for ids in np.split(example.tokens, example.ends[:-1]))
+            texts = (text_of(vocabulary, ids.tolist()) for ids in np.split(example.tokens, example.ends[:-1]))
             yield example, sum(len(str(text).encode()) for text in texts)
 
-    def _joined(self, example: Mapping[str, np.ndarray]) -> Sequences:
+    def _joined(self, example: Mapping[str, np.ndarray], place: str) -> Sequences:
         """The features of an example, end to end."""
-        parts = [self._checked(name, example[name]) for name in self.features]
+        parts = [self._checked(name, example[name], place) for name in self.features]
         return Sequences(np.concatenate(parts), tuple(np.cumsum([len(part) for part in parts]).tolist()))
 
-    def _checked(self, name: str, ids: np.ndarray) -> np.ndarray:
+    def _checked(self, name: str, ids: np.ndarray, place: str) -> np.ndarray:
+        """Ids that the type in which they are kept can hold; whether the model can is for `id_bounds` to say."""
+        where = "data.task.features" if self.features else "data.task.feature"
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-            where = "data.task.features" if self.features else "data.task.feature"
             raise ExperimentError(
                 where, f"{name!r} is {ids.dtype.name} of {ids.ndim} dimensions; it must be a list of token ids"
+            )
+        most = np.iinfo(self._vocabulary.dtype).max
+        if len(ids) and not 0 <= ids.min() <= ids.max() <= most:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise ExperimentError(
+                where,
+                f"{name!r} of {place} has the id {wrong}, and its vocabulary's ids are at least 0 and below"
+                f" {self._vocabulary.size}; mend the task, or the vocabulary of its feature",
             )
         return ids
 
     def _end_once(self, ids: np.ndarray) -> np.ndarray:
         """An example's tokens without padding, and with one end."""
-        ids = self._checked(self.feature, ids)
         text = np.flatnonzero((ids != PAD_ID) & (ids != self._vocabulary.eos_id))
         return np.append(ids[: text[-1] + 1] if len(text) else ids[:0], self._vocabulary.eos_id)
 

@@ -217,7 +217,7 @@ class TextTask:
         return {
             f"{_WHERE}.path": self._corpus.stamp() if streamed else self._corpus_digest,
             f"{_WHERE}.format": json.dumps(self._corpus.settings()),
-            f"{_WHERE}.tokenizer": self._vocabulary.digest,
+            f"{_WHERE}.tokenizer": self._vocabulary.identity,
             f"{_WHERE}.splits.{split}": json.dumps(dataclasses.asdict(self.rule(split))),
             **self._cleaner.fingerprint(f"{_WHERE}.cleaning"),
         }

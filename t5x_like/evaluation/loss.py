@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from t5x_like.data.id_bounds import bounded
 from t5x_like.data.pipeline import evaluation_batches
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context, Findings
@@ -51,7 +52,7 @@ class RunningLoss:
     def __init__(self, options: LossEvaluator, context: Context) -> None:
         """Opens the split and compiles nothing yet."""
         self.options, self.context = options, context
-        split = context.task.open(options.split)
+        split = bounded(context.task.open(options.split), context.experiment.model.vocab_size, context.task)
         self.corpus = split.sampled(options.tokens) if options.tokens else split
         self.sums = jax.jit(self._sums)
 
@@ -68,6 +69,7 @@ class RunningLoss:
             seed=experiment.seed,
             host_index=part.index,
             host_count=part.count,
+            vocab_size=experiment.model.vocab_size,
         )
         for batch in batches:
             added = self.sums(state["parameters"], state["model_state"], place(batch, layout))

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_like.models import context, cudnn, kernels
+from t5x_like.kernels import attention as kernels
+from t5x_like.kernels.attention import AttentionSpec, Prepared
+from t5x_like.kernels.barrier import materialize
+from t5x_like.models import context
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
@@ -19,9 +22,6 @@ from t5x_like.models.rope import Rotation, rotate, rotate_heads
 from t5x_like.parallel import layout
 
 QUERIES, KEYS = ("batch", "act_heads", "length", None), ("batch", "act_kv", "length", None)  # as a kernel has them
-
-BLOCK = 128  # queries whose scores are computed at once, against no key that is later than all of them
-MASKED = -1e30  # large and finite: a row of padding attends to nothing in particular, and stays free of NaN
 
 
 class Cache(NamedTuple):
@@ -36,165 +36,43 @@ class Cache(NamedTuple):
     value_bske: jax.Array
 
 
-def packed_mask(
+def packed(
+    options: Transformer,
     segment_ids_bt: jax.Array,
     positions_bt: jax.Array,
-    options: Transformer | None = None,
     *,
     biased: bool = False,
     causal: bool = True,
-) -> jax.Array | kernels.Segments | cudnn.Runs:
-    """Who may attend to whom in packed rows: the same segment, and what of it `within` lets be seen.
+) -> Prepared:
+    """The self-attention of packed rows: who computes it, and what it needs to know of the segments.
 
     Args:
+      options: of the model.
       segment_ids_bt: int32 [batch, length].
       positions_bt: int32 [batch, length], each token's place in its segment.
-      options: of the model; without them no GPU's kernel is used, and a segment is seen at any distance.
       biased: whether something is added to the scores.
       causal: whether no later token is seen.
-
-    Returns:
-      bool [batch, length, length], or, where a kernel makes it up as it goes, what that needs to know; no kernel adds a
-      bias to the scores.
     """
-    if not biased and kernels.has_splash(segment_ids_bt.shape[1]):
-        return kernels.Segments(segment_ids_bt)
-    if not biased and options is not None and cudnn.can_attend(options, causal=causal):
-        return cudnn.runs(segment_ids_bt)
-    window = 0 if options is None else options.window
-    together_bts = same_segment(segment_ids_bt, segment_ids_bt)
-    if not causal and not window:
-        return together_bts
-    return together_bts & within(positions_bt[:, :, None] - positions_bt[:, None, :], causal=causal, window=window)
+    rows, length = segment_ids_bt.shape
+    spec = _spec(options, rows, length, length, causal=causal, window=options.window, packed=True, bias=biased)
+    return kernels.packed(spec, segment_ids_bt, positions_bt)
 
 
-def within(distances: jax.Array, *, causal: bool, window: int) -> jax.Array:
-    """Which keys a query sees of its own segment: bool, of the shape of `distances`.
-
-    Args:
-      distances: integers, the place of the query less that of the key.
-      causal: whether no later key is seen.
-      window: the farthest distance that is seen; 0 for any.
-    """
-    seen = distances >= 0 if causal else jnp.ones_like(distances, bool)
-    return seen & (jnp.abs(distances) <= window) if window else seen
-
-
-def same_segment(query_ids_bt: jax.Array, key_ids_bs: jax.Array) -> jax.Array:
-    """Bool [batch, queries, keys], from the segments of queries and keys, which may be of two sequences."""
-    return query_ids_bt[:, :, None] == key_ids_bs[:, None, :]
-
-
-def attend(
-    q_bthe: jax.Array,
-    k_bske: jax.Array,
-    v_bske: jax.Array,
-    mask_bts: jax.Array,
-    bias_hts: jax.Array | None = None,
-    *,
-    causal: bool = False,
-    window: int = 0,
-    soft_cap: float = 0.0,
-    scaled: bool = True,
-) -> jax.Array:
-    """Dot-product attention (Vaswani et al. 2017, eq. 1) with grouped heads (Ainslie et al. 2023).
-
-    The scores and their softmax are float32.
-
-    Args:
-      q_bthe: [batch, queries, heads, head width].
-      k_bske: [batch, keys, key-value heads, head width]; the heads are a multiple of the key-value heads.
-      v_bske: likewise.
-      mask_bts: bool [batch, queries, keys], true where a query may look.
-      bias_hts: float32 [heads, queries, keys], or one for each row with a leading axis of the batch, added to the
-        scores; None adds nothing.
-      causal: whether the mask lets no query look at a later key: the keys after a block of queries are then left out.
-      window: how far from its own place in the row the mask lets a query look; 0 for any distance. Of queries and keys
-        of the same row, the keys that are farther from all of a block of queries are then left out.
-      soft_cap: c, where the scores, bias included, become c·tanh(score / c) before the mask; 0 for no such c.
-      scaled: whether the products are divided by the root of the head width.
-
-    Returns:
-      [batch, queries, heads, head width] in the dtype of `q_bthe`.
-    """
-    b, t, h, e = q_bthe.shape
-    k = k_bske.shape[2]
-    # Heads before length, so that each product is over whole matrices [length, head width].
-    q_bkgte = (q_bthe * e**-0.5 if scaled else q_bthe).reshape(b, t, k, h // k, e).transpose(0, 2, 3, 1, 4)
-    k_bkse, v_bkse = k_bske.transpose(0, 2, 1, 3), v_bske.transpose(0, 2, 1, 3)
-    bias_kgts = None
-    if bias_hts is not None:
-        bias_kgts = bias_hts.reshape(*bias_hts.shape[:-3], k, h // k, *bias_hts.shape[-2:])
-
-    def block(start: int, stop: int) -> jax.Array:
-        first = max(start - window, 0) if window else 0
-        last = stop if causal else min(stop + window, t) if window else k_bkse.shape[2]
-        q_block, mask_block = q_bkgte[..., start:stop, :], mask_bts[:, start:stop, first:last]
-        bias_block = None if bias_kgts is None else bias_kgts[..., start:stop, first:last]
-        return _mix(q_block, k_bkse[:, :, first:last], v_bkse[:, :, first:last], mask_block, bias_block, soft_cap)
-
-    size = BLOCK if (causal or window) and t % BLOCK == 0 else t
-    mixed_bkgte = jnp.concatenate([block(start, start + size) for start in range(0, t, size)], axis=3)
-    return mixed_bkgte.transpose(0, 3, 1, 2, 4).reshape(b, t, h, e)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _mix(
-    q_bkgte: jax.Array,
-    k_bkse: jax.Array,
-    v_bkse: jax.Array,
-    mask_bts: jax.Array,
-    bias_kgts: jax.Array | None,
-    soft_cap: float,
-) -> jax.Array:
-    """The values, weighted by the softmax of the products of queries and keys and the bias: [b, k, g, t, e]."""
-    return _mix_forward(q_bkgte, k_bkse, v_bkse, mask_bts, bias_kgts, soft_cap)[0]
-
-
-def _mix_forward(
-    q_bkgte: jax.Array,
-    k_bkse: jax.Array,
-    v_bkse: jax.Array,
-    mask_bts: jax.Array,
-    bias_kgts: jax.Array | None,
-    soft_cap: float,
-) -> tuple[Any, Any]:
-    scores = jnp.einsum("bkgte,bkse->bkgts", q_bkgte, k_bkse, preferred_element_type=jnp.float32)
-    if bias_kgts is not None:
-        scores = scores + bias_kgts
-    slope = None
-    if soft_cap:
-        bent = jnp.tanh(scores / soft_cap)
-        scores, slope = soft_cap * bent, (1 - bent**2).astype(q_bkgte.dtype)
-    scores = jnp.where(mask_bts[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q_bkgte.dtype)
-    mixed_bkgte = jnp.einsum("bkgts,bkse->bkgte", weights, v_bkse)
-    # A tree without arrays, of those every residual would be made one: empty for one bias, longer for one of each row.
-    has_bias = None if bias_kgts is None else ((),) * (bias_kgts.ndim - 4)
-    return mixed_bkgte, (q_bkgte, k_bkse, v_bkse, weights, slope, mixed_bkgte, has_bias)
-
-
-def _mix_backward(soft_cap: float, residuals: Any, grad_bkgte: jax.Array) -> tuple[jax.Array | None, ...]:
-    """The softmax's own gradient needs Σ_s weight · gradient, which is Σ_e mixed · gradient (Dao et al. 2022, B.4).
-
-    That sum is over a head's width and not over all keys, and where the mask is needs no look: weights there are 0.
-    """
-    q_bkgte, k_bkse, v_bkse, weights, slope, mixed_bkgte, has_bias = residuals
-    wide = jnp.float32
-    grad_v = jnp.einsum("bkgts,bkgte->bkse", weights, grad_bkgte)
-    grad_weights = jnp.einsum("bkgte,bkse->bkgts", grad_bkgte, v_bkse, preferred_element_type=wide)
-    mean_bkgt1 = (grad_bkgte.astype(wide) * mixed_bkgte.astype(wide)).sum(-1, keepdims=True)
-    grad_wide = weights.astype(wide) * (grad_weights - mean_bkgt1)
-    if slope is not None:
-        grad_wide = grad_wide * slope.astype(wide)
-    grad_bias = None if has_bias is None else grad_wide if has_bias else grad_wide.sum(0)
-    grad_scores = grad_wide.astype(q_bkgte.dtype)
-    grad_q = jnp.einsum("bkgts,bkse->bkgte", grad_scores, k_bkse)
-    grad_k = jnp.einsum("bkgts,bkgte->bkse", grad_scores, q_bkgte)
-    return grad_q, grad_k, grad_v, None, grad_bias
-
-
-_mix.defvjp(_mix_forward, _mix_backward)
+def _spec(options: Transformer, rows: int, queries: int, keys: int, **rest: Any) -> AttentionSpec:
+    o = options
+    return AttentionSpec(
+        queries=queries,
+        keys=keys,
+        heads=o.heads,
+        kv_heads=o.kv_heads,
+        head_dim=o.head_dim,
+        dtype=o.dtype,
+        scale=o.head_dim**-0.5 if o.scaled_attention else 1.0,
+        soft_cap=o.soft_cap,
+        rows=rows,
+        documents_per_row=layout.current().documents_per_row,
+        **rest,
+    )
 
 
 def write(cache_bske: jax.Array, new_btke: jax.Array, slot: jax.Array) -> jax.Array:
@@ -214,7 +92,7 @@ def write(cache_bske: jax.Array, new_btke: jax.Array, slot: jax.Array) -> jax.Ar
 
 
 class Attention(nnx.Module):
-    """Query, key, value and output projections around `attend`."""
+    """Query, key, value and output projections around an attention backend."""
 
     def __init__(self, options: Transformer, rngs: nnx.Rngs, *, causal: bool) -> None:
         """Builds the projections of one layer; `causal` says that no mask it is given shows a later token."""
@@ -231,7 +109,7 @@ class Attention(nnx.Module):
         self,
         x_btd: jax.Array,
         rotation: Rotation | None,
-        mask_bts: jax.Array | kernels.Segments | cudnn.Runs,
+        mask: jax.Array | Prepared,
         noise: Noise | None,
         cache: Cache | None = None,
         slot: jax.Array | None = None,
@@ -247,8 +125,8 @@ class Attention(nnx.Module):
         Returns:
           [batch, length, embed], and the cache with the new tokens in it.
         """
-        if isinstance(mask_bts, kernels.Segments):
-            return dropout(self._by_kernel(x_btd, rotation, mask_bts, noise), self.options.dropout, noise), None
+        if isinstance(mask, Prepared) and mask.backend.heads_first:
+            return dropout(self._heads_first(x_btd, rotation, mask, noise), self.options.dropout, noise), None
         o = self.options
         b, t, _ = x_btd.shape
         q_bthe = self.query(x_btd).reshape(b, t, o.heads, o.head_dim)
@@ -269,22 +147,9 @@ class Attention(nnx.Module):
         v_bske = self._drop_weights(v_bske, noise)
         if cache is None:
             q_bthe, k_bske, v_bske = context.whole_rows(q_bthe, k_bske, v_bske)
-        if isinstance(mask_bts, cudnn.Runs):
-            mixed_bthe = cudnn.attention(q_bthe, k_bske, v_bske, mask_bts, causal=self.causal, window=o.window)
-        else:
-            own = cache is None and memory_bsd is None  # queries and keys are of the same row
-            mixed_bthe = attend(
-                q_bthe,
-                k_bske,
-                v_bske,
-                mask_bts,
-                bias_hts,
-                causal=self.causal and own,
-                window=o.window if own else 0,
-                soft_cap=o.soft_cap,
-                scaled=o.scaled_attention,
-            )
-            mixed_bthe = checkpoint_name(mixed_bthe, kernels.RESIDUAL)
+        if not isinstance(mask, Prepared):
+            mask = kernels.masked(_spec(o, b, t, k_bske.shape[1], mask=True, bias=bias_hts is not None), mask)
+        mixed_bthe = mask.attend(q_bthe, k_bske, v_bske, bias_hts)
         mixed_bthe = context.own_tokens(mixed_bthe)
         return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache
 
@@ -299,14 +164,14 @@ class Attention(nnx.Module):
             return v_bske
         return v_bske * dropout(jnp.ones((*v_bske.shape[:3], 1), v_bske.dtype), self.options.dropout, noise.fold(0))
 
-    def _by_kernel(
-        self, x_btd: jax.Array, rotation: Rotation | None, segments: kernels.Segments, noise: Noise | None
+    def _heads_first(
+        self, x_btd: jax.Array, rotation: Rotation | None, prepared: Prepared, noise: Noise | None
     ) -> jax.Array:
         """The same with heads before length throughout, so that what is saved is what the kernel takes."""
         o = self.options
         q_bhte = self.query.to_heads(x_btd, o.heads)
         k_bkte = self.key.to_heads(x_btd, o.kv_heads)
-        x_btd, q_bhte = kernels.written((x_btd, q_bhte))  # the third gather waits for the first product
+        x_btd, q_bhte = materialize((x_btd, q_bhte))  # the third gather waits for the first product
         v_bkte = self.value.to_heads(x_btd, o.kv_heads)
         if rotation is not None:
             q_bhte, k_bkte = rotate_heads(q_bhte, rotation), rotate_heads(k_bkte, rotation)
@@ -315,10 +180,9 @@ class Attention(nnx.Module):
         k_bkte, v_bkte = constrain(k_bkte, KEYS), constrain(v_bkte, KEYS)
         q_bhte, k_bkte, v_bkte = (checkpoint_name(each, "qkv") for each in (q_bhte, k_bkte, v_bkte))
         v_bkte = self._drop_weights(v_bkte.swapaxes(1, 2), noise).swapaxes(1, 2)
-        splash = partial(kernels.splash, causal=self.causal, window=o.window, soft_cap=o.soft_cap)
         if not context.is_shared():
-            return self.output.from_heads(splash(q_bhte, k_bkte, v_bkte, segments))
+            return self.output.from_heads(prepared.attend(q_bhte, k_bkte, v_bkte))
         whole = context.whole_rows(*(each.swapaxes(1, 2) for each in (q_bhte, k_bkte, v_bkte)))
         q_bhte, k_bkte, v_bkte = (each.swapaxes(1, 2) for each in whole)
-        mixed_bhte = splash(q_bhte, k_bkte, v_bkte, segments)
+        mixed_bhte = prepared.attend(q_bhte, k_bkte, v_bkte)
         return self.output.from_heads(context.own_tokens(mixed_bhte.swapaxes(1, 2)).swapaxes(1, 2))

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_like.kernels.attention import Prepared
+from t5x_like.kernels.barrier import materialize
+from t5x_like.kernels.xla import within
 from t5x_like.models import stream
 from t5x_like.models.architecture import Transformer
-from t5x_like.models.attention import Attention, Cache, packed_mask, within
-from t5x_like.models.cudnn import Runs
+from t5x_like.models.attention import Attention, Cache, packed
 from t5x_like.models.dropout import Noise, dropout
-from t5x_like.models.kernels import Segments, written
 from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.mlp import FUNCTIONS, MLP
 from t5x_like.models.moe import Experts
@@ -62,7 +63,7 @@ class Block(nnx.Module):
         cache: Any,
         noise: Noise | None,
         rotation: Rotation | None,
-        mask_bts: jax.Array | Segments | Runs,
+        mask: jax.Array | Prepared,
         memory: Memory | None = None,
         *,
         slot: jax.Array | None = None,
@@ -71,7 +72,7 @@ class Block(nnx.Module):
         """[batch, length, embed] → the same, and this layer's cache: a `Cache`, or with a memory a pair of them."""
         own, remembered = cache if cache is not None and self.cross is not None else (cache, None)
         read_btd = stream.entered(self._before(self.attention_norm, x_btd))
-        mixed, own = self.attention(read_btd, rotation, mask_bts, noise and noise.fold(0), own, slot, bias_hts)
+        mixed, own = self.attention(read_btd, rotation, mask, noise and noise.fold(0), own, slot, bias_hts)
         x_btd = stream.placed(self._after(self.attention_norm, x_btd + stream.added(mixed)))
         if self.cross is not None and self.cross_norm is not None and memory is not None:
             states_bsd, mask_bts = memory
@@ -91,7 +92,7 @@ class Block(nnx.Module):
 
     def _before(self, norm: Norm, x_btd: jax.Array) -> jax.Array:
         """What a part reads."""
-        return x_btd if self.post else written(norm(x_btd))
+        return x_btd if self.post else materialize(norm(x_btd))
 
     def _after(self, norm: Norm, x_btd: jax.Array) -> jax.Array:
         """What the next part reads, or adds to."""
@@ -148,9 +149,9 @@ class Decoder(nnx.Module):
         length = tokens_bt.shape[1]
         bias_hts = None if self.bias is None else self.bias(length, length)
         o = self.options
-        mask_bts = packed_mask(segment_ids_bt, positions_bt, o, biased=bias_hts is not None, causal=o.causal)
+        mask = packed(o, segment_ids_bt, positions_bt, biased=bias_hts is not None, causal=o.causal)
         inside = noise and noise.fold(1)
-        x_btd, _ = self.blocks(x_btd, None, inside, self._rotation(positions_bt), mask_bts, memory, bias_hts=bias_hts)
+        x_btd, _ = self.blocks(x_btd, None, inside, self._rotation(positions_bt), mask, memory, bias_hts=bias_hts)
         return self._finish(x_btd, noise)
 
     def head_table(self) -> jax.Array:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from t5x_like.models import stream
 from t5x_like.models.architecture import Transformer
-from t5x_like.models.attention import Cache, packed_mask
+from t5x_like.models.attention import Cache, packed
 from t5x_like.models.decoder import Block, Decoder, Memory, only, stream_norm
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.relative import RelativeBias
@@ -40,8 +40,8 @@ class Encoder(nnx.Module):
         """Embedded tokens to final states, both [batch, inputs, embed]."""
         o, length = self.options, x_bsd.shape[1]
         bias_hss = None if self.bias is None else self.bias(length, length)
-        mask_bss = packed_mask(segment_ids_bs, positions_bs, o, biased=bias_hss is not None, causal=False)
-        x_bsd, _ = self.blocks(x_bsd, None, noise and noise.fold(0), rotation, mask_bss, bias_hts=bias_hss)
+        mask = packed(o, segment_ids_bs, positions_bs, biased=bias_hss is not None, causal=False)
+        x_bsd, _ = self.blocks(x_bsd, None, noise and noise.fold(0), rotation, mask, bias_hts=bias_hss)
         x_bsd = x_bsd if self.norm is None else self.norm(x_bsd)
         x_bsd = dropout(x_bsd, o.dropout if o.dropout_inside else 0.0, noise and noise.fold(1))
         return stream.entered(x_bsd)

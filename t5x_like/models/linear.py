@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.models import kernels, lookup, quantized, shared
+from t5x_like.models import lookup, quantized, shared
 from t5x_like.models.parameters import parameter
 from t5x_like.parallel import layout
 
@@ -92,7 +92,7 @@ class Linear(nnx.Module):
     def is_shared(self) -> bool:
         """Whether the products are those of `shared`: on TPUs, of whole rows, in the computation's dtype."""
         whole = layout.current().divisor("length") == 1
-        return kernels.platform() == "tpu" and whole and self.quantization == "none"
+        return layout.current().platform == "tpu" and whole and self.quantization == "none"
 
     def to_heads(self, x_btd: jax.Array, heads: int) -> jax.Array:
         """[batch, length, inputs] → [batch, heads, length, outputs / heads], for an attention kernel."""

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from t5x_like.models import kernels
 from t5x_like.parallel import layout, scatter
 
 # A table up to this size, in the computation's dtype, is better gathered whole.
@@ -34,7 +33,7 @@ def goes_round(shape: tuple[int, ...], axes: tuple[str, str], dtype: jnp.dtype) 
       dtype: of the computation.
     """
     setting = layout.current()
-    if setting.mesh is None or kernels.platform() != "tpu" or shape[0] * shape[1] * dtype.itemsize <= WHOLE_BYTES:
+    if setting.mesh is None or setting.platform != "tpu" or shape[0] * shape[1] * dtype.itemsize <= WHOLE_BYTES:
         return False
     return len(setting.cut(axes[1])) == 1 and setting.mesh.size == setting.divisor("batch")
 

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 from flax import nnx
 
-from t5x_like.models import kernels
+from t5x_like.kernels.barrier import materialize
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Linear
@@ -37,9 +37,9 @@ class MLP(nnx.Module):
         """[batch, length, embed] → [batch, length, embed]; `noise` drops hidden units, where the model has that."""
         function = FUNCTIONS[self.activation]
         if self.gate is None:
-            hidden_btf = function(kernels.written(self.up(x_btd)))
+            hidden_btf = function(materialize(self.up(x_btd)))
         else:
-            gate_btf, up_btf = kernels.written((self.gate(x_btd), self.up(x_btd)))
+            gate_btf, up_btf = materialize((self.gate(x_btd), self.up(x_btd)))
             hidden_btf = function(gate_btf) * up_btf
         hidden_btf = layout.current().constrain(hidden_btf, ("batch", "length", "act_mlp"))
-        return kernels.written(self.down(dropout(hidden_btf, self.dropout, noise)))
+        return materialize(self.down(dropout(hidden_btf, self.dropout, noise)))

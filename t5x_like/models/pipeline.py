@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from t5x_like.models import cudnn, routing
+from t5x_like.kernels.attention import Prepared
+from t5x_like.models import routing
 from t5x_like.models.dropout import Noise
 from t5x_like.parallel import layout
 from t5x_like.parallel.layout import Layout
@@ -76,7 +77,7 @@ def run(
     setting = layout.current()
     copies = tuple(axis for axis in setting.stage_axes if axis != "stage")
     own_rows = PartitionSpec("stage", None, copies or None)
-    given = Given(x, noise and noise.row_b, routing.weights(), tuple(map(_undescribed, of_rows)))
+    given = Given(x, noise and noise.row_b, routing.weights(), tuple(map(_by_row, of_rows)))
     given = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape[1:])), given)
     placed = jax.shard_map(
         partial(_stage, layers, schedule, infos),
@@ -129,7 +130,7 @@ def _stage(
         indices = (work.round * schedule.stages + stage) * group + jnp.arange(group)
         noise = None if key is None else Noise(key, mine.row_b)
         with routing.nested(mine.weights_bt):
-            x, noted = layers(x, own, indices, noise, tuple(map(_described, mine.arguments)), shared)
+            x, noted = layers(x, own, indices, noise, tuple(map(_again, mine.arguments)), shared)
         noted = {name: jnp.where(work.is_real, sums, 0) for name, sums in noted.items()}
         return jax.lax.ppermute(x, "stage", onward), (x, noted)
 
@@ -146,19 +147,15 @@ def _entry(stacked: jax.Array, index: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(stacked, index, keepdims=False) if len(stacked) > 1 else stacked[0]
 
 
-# cuDNN's description of packed rows is of all rows that a device has at once: a microbatch's is another one.
+# What a kernel is told of packed rows may be of all rows that a device has at once; a microbatch's is made anew.
 
 
-def _undescribed(argument: Any) -> Any:
-    return argument._replace(lengths_bn=None, offsets_bm=None, count_b=None) if _is_runs(argument) else argument
+def _by_row(argument: Any) -> Any:
+    return argument.by_row() if isinstance(argument, Prepared) else argument
 
 
-def _described(argument: Any) -> Any:
-    return cudnn.runs(argument.segment_ids_bt) if _is_runs(argument) else argument
-
-
-def _is_runs(argument: Any) -> bool:
-    return isinstance(argument, cudnn.Runs)
+def _again(argument: Any) -> Any:
+    return argument.again() if isinstance(argument, Prepared) else argument
 
 
 # --- Between the stages and what is around them ---------------------------------------------------------------------

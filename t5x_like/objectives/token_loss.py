@@ -15,7 +15,6 @@ from t5x_like.checks import require_one_of
 from t5x_like.errors import ExperimentError
 from t5x_like.losses import cross_entropy_saved as cross_entropy_kept
 from t5x_like.losses.cross_entropy import auto_chunk, cross_entropy
-from t5x_like.models import kernels
 from t5x_like.objectives.base import Loss, Role
 from t5x_like.parallel import layout
 
@@ -130,7 +129,7 @@ class TokenLoss:
         if self.chunk:
             return {"chunk": self.chunk}
         chunk = chunk_of(tokens, vocab)
-        if not chunk or not keeps or kernels.platform() != "tpu":
+        if not chunk or not keeps or layout.current().platform != "tpu":
             return {"chunk": chunk}
         shares, tokens, vocab = _held(tokens, vocab)
         fitting = cross_entropy_kept.fitting(tokens, vocab, itemsize)
