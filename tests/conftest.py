@@ -17,7 +17,7 @@ _FOR_TESTS_ALONE = {
     # Tests are bound by compilation, so the compiler is told to hurry.
     "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {_HASTE}",
     "NPROC": "512",  # threads for eight devices to meet: see startup.COLLECTIVE_THREADS
-    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
     # Most of the time goes into compiling what the last run compiled too. With a limit on its size JAX locks the
     # cache, which the workers of pytest-xdist share.
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "d" / "jax"),
@@ -71,6 +71,13 @@ def small_disk(tmp_path):
         pytest.skip(sentence)
     yield tmp_path
     subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def pytest_configure() -> None:
+    """Keeps programs that would hang on eight host devices out of the compilation cache."""
+    from t5x_like.parallel import collective_order
+
+    collective_order.keep()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
