@@ -151,6 +151,8 @@ class Journal:
         }
         if counts.cleaned_fraction is not None:
             line["data/cleaned_fraction"] = counts.cleaned_fraction
+        if counts.broken:
+            line["data/broken_records"] = counts.broken
         if rates.steps:
             speed = self.flops_per_step * rates.steps_per_second
             share = mfu(speed, jax.devices(), self._dtype)

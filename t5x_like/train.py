@@ -18,8 +18,7 @@ from t5x_like import variables
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.reading import initialize_from
 from t5x_like.checkpoint.store import CheckpointStore
-from t5x_like.data.id_bounds import bounded
-from t5x_like.data.pipeline import Pipeline
+from t5x_like.data.batches import Feed
 from t5x_like.distributed import agreement, exchange
 from t5x_like.distributed.interruption import Interruption
 from t5x_like.errors import ExperimentError
@@ -108,7 +107,8 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
         part = share(placed, experiment.data.batch_size)
         check(experiment, placed, part)
-        corpus, fingerprint = open_corpus(experiment)
+        source = experiment.data.source.open(experiment)
+        fingerprint = dict(source.fingerprint)
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
         agree(experiment, workdir, fingerprint, store, job.modules)
         run = program(experiment, placed)
@@ -118,7 +118,8 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         state, position, before = begin(experiment, run, store, fingerprint)
         start = int(state["step"])
         journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, start, job.show)))
-        batches = stack.enter_context(contextlib.closing(feed(experiment, corpus, position, part)))
+        feed = Feed(run, part.index, part.count, position)
+        batches = stack.enter_context(contextlib.closing(source.start(feed)))
         interruption, pulse = stack.enter_context(Interruption()), Pulse(part.index, late=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
         take_step = step_of(experiment, run, job, journal)
@@ -127,6 +128,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
 
         # --- Loop ---------------------------------------------------------------------------------------------------
         for number in range(start + 1, experiment.steps + 1):
+            batches.observe(number - 1, state)
             with profile.around(number):
                 with journal.throughput.waiting():
                     batch, position, counts = next(batches)
@@ -191,6 +193,8 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
     divisibility.require(placed, model, data.sequence_length)
     divisibility.require_stages(placed, model, rows)
     vocabulary = data.task.vocabulary()
+    if vocabulary is None:  # records that are no text
+        return
     if hasattr(experiment.objective, "check_vocabulary"):
         experiment.objective.check_vocabulary(vocabulary)
     pieces = max(vocabulary.size, getattr(experiment.objective, "vocab_size", 0))
@@ -222,37 +226,6 @@ def agree(
             "data": "give every host the same corpus",
             "commits": "--workdir must be a directory that all hosts share",
         },
-    )
-
-
-# --- What goes in -----------------------------------------------------------------------------------------------------
-
-
-def open_corpus(experiment: Experiment) -> tuple[Any, dict[str, str]]:
-    """What is trained on, by index or as a stream, and by field what decides what it holds."""
-    data = experiment.data
-    fingerprint = data.task.fingerprint(data.split, streamed=data.streaming)
-    corpus = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
-    return bounded(corpus, experiment.model.vocab_size, data.task), fingerprint
-
-
-def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None, part: Share) -> Pipeline:
-    """This process's rows of every global batch from a position on; None is the start."""
-    data = experiment.data
-    return Pipeline(
-        corpus,
-        experiment.objective,
-        sequence_length=data.sequence_length,
-        batch_size=data.batch_size,
-        lanes=data.lanes,
-        seed=experiment.seed,
-        shuffle_window=data.shuffle_window,
-        skip=[(begin, end) for begin, end in data.skip],
-        host_index=part.index,
-        host_count=part.count,
-        state=position,
-        prefetch=data.prefetch,
-        vocab_size=experiment.model.vocab_size,
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
+from t5x_like.data.evaluation import EvaluationReader
 from t5x_like.data.id_bounds import bounded
-from t5x_like.data.pipeline import evaluation_batches
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context, Findings
 from t5x_like.objectives.base import Batch
@@ -54,24 +54,27 @@ class RunningLoss:
         self.options, self.context = options, context
         split = bounded(context.task.open(options.split), context.experiment.model.vocab_size, context.task)
         self.corpus = split.sampled(options.tokens) if options.tokens else split
-        self.sums = jax.jit(self._sums)
-
-    def run(self, state: State, step: int) -> Findings:
-        """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
-        experiment, layout, totals = self.context.experiment, self.context.program.layout, None
-        rows = self.options.batch_size or experiment.data.batch_size
-        part = share(layout, rows)
-        batches = evaluation_batches(
+        experiment = context.experiment
+        rows = options.batch_size or experiment.data.batch_size
+        part = share(context.program.layout, rows)
+        self.reader = EvaluationReader(
             self.corpus,
-            self.context.program.objective,
+            context.program.objective,
             sequence_length=experiment.data.sequence_length,
             batch_size=rows,
             seed=experiment.seed,
             host_index=part.index,
             host_count=part.count,
+            prefetch=experiment.data.prefetch,
+            workers=experiment.data.workers,
             vocab_size=experiment.model.vocab_size,
         )
-        for batch in batches:
+        self.sums = jax.jit(self._sums)
+
+    def run(self, state: State, step: int) -> Findings:
+        """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
+        layout, totals = self.context.program.layout, None
+        for batch in self.reader.batches():
             added = self.sums(state["parameters"], state["model_state"], place(batch, layout))
             totals = added if totals is None else jax.tree.map(jax.numpy.add, totals, added)
         sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
