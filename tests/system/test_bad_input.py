@@ -163,7 +163,12 @@ def test_a_diverged_run_stops_and_keeps_its_commits(run):
 
 def test_a_full_disk_ends_a_run_that_can_go_on(small_disk, hasty_environment):
     program = Program(small_disk, hasty_environment)
-    few = ("--config.checkpoint.keep=1000", "--config.checkpoint.every=1", "--config.evaluators={}")
+    few = (
+        "--config.checkpoint.keep=1000",
+        "--config.checkpoint.every=1",
+        "--config.evaluators={}",
+        "--config.checkpoint.best_metric=",
+    )
     _, err = program.train(small_disk / "run", *few, "--config.steps=1000", "--config.model.vocab_size=9000", status=2)
     assert "error: " in err and "space" in err.splitlines()[-1] and "Traceback" not in err
     steps = sorted(int(path.name) for path in (small_disk / "run" / "checkpoints").iterdir() if path.name.isdigit())
