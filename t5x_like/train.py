@@ -16,7 +16,6 @@ from etils import epath
 
 from t5x_like import variables
 from t5x_like.checkpoint import workdir as files
-from t5x_like.checkpoint.reading import initialize_from
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.data.id_bounds import bounded
 from t5x_like.data.pipeline import Pipeline
@@ -25,6 +24,7 @@ from t5x_like.distributed.interruption import Interruption
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context
 from t5x_like.experiment import Experiment
+from t5x_like.initialization import Initialization, initialization
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.parallel import divisibility, executables, layout
 from t5x_like.parallel.placement import Share, batch_shapes, place, share
@@ -114,8 +114,9 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         run = program(experiment, placed)
         context = Context(experiment, run, experiment.data.task)
         evaluators = {key: options.start(context) for key, options in experiment.evaluators.items()}
+        first = initialization(experiment, run, fingerprint) if store.latest() is None else None
         describe(experiment, run, workdir)
-        state, position, before = begin(experiment, run, store, fingerprint)
+        state, position, before = begin(run, store, fingerprint, first)
         start = int(state["step"])
         journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, start, job.show)))
         batches = stack.enter_context(contextlib.closing(feed(experiment, corpus, position, part)))
@@ -123,7 +124,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
         take_step = step_of(experiment, run, job, journal)
         commits = Commits(experiment, store, fingerprint, before, began)
-        announce(experiment, job, journal, start)
+        announce(experiment, job, journal, start, first)
 
         # --- Loop ---------------------------------------------------------------------------------------------------
         for number in range(start + 1, experiment.steps + 1):
@@ -157,6 +158,24 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
             first_step_seconds=journal.first_step_seconds,
             profile=profile.path,
         )
+
+
+def dry_run(experiment: Experiment, workdir: epath.Path) -> list[str]:
+    """What `train` would begin with, a line each; nothing is written, no array is read and nothing is trained.
+
+    Raises:
+      UserError: as `train` does before its first step, the corpus and the rest of the workdir apart.
+    """
+    placed = layout.make(experiment.parallelism)
+    check(experiment, placed, share(placed, experiment.data.batch_size))
+    run, fingerprint = program(experiment, placed), fingerprint_of(experiment)
+    latest = CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint).latest()
+    if latest is not None:
+        return [f"{workdir} has a checkpoint of step {latest}: the run would go on from there"]
+    lines = initialization(experiment, run, fingerprint).lines(whole=True)
+    return lines or [
+        "every variable would start fresh: the experiment has no initialize.checkpoint and no other source"
+    ]
 
 
 def _is_due(number: int, every: int, steps: int) -> bool:
@@ -230,10 +249,15 @@ def agree(
 
 def open_corpus(experiment: Experiment) -> tuple[Any, dict[str, str]]:
     """What is trained on, by index or as a stream, and by field what decides what it holds."""
-    data = experiment.data
-    fingerprint = data.task.fingerprint(data.split, streamed=data.streaming)
+    data, fingerprint = experiment.data, fingerprint_of(experiment)
     corpus = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
     return bounded(corpus, experiment.model.vocab_size, data.task), fingerprint
+
+
+def fingerprint_of(experiment: Experiment) -> dict[str, str]:
+    """By field, what decides the content of the data that is trained on."""
+    data = experiment.data
+    return data.task.fingerprint(data.split, streamed=data.streaming)
 
 
 def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None, part: Share) -> Pipeline:
@@ -267,11 +291,10 @@ class Beginning(NamedTuple):
     totals: Totals
 
 
-def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerprint: dict[str, str]) -> Beginning:
-    """Resumes from the last commit; else takes another run's parameters; else starts from scratch."""
-    abstract = run.abstract_state()
-    if (latest := store.latest()) is not None:
-        restored = store.restore(latest, abstract)
+def begin(run: Program, store: CheckpointStore, fingerprint: dict[str, str], first: Initialization | None) -> Beginning:
+    """Resumes from the last commit, or begins with the first state where there is none."""
+    if first is None and (latest := store.latest()) is not None:
+        restored = store.restore(latest, run.abstract_state())
         before = restored.meta["data"]
         for field in (*before, *fingerprint):
             if before.get(field) != fingerprint.get(field):
@@ -282,11 +305,7 @@ def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerpr
                 )
         totals = Totals(**restored.meta["totals"])
         return Beginning(restored.state, restored.position, totals)
-    initialize = jax.jit(run.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
-    state = initialize()
-    if experiment.initialize.checkpoint:
-        state = run.start_from(state, initialize_from(experiment.initialize.checkpoint, abstract["parameters"]))
-    return Beginning(state, None, Totals())
+    return Beginning((first or Initialization(run)).state(), None, Totals())
 
 
 def step_of(experiment: Experiment, run: Program, job: Job, journal: Journal) -> Any:
@@ -321,10 +340,12 @@ def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
     agreement.require_shared(workdir / files.ENVIRONMENT_FILE, "--workdir")
 
 
-def announce(experiment: Experiment, job: Job, journal: Journal, start: int) -> None:
+def announce(experiment: Experiment, job: Job, journal: Journal, start: int, first: Initialization | None) -> None:
     """Says where this process begins, and what it was asked for and cannot do."""
     if start:
         journal.message(f"going on from step {start}")
+    for line in first.lines() if first else ():
+        journal.message(line)
     if job.profile and not start < job.profile.first <= experiment.steps:
         journal.message(f"nothing is traced: step {job.profile.first} is not one of {start + 1} to {experiment.steps}")
 

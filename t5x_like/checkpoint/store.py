@@ -15,11 +15,11 @@ from t5x_like.checkpoint import arrays, layout, leaves, reading, retention
 from t5x_like.checkpoint.digest import compile_ahead, digests
 from t5x_like.checkpoint.layout import Commit, open_checkpoint
 from t5x_like.checkpoint.manifest import Leaf, Manifest, finite
-from t5x_like.checkpoint.reading import Restored, initialize_from
+from t5x_like.checkpoint.reading import Restored
 from t5x_like.errors import UserError
 from t5x_like.experiment import Checkpoint
 
-__all__ = ["CheckpointStore", "Restored", "initialize_from", "open_checkpoint"]
+__all__ = ["CheckpointStore", "Restored", "open_checkpoint"]
 
 
 class CheckpointStore:
