@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from t5x_like import migrations, registry
-from t5x_like.checks import require_at_least, require_one_of, require_positive
+from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.path_rules import parse_patterns, parse_rules
 from t5x_like.sections import Choice, Choices, flatten, plain, section
+
+
+def _pipeline() -> Any:
+    return registry.load("batch_source", "pipeline")()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +29,16 @@ class Data:
       split: the task's split that is trained on.
       sequence_length: tokens a row.
       batch_size: rows a step, over all hosts.
-      lanes: independent streams the batch is made of; every host count that divides it reads the same batches.
-      prefetch: batches prepared ahead of the step.
+      lanes: independent sequences of rows in the batch; every host count that divides it reads the same batches.
+      prefetch: batches prepared ahead of the step; no more than these are in memory.
+      workers: threads that decode images, sound and other encoded records; 0 is one for each core, and 16 at most.
       streaming: read files from their beginning, through a shuffle window, and not by index: for corpora too large to
         be tokenised first.
       shuffle_window: documents that are permuted together when streaming.
       skip: ranges [a, b) of the order's examples to leave out, as `data/examples` of `metrics.jsonl` counts them; a run
         may go on from a checkpoint with another list, to go around what made it diverge.
+      source: what makes the batches: the `pipeline` that reads `task`, or a batch source of one's own, such as a
+        rollout engine.
     """
 
     task: Annotated[Any, Choice("task", default="sotu")]
@@ -40,12 +47,15 @@ class Data:
     batch_size: int = 8
     lanes: int = 8
     prefetch: int = 4
+    workers: int = 0
     streaming: bool = False
     shuffle_window: int = 1024
     skip: tuple[tuple[int, ...], ...] = ()
+    source: Annotated[Any, Choice("batch_source", default="pipeline")] = field(default_factory=_pipeline)
 
     def __post_init__(self) -> None:
         require_positive(self, "sequence_length", "batch_size", "lanes", "prefetch", "shuffle_window")
+        require_at_least(self, 0, "workers")
         for number, part in enumerate(self.skip):
             if len(part) != 2 or not 0 <= part[0] < part[1]:
                 raise ExperimentError(f"skip[{number}]", f"{list(part)} is no range; give two numbers that rise")
@@ -230,7 +240,8 @@ class Experiment:
 
     Attributes:
       name: what the run is called in reports.
-      seed: the source of every random number.
+      seed: the source of every random number, from −2⁶³ to 2⁶³ − 1. First parameters and dropout follow from its lowest
+        32 bits, the order of the data from all.
       steps: optimizer updates in the whole run.
       model: the architecture, a family's table with overrides.
       objective: what is predicted.
@@ -261,6 +272,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps")
+        require_below(self, 1 << 31, "steps")  # which are counted in 32 bits
         self._check_batch()
         self.model.check_length(self.data.sequence_length)
         self.optimizer.schedule.check(self.steps)

@@ -26,10 +26,10 @@ class Initialization:
 
     run: Program
     source: OpenSource | None = None
-    plan: mapping.Plan | None = None
+    plan: mapping.VariableMapping | None = None
 
     def lines(self, *, whole: bool = False) -> list[str]:
-        """What a user is shown of the plan, see `mapping.Plan.lines`; nothing where every variable starts fresh."""
+        """What a user is shown of the plan, see `mapping.VariableMapping.lines`; nothing where every variable starts fresh."""
         if self.plan is None or self.source is None:
             return []
         return self.plan.lines(_variables(self.run.abstract_state()), self.source.leaves, whole=whole)

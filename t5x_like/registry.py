@@ -41,6 +41,9 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "seqio": "t5x_like.data.seqio_bridge:SeqioTask",
         "mixture": "t5x_like.data.mixture:MixtureTask",
     },
+    "batch_source": {
+        "pipeline": "t5x_like.data.pipeline:PipelineOptions",
+    },
     "optimizer": {
         "adamw": "t5x_like.optim.adamw:AdamW",
         "adafactor": "t5x_like.optim.adafactor:Adafactor",

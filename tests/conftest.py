@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,16 +60,26 @@ def hasty_environment(program_environment: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 5 MB, empty."""
+    yield from _mounted(tmp_path, "size=5m")
+
+
+@pytest.fixture
+def read_only_disk(tmp_path):
+    """A disk on which nothing can be written, empty."""
+    yield from _mounted(tmp_path, "ro")
+
+
+def _mounted(directory: Path, options: str) -> Iterator[Path]:
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", tmp_path], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory], capture_output=True, text=True
     )
     if mounted.returncode:
-        sentence = f"not run here: mounting a small disk needs root ({mounted.stderr.strip()})"
+        sentence = f"not run here: mounting a disk needs root ({mounted.stderr.strip()})"
         if os.environ.get("CI", "").lower() in ("1", "true"):
             pytest.fail(sentence, pytrace=False)
         pytest.skip(sentence)
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+    yield directory
+    subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

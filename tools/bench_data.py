@@ -45,13 +45,14 @@ def indexed(seconds: float) -> float:
     """Tokens a second, from tokens that are longer than the caches."""
     import numpy as np
 
-    from t5x_like.data.documents import Corpus, Documents
+    from t5x_like.data.dataset import Dataset
+    from t5x_like.data.documents import Documents
 
     rng = np.random.default_rng(0)
     lengths = rng.integers(50, 3000, 40_000)
     tokens = rng.integers(3, VOCABULARY, int(lengths.sum()), np.uint16)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return speed(reading(Corpus.of(Documents(tokens, offsets, lengths))), seconds)
+    return speed(reading(Dataset.of(Documents(tokens, offsets, lengths))), seconds)
 
 
 def speed(pipeline: Iterator[Any], seconds: float) -> float:
@@ -90,7 +91,7 @@ def memory(gigabytes: float) -> float:
     """Megabytes that streaming grows by, from half of the way to its end; before, lanes fill their shuffle windows."""
     import numpy as np
 
-    from t5x_like.data.stream import Stream, StreamedCorpus
+    from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 
     pages = ["".join(chr(97 + (i * j) % 26) for j in range(3000 + 31 * i)) for i in range(200)]
 
@@ -102,8 +103,8 @@ def memory(gigabytes: float) -> float:
         bytes_a_token = 4
         return [np.append(np.frombuffer(text.encode(), np.uint8)[::bytes_a_token], 1) for text in texts]
 
-    stream = Stream("", (Generated(),) * LANES, lambda shard, record: True, encode, np.dtype(np.uint16))
-    pipeline = reading(StreamedCorpus((stream,)))
+    stream = StreamedComponent("", (Generated(),) * LANES, lambda shard, record: True, encode, np.dtype(np.uint16))
+    pipeline = reading(StreamedDataset((stream,)))
     tokens, begin = 0, 0.0
     while tokens < gigabytes * 1e9 / 4:
         tokens += next(pipeline).counts.tokens

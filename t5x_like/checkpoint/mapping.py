@@ -34,8 +34,8 @@ _TOKENS = (Pattern("data.**.tokenizer"), Pattern("data.**.vocabulary"))
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What every variable of a new run starts as.
+class VariableMapping:
+    """Mapping of the variables of a new run to those of a source.
 
     Attributes:
       source: the name of the source.
@@ -105,7 +105,7 @@ def plan(
     copies: Collection[str],
     source: OpenSource,
     here: Mapping[str, Any],
-) -> Plan:
+) -> VariableMapping:
     """What every variable starts as.
 
     Args:
@@ -141,7 +141,7 @@ def plan(
     ]
     if problems:
         raise ExperimentError(where, _sentence(source.name, problems))
-    return Plan(
+    return VariableMapping(
         source=source.name,
         taken=taken,
         reshaped=reshaped,
@@ -153,7 +153,7 @@ def plan(
 
 
 def take(
-    plan: Plan,
+    plan: VariableMapping,
     wanted: Mapping[str, jax.ShapeDtypeStruct],
     source: OpenSource,
     initialise: Callable[[frozenset[str]], Mapping[str, jax.Array]],

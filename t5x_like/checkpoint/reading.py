@@ -16,7 +16,7 @@ from t5x_like.errors import UserError
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredState:
     """What a commit gave back.
 
     Attributes:
@@ -30,7 +30,7 @@ class Restored:
     meta: Mapping[str, Any]
 
 
-def restore(commit: Commit, abstract_state: Any) -> Restored:
+def restore(commit: Commit, abstract_state: Any) -> RestoredState:
     """The whole state of a commit, equal to the bit to what was saved.
 
     Args:
@@ -45,7 +45,7 @@ def restore(commit: Commit, abstract_state: Any) -> Restored:
     wanted = leaves.flatten(abstract_state)
     _require_fit(commit, leaves.misfits(wanted, manifest.leaves))
     values = _read_verified(commit, manifest, wanted)
-    return Restored(leaves.unflatten(abstract_state, values), manifest.position, manifest.meta)
+    return RestoredState(leaves.unflatten(abstract_state, values), manifest.position, manifest.meta)
 
 
 def restore_parts(commit: Commit, abstract_parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class OpenSource(NamedTuple):
     read: Callable[[Mapping[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
 
 
-class Source(Protocol):
+class VariableSource(Protocol):
     """Options that say where initial values come from."""
 
     @property
@@ -96,7 +96,7 @@ class CheckpointSource:
         )
 
 
-def of(initialize: Any) -> tuple[Source | None, str]:
+def of(initialize: Any) -> tuple[VariableSource | None, str]:
     """The source that an experiment's `initialize` names, if any, and the field that names it.
 
     Args:

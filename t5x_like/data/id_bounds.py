@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.data.documents import Corpus, Documents, Sequences
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.documents import Documents, Sequences
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.errors import ExperimentError
 
 # The features of a batch that are ids of text, with an encoder and without.
@@ -37,7 +38,7 @@ def bounded(corpus: Any, size: int | None, task: Any) -> Any:
     """
     if size is None:
         return corpus
-    if isinstance(corpus, StreamedCorpus):
+    if isinstance(corpus, StreamedDataset):
         return dataclasses.replace(corpus, components=tuple(_checked(part, size, task) for part in corpus.components))
     for part in corpus.components:
         for number, documents in enumerate(part.shards):
@@ -55,7 +56,7 @@ class BatchBound:
     def __init__(self, features: Mapping[str, Any], size: int | None, corpus: Any) -> None:
         """Takes an objective's features, the rows of the model's embedding (None for none), and the split."""
         self._names, self._size, self._corpus = features_of(features), size, corpus
-        self._in_memory = isinstance(corpus, Corpus) and not any(map(_file, corpus.shards))
+        self._in_memory = isinstance(corpus, Dataset) and not any(map(_file, corpus.shards))
         self._seen = size is None
 
     def require(self, batch: Mapping[str, np.ndarray]) -> None:
@@ -72,7 +73,7 @@ class BatchBound:
 
     def _error(self, name: str, wrong: int) -> ExperimentError:
         assert self._size is not None
-        for part in self._corpus.components if isinstance(self._corpus, Corpus) else ():
+        for part in self._corpus.components if isinstance(self._corpus, Dataset) else ():
             for number, documents in enumerate(part.shards):
                 if (bad := _first(documents.tokens, self._size)) is not None:
                     place = _place(documents, bad, part.name, number, None)
@@ -90,7 +91,7 @@ def features_of(features: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _checked(stream: Stream, size: int, task: Any) -> Stream:
+def _checked(stream: StreamedComponent, size: int, task: Any) -> StreamedComponent:
     name = _task_name(stream.name, task)
     shards = tuple(
         _CheckedShard(shard, f"shard {number} of {name}" if number else name, stream.names, size, task)

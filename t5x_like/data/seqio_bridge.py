@@ -16,10 +16,11 @@ import numpy as np
 
 from t5x_like import registry
 from t5x_like.data import sources
+from t5x_like.data.dataset import Component, Dataset, MixtureStage
 from t5x_like.data.detokenization import text_of
-from t5x_like.data.documents import Component, Corpus, Documents, Sequences, Stage
+from t5x_like.data.documents import Documents, Sequences
 from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.data.tasks import TextTask
 from t5x_like.data.vocabulary import BYTES, PAD_ID, Vocabulary
 from t5x_like.errors import ExperimentError, UserError
@@ -74,7 +75,7 @@ class SeqioTask:
         """Whether SeqIO's task, or a task of its mixture, has it."""
         return split in self._provider.splits
 
-    def open(self, split: str) -> Corpus:
+    def open(self, split: str) -> Dataset:
         """The examples of a split as documents, task after task in SeqIO's unshuffled order.
 
         Text is ended once; `features` are as SeqIO makes them.
@@ -91,7 +92,7 @@ class SeqioTask:
         vocabulary = self._vocabulary
         return {vocabulary.file: vocabulary.model} if isinstance(vocabulary, Vocabulary) else {}
 
-    def stream(self, split: str) -> StreamedCorpus:
+    def stream(self, split: str) -> StreamedDataset:
         """The same, as SeqIO's shards of each task: for what does not fit into memory, such as C4.
 
         A mixture's rates are shares of the examples where `features` are given. Else they are read as shares of the
@@ -106,10 +107,12 @@ class SeqioTask:
 
         rates = self._rates(split)
         parts = tuple(
-            Stream(task.name, self._shards(task, split), lambda shard, record: True, encode, dtype, names=names)
+            StreamedComponent(
+                task.name, self._shards(task, split), lambda shard, record: True, encode, dtype, names=names
+            )
             for task, _ in rates
         )
-        return StreamedCorpus(parts, (Stage(0, tuple(rate for _, rate in rates)),) if len(parts) > 1 else ())
+        return StreamedDataset(parts, (MixtureStage(0, tuple(rate for _, rate in rates)),) if len(parts) > 1 else ())
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
         """SHA-256 of the split's tokens and their documents: SeqIO has no digest of a source.
@@ -130,7 +133,7 @@ class SeqioTask:
         return made | {_WHERE: total.hexdigest(), f"{_WHERE} rates": json.dumps(corpus.stages)}
 
     @functools.cached_property
-    def _opened(self) -> dict[str, Corpus]:
+    def _opened(self) -> dict[str, Dataset]:
         return {}
 
     @functools.cached_property
@@ -187,17 +190,17 @@ class SeqioTask:
         rates = [(task, provider.get_rate(task)) for task in mixed] if mixed else [(provider, 1.0)]
         return [(task, rate) for task, rate in rates if rate > 0 and split in task.splits]
 
-    def _read(self, split: str) -> Corpus:
+    def _read(self, split: str) -> Dataset:
         rates, vocabulary = self._rates(split), self._vocabulary
         parts = [self._read_task(task, split, vocabulary) for task, _ in rates]
         if not sum(map(len, parts)):
             raise ExperimentError("data.split", f"split {split!r} of {self.mixture} is empty")
         if len(parts) == 1:
-            return Corpus.of(parts[0])
+            return Dataset.of(parts[0])
         # SeqIO's rates are shares of the examples, and a component's weight is its share of the tokens.
         weights = [rate * len(part.tokens) / max(len(part), 1) for (_, rate), part in zip(rates, parts, strict=True)]
-        components = tuple(Component(task.name, (part,)) for (task, _), part in zip(rates, parts, strict=True))
-        return Corpus(components, (Stage(0, tuple(weights)),))
+        components = tuple(Component.of(task.name, part) for (task, _), part in zip(rates, parts, strict=True))
+        return Dataset(components, (MixtureStage(0, tuple(weights)),))
 
     def _read_task(self, task: Any, split: str, vocabulary: Any) -> Documents:
         examples = (example for _, example in self._examples(task, split))

@@ -15,8 +15,9 @@ from etils import epath
 from t5x_like import registry
 from t5x_like.data import cache, sources
 from t5x_like.data import vocabulary as vocabularies
-from t5x_like.data.documents import Corpus, Documents
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.documents import Documents
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.data.token_files import INDEX, Manifest, Shard, Split, check_size, is_local, read_manifest
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError, UserError
@@ -55,19 +56,21 @@ class TokensTask:
         """Whether the split was prepared."""
         return split in self.manifest.splits
 
-    def open(self, split: str) -> Corpus:
+    def open(self, split: str) -> Dataset:
         """The documents of a split, shard by shard.
 
         Raises:
           UserError: for an unknown or empty split, or a file that is missing or of another size than it was.
         """
         dtype = self.manifest.dtype
-        return Corpus.of(*(map_shard(self._directory, shard, dtype) for shard in self._split(split).shards))
+        return Dataset.of(*(map_shard(self._directory, shard, dtype) for shard in self._split(split).shards))
 
-    def stream(self, split: str) -> StreamedCorpus:
+    def stream(self, split: str) -> StreamedDataset:
         """The same, for a mixture with what has to be streamed."""
         shards = tuple(map(_Streamed, self.open(split).shards))
-        return StreamedCorpus((Stream("", shards, lambda shard, record: True, list, self._vocabulary.dtype),))
+        return StreamedDataset(
+            (StreamedComponent("", shards, lambda shard, record: True, list, self._vocabulary.dtype),)
+        )
 
     def assets(self) -> dict[str, bytes]:
         """The tokenizer."""

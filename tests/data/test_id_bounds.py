@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from t5x_like.data.documents import Component, Corpus, Documents, Sequences
+from t5x_like.data.dataset import Component, Dataset
+from t5x_like.data.documents import Documents, Sequences
+from t5x_like.data.evaluation import evaluation_batches
 from t5x_like.data.id_bounds import BatchBound, bounded, features_of
-from t5x_like.data.pipeline import Pipeline, evaluation_batches
+from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.prepare import prepare
 from t5x_like.data.prepare_steps import Plan
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.data.token_shards import TokensTask
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data
@@ -40,19 +42,19 @@ def message(call, *arguments, **named):
 
 @pytest.mark.parametrize(("wrong", "dtype"), [(300, np.uint16), (999, np.int32), (-5, np.int64), (70_000, np.uint32)])
 def test_a_split_in_memory_is_refused_when_it_is_opened(wrong, dtype):
-    corpus = Corpus.of(documents([299, 1], [4, 5, wrong, 1], dtype=dtype))
+    corpus = Dataset.of(documents([299, 1], [4, 5, wrong, 1], dtype=dtype))
     assert message(bounded, corpus, 300, TASK) == (
         f"data.task: feature 'targets' of record 1 of theirs has the id {wrong}, and the model's ids are at least 0 and"
         " below 300; give the vocabulary that made it, or raise model.vocab_size"
     )
-    within = Corpus.of(documents([0, 299, 1], dtype=dtype))
+    within = Dataset.of(documents([0, 299, 1], dtype=dtype))
     assert bounded(within, 300, TASK) is within
     assert bounded(corpus, None, TASK) is corpus  # a model without ids
 
 
 def test_features_of_whole_examples_and_components_are_named():
     pairs = documents([4, 1], [5, 6, 7, 8, 900], names=("inputs", "targets"), ends=[[1, 2], [3, 5]])
-    corpus = Corpus((Component("fine", (documents([5, 1]),)), Component("pairs", (documents([5, 1]), pairs))))
+    corpus = Dataset((Component.of("fine", documents([5, 1])), Component.of("pairs", documents([5, 1]), pairs)))
     assert message(bounded, corpus, 300, TASK).startswith(
         "data.task: feature 'targets' of record 1 of shard 1 of pairs has the id 900, and the model's ids are"
     )
@@ -75,7 +77,9 @@ def read(corpus, objective=None, batches=20, **options):
 
 
 def stream(*files, names=(), encode=list):
-    return StreamedCorpus((Stream("", files, lambda shard, record: True, encode, np.dtype(np.int64), names=names),))
+    return StreamedDataset(
+        (StreamedComponent("", files, lambda shard, record: True, encode, np.dtype(np.int64), names=names),)
+    )
 
 
 def test_a_stream_is_refused_at_the_record():
@@ -128,7 +132,7 @@ def test_ids_that_the_objective_makes_are_bounded_too():
         def example(self, record, rng):
             return {**super().example(record, rng), "inputs": np.full(len(record["tokens"]), 400, np.int32)}
 
-    corpus = Corpus.of(documents([4, 5, 1]))
+    corpus = Dataset.of(documents([4, 5, 1]))
     assert message(read, corpus, Mask(), vocab_size=300) == (
         "objective: it makes the id 400 in 'inputs', and the model has 300 ids; raise model.vocab_size"
     )
@@ -148,6 +152,6 @@ def test_the_features_that_are_ids():
     }
     assert features_of(features) == ("decoder_target_tokens", "inputs")
     with pytest.raises(ExperimentError, match=r"^objective: it makes the id -1 in 'inputs'"):
-        BatchBound(features, 8, Corpus.of(documents([4, 1]))).require(
+        BatchBound(features, 8, Dataset.of(documents([4, 1]))).require(
             {"inputs": np.array([[3, -1, 9]], np.int32), "decoder_target_tokens": np.zeros((1, 3), np.int32)}
         )

@@ -6,8 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from t5x_like.data.documents import Component, Corpus, Documents, Stage
-from t5x_like.data.pipeline import Pipeline, evaluation_batches
+from t5x_like.data.dataset import Component, Dataset, MixtureStage
+from t5x_like.data.documents import Documents
+from t5x_like.data.evaluation import evaluation_batches
+from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError, UserError
 
 
@@ -47,7 +49,7 @@ class Packs:
 
 
 def take(count, documents, example, **options):
-    corpus = Corpus.of(documents) if isinstance(documents, Documents) else documents
+    corpus = Dataset.of(documents) if isinstance(documents, Documents) else documents
     pipeline = Pipeline(corpus, Packs(example), **{**SHAPE, **options})
     try:
         return list(itertools.islice(pipeline, count))
@@ -198,8 +200,8 @@ def test_fewer_windows_than_lanes():
 
 def test_mixture_is_read_by_its_weights(documents):
     shifted = Documents(documents.tokens + np.uint16(5000), documents.offsets, documents.byte_lengths)
-    components = (Component("plain", (documents,)), Component("shifted", (shifted,)))
-    mixed = Corpus(components, (Stage(0, (1.0, 3.0)),))
+    components = (Component.of("plain", documents), Component.of("shifted", shifted))
+    mixed = Dataset(components, (MixtureStage(0, (1.0, 3.0)),))
     targets = np.concatenate([real(p.batch) for p in take(100, mixed, causal)])
     assert 0.70 < (targets > 5000).mean() < 0.80
 
@@ -238,7 +240,7 @@ class Rows:
 
 
 def test_without_segments_an_example_is_a_row(documents):
-    pipeline = Pipeline(Corpus.of(documents), Rows(), **SHAPE)
+    pipeline = Pipeline(Dataset.of(documents), Rows(), **SHAPE)
     batches = list(itertools.islice(pipeline, 30))
     pipeline.close()
     for prepared in batches:
@@ -257,7 +259,7 @@ def test_a_row_that_does_not_fit_is_an_error(documents):
         def example(self, record, rng):
             return {"table": np.zeros((3, 1), np.int32), "weight": np.float32(1)}
 
-    pipeline = Pipeline(Corpus.of(documents), TooLong(), **SHAPE)
+    pipeline = Pipeline(Dataset.of(documents), TooLong(), **SHAPE)
     with pytest.raises(
         ExperimentError, match=r"^data.sequence_length: an example's 'table' of shape \[3, 1\] does not"
     ):
@@ -275,7 +277,7 @@ def test_evaluation_reads_everything_once_in_order(documents, batch_size, hosts)
     parts = [
         list(
             evaluation_batches(
-                Corpus.of(documents),
+                Dataset.of(documents),
                 Packs(causal),
                 sequence_length=16,
                 batch_size=batch_size,
@@ -323,7 +325,7 @@ def test_what_goes_wrong_ahead_is_raised_at_its_turn(documents):
             raise RuntimeError("the objective failed")
         return causal(record, rng)
 
-    pipeline = Pipeline(Corpus.of(documents), Packs(failing), **SHAPE)
+    pipeline = Pipeline(Dataset.of(documents), Packs(failing), **SHAPE)
     expected = take(200, documents, causal)
     good = []
     with pytest.raises(RuntimeError, match="the objective failed"):
@@ -338,7 +340,7 @@ def test_what_goes_wrong_ahead_is_raised_at_its_turn(documents):
 
 def test_close_ends_the_thread_and_may_be_called_again(documents):
     before = set(threading.enumerate())
-    pipeline = Pipeline(Corpus.of(documents), Packs(causal), **{**SHAPE, "prefetch": 1})
+    pipeline = Pipeline(Dataset.of(documents), Packs(causal), **{**SHAPE, "prefetch": 1})
     assert set(threading.enumerate()) - before
     next(pipeline)
     pipeline.close()
@@ -361,7 +363,7 @@ def test_close_ends_the_thread_and_may_be_called_again(documents):
         ),
         (
             {"state": np.zeros((4, 2), np.uint64)},
-            "data.lanes: the checkpoint stands in 4 lanes and the experiment has 8; a run keeps its number of lanes",
+            "data.lanes: the checkpoint has 4 lanes and the experiment has 8; a run keeps its number of lanes",
         ),
     ],
 )

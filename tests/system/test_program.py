@@ -127,4 +127,4 @@ def test_a_dry_run_says_what_would_be_taken_and_writes_nothing(trained, tmp_path
     assert "! model.rope_theta: 10000.0 there, 500000.0 here" in err
     assert not new.exists()
     out, _ = program.train(workdir, "--dry-run")
-    assert out == f"{workdir} has a checkpoint of step 20: the run would go on from there\n"
+    assert out == f"{workdir} has a checkpoint of step 20: the run would be resumed from it\n"
