@@ -9,6 +9,7 @@ import numpy as np
 
 from t5x_like.checkpoint import evaluation
 from t5x_like.checkpoint.store import CheckpointStore
+from t5x_like.data import fingerprints
 from t5x_like.distributed import exchange
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.schedule import is_due
@@ -126,13 +127,14 @@ class Commits:
         self._store.evaluated(step, metrics)
 
     def _require_same_data(self, before: Mapping[str, str], latest: int) -> None:
-        for field in (*before, *self._fingerprint):
-            if before.get(field) != self._fingerprint.get(field):
-                raise ExperimentError(
-                    field,
-                    f"what it holds has changed since step {latest} of this workdir was committed; put it back, or"
-                    " start in another --workdir",
-                )
+        data = self._experiment.data
+        field = fingerprints.changed(before, self._fingerprint, data.task, data.split, data.streaming)
+        if field is not None:
+            raise ExperimentError(
+                field,
+                f"what it holds has changed since step {latest} of this workdir was committed; put it back, or start in"
+                " another --workdir",
+            )
 
 
 def _of_all_lanes(position: np.ndarray) -> np.ndarray:

@@ -35,6 +35,9 @@ class Data:
       streaming: read files from their beginning, through a shuffle window, and not by index: for corpora too large to
         be tokenised first.
       shuffle_window: documents that are permuted together when streaming.
+      documents_per_row: the most documents (or pieces of them) that are packed into a row, which is closed where it
+        has as many; 0 for as many as fit. cuDNN's attention on GPUs has room for a fixed number, and is used where
+        this is set; docs/data.md says to what.
       skip: ranges [a, b) of the order's examples to leave out, as `data/examples` of `metrics.jsonl` counts them; a run
         may go on from a checkpoint with another list, to go around what made it diverge.
       source: what makes the batches: the `pipeline` that reads `task`, or a batch source of one's own, such as a
@@ -50,12 +53,13 @@ class Data:
     workers: int = 0
     streaming: bool = False
     shuffle_window: int = 1024
+    documents_per_row: int = 0
     skip: tuple[tuple[int, ...], ...] = ()
     source: Annotated[Any, Choice("batch_source", default="pipeline")] = field(default_factory=_pipeline)
 
     def __post_init__(self) -> None:
         require_positive(self, "sequence_length", "batch_size", "lanes", "prefetch", "shuffle_window")
-        require_at_least(self, 0, "workers")
+        require_at_least(self, 0, "workers", "documents_per_row")
         for number, part in enumerate(self.skip):
             if len(part) != 2 or not 0 <= part[0] < part[1]:
                 raise ExperimentError(f"skip[{number}]", f"{list(part)} is no range; give two numbers that rise")

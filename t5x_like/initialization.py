@@ -29,7 +29,7 @@ class Initialization:
     plan: mapping.VariableMapping | None = None
 
     def lines(self, *, whole: bool = False) -> list[str]:
-        """What a user is shown of the plan, see `mapping.VariableMapping.lines`; nothing where every variable starts fresh."""
+        """The plan as a user is shown it, see `VariableMapping.lines`; nothing where every variable starts fresh."""
         if self.plan is None or self.source is None:
             return []
         return self.plan.lines(_variables(self.run.abstract_state()), self.source.leaves, whole=whole)

@@ -155,6 +155,8 @@ class Journal:
             "data/epoch": counts.epoch,
             "data/examples": counts.examples,
         }
+        if self.experiment.data.documents_per_row:
+            line["data/rows_closed_early"] = counts.closed_early
         if counts.cleaned_fraction is not None:
             line["data/cleaned_fraction"] = counts.cleaned_fraction
         if counts.broken:
