@@ -20,6 +20,7 @@ from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.commits import Commits, Totals
 from t5x_like.data.batches import Feed
 from t5x_like.distributed import agreement, exchange
+from t5x_like.distributed.host_sync import HostSync
 from t5x_like.distributed.interruption import Interruption
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context
@@ -30,7 +31,6 @@ from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.parallel import divisibility, executables, layout
 from t5x_like.parallel.placement import Share, batch_shapes, place, share
 from t5x_like.program import Program, State, program
-from t5x_like.pulse import Pulse
 from t5x_like.sections import flatten
 from t5x_like.telemetry.environment import environment, versions
 from t5x_like.telemetry.profile import Profile, Steps
@@ -111,7 +111,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         stack.enter_context(contextlib.closing(journal))
         feed = Feed(run, part.index, part.count, position)
         batches = stack.enter_context(contextlib.closing(source.start(feed)))
-        interruption, pulse = stack.enter_context(Interruption()), Pulse(part.index, late=IN_FLIGHT)
+        interruption, sync = stack.enter_context(Interruption()), HostSync(part.index, delay=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
         take_step = step_of(experiment, run, job, journal)
         announce(experiment, job, journal, start.step, first)
@@ -125,26 +125,26 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
                 with journal.throughput.waiting():
                     batch, position, counts = next(batches)
                 state, results = take_step(state, place(batch, placed))
-            journal.step(number, results, pulse.send(interruption.signal, counts))
+            journal.step(number, results, sync.send(interruption.signal, counts))
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
-            due, commit = evaluators.due(number), pulse.stop or commits.due(number)
+            due, commit = evaluators.due(number), sync.stop or commits.due(number)
             if due or commit:
                 journal.drain()
             with journal.throughput.paused():
                 if commit:
                     journal.flush()
                     commits.save(number, state, position, journal.tokens, due)
-                if due and not pulse.stop:
+                if due and not sync.stop:
                     evaluate(evaluators, due, journal, commits, bool(commit), number, state, position)
-            if pulse.stop:
+            if sync.stop:
                 break
         with journal.throughput.paused():
             commits.wait()
         profile.close()
         return Outcome(
             step=int(state["step"]),
-            interrupted=pulse.stop,
+            interrupted=sync.stop,
             totals=commits.totals,
             rates=journal.throughput.overall(),
             flops_per_step=journal.flops_per_step,
