@@ -8,6 +8,7 @@ removes them (see `ru_minflt`). Environment variables do so only in part: thread
 
 import ctypes
 import glob
+import logging
 import os
 import sys
 import time
@@ -83,6 +84,7 @@ def prepare() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where no home has room for a cache of fonts
     os.environ.setdefault("EPATH_USE_TF", "false")  # gs:// and s3:// through fsspec, without importing TensorFlow
     if not any(glob.glob(pattern) for pattern in _ACCELERATORS):
         # libtpu may be installed to compile for TPUs that are elsewhere; JAX would look for a TPU here.
