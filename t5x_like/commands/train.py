@@ -93,6 +93,7 @@ def run_experiment(
     from t5x_like.telemetry.profile import parse
     from t5x_like.train import Job, train
 
+    common.require_given("--workdir", workdir)
     directory = epath.Path(workdir).expanduser()
     job = Job(modules=modules, profile=parse(profile), executable=executable)
     outcome = train(experiment, directory, job)
