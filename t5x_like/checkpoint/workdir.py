@@ -1,5 +1,6 @@
 """The files of a work directory beside its checkpoints, and whether an experiment may resume in one."""
 
+import fnmatch
 from collections.abc import Mapping
 
 from etils import epath
@@ -30,6 +31,12 @@ CHANGEABLE = (
     "data.skip",
     "compilation_cache",
 )
+# And where the data is: what is in it is compared by fingerprint, which no path is part of.
+PLACES = tuple(
+    f"data.task.{component}{field}"
+    for component in ("", "components.*.")
+    for field in ("path", "tokenizer", "data_dir", "cache_dirs", "cache_dirs[[]*]")
+)
 
 
 def write_description(workdir: epath.Path, experiment: Experiment, assets: Mapping[str, bytes]) -> None:
@@ -45,6 +52,11 @@ def write_description(workdir: epath.Path, experiment: Experiment, assets: Mappi
     files.write(workdir / EXPERIMENT_FILE, experiment.to_json().encode())
 
 
+def may_change(path: str) -> bool:
+    """Whether a field of the experiment may differ when a run is resumed."""
+    return path.startswith(CHANGEABLE) or any(fnmatch.fnmatchcase(path, place) for place in PLACES)
+
+
 def require_same(commit: Commit, now: Experiment) -> None:
     """Checks that a commit is of this experiment, but for what may change when a run is resumed.
 
@@ -52,7 +64,7 @@ def require_same(commit: Commit, now: Experiment) -> None:
       UserError: when it is of another one, naming the fields that differ.
     """
     before = Experiment.from_dict(commit.manifest().meta["experiment"])
-    different = {path: values for path, values in differences(before, now).items() if not path.startswith(CHANGEABLE)}
+    different = {path: values for path, values in differences(before, now).items() if not may_change(path)}
     if not different:
         return
     shown = "; ".join(f"{path} was {was!r} and is {now!r}" for path, (was, now) in list(different.items())[:3])

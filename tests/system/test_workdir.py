@@ -144,5 +144,7 @@ def test_whatever_was_damaged_the_commits_hold_what_is_needed(run, damage):
 
 
 def test_a_summary_names_no_samples_where_there_are_none(program, tmp_path):
-    out, _ = program.train(tmp_path / "run", "--config.evaluators={'validation': {'name': 'loss', 'tokens': 1000}}", "--json")
+    out, _ = program.train(
+        tmp_path / "run", "--config.evaluators={'validation': {'name': 'loss', 'tokens': 1000}}", "--json"
+    )
     assert json.loads(out)["samples"] is None
