@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 import traceback
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -53,23 +55,25 @@ def explain(error: BaseException) -> str | None:
         return f"{_disk(error)} is full; free some space"
     if isinstance(error, OSError) and error.errno in _PLACES and error.filename is not None:
         return f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}); choose another place"
-    if _is_of_backends(error):
-        given = os.environ.get("JAX_PLATFORMS", "")
-        return (
-            f"JAX_PLATFORMS={given} names devices that JAX does not find here; unset it to use what there is, or"
-            " install what it names (ACCELERATOR=cuda make setup, ACCELERATOR=tpu make setup)"
-        )
-    return None
-
-
-def _is_of_backends(error: BaseException) -> bool:
-    """Whether an error is that of JAX looking for its devices; it may be an assertion without a word."""
-    if not isinstance(error, RuntimeError | AssertionError) or not os.environ.get("JAX_PLATFORMS"):
-        return False
-    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(code.co_name == "backends" and code.co_filename.endswith("xla_bridge.py") for code in frames)
+    return _absent_backend(error)
 
 
 def _disk(error: OSError) -> str:
     """The disk that an error is of, where the system says it."""
     return f"the disk of {os.fsdecode(error.filename)}" if error.filename is not None else "a disk"
+
+
+def _absent_backend(error: BaseException) -> str | None:
+    """The sentence for a platform that JAX was asked for and cannot start; None for any other error."""
+    if not isinstance(error, RuntimeError | AssertionError):
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or Path(frames[-1].filename).name != "xla_bridge.py":
+        return None
+    said = re.sub(r"^Unable to initialize backend '\w+': |\.? \(set JAX_PLATFORMS.*", "", str(error))
+    reason = said or "its plugin for JAX is not installed"
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    return (
+        f"JAX_PLATFORMS={asked} asks for a platform that is not here ({reason}); unset the variable to take what there"
+        " is, or install the extra `cuda` or `tpu` on a machine that has one"
+    )

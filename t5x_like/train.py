@@ -103,7 +103,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         run = program(experiment, placed)
         evaluators = Evaluators(experiment, Context(experiment, run, experiment.data.task))
         lease = stack.enter_context(own(workdir, job.show))
-        executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
+        unkept = executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
         commits = Commits(experiment, store, fingerprint, lease, began)
         first = initialization(experiment, run, fingerprint) if commits.latest() is None else None
@@ -112,6 +112,8 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         state, position, unevaluated = start.state, start.position, evaluators.known(start.unevaluated)
         journal = Journal(experiment, workdir, start.step, job.show, evaluated=not unevaluated)
         stack.enter_context(contextlib.closing(journal))
+        if unkept:
+            journal.message(unkept)
         feed = Feed(run, part.index, part.count, position)
         batches = stack.enter_context(contextlib.closing(source.start(feed)))
         interruption, sync = stack.enter_context(Interruption()), HostSync(part.index, delay=IN_FLIGHT)
