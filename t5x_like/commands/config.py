@@ -1,4 +1,4 @@
-"""`t5x_like config show`: the resolved experiment and what it amounts to, without training it."""
+"""`t5x_like config show`: the resolved experiment, its size and cost, and its mesh and kernels on this machine."""
 
 import argparse
 import dataclasses
@@ -76,7 +76,7 @@ def _show(experiment: Any, *, json_output: bool) -> int:
 
 
 def _here(experiment: Any) -> dict[str, Any]:
-    """What a run on the devices of this machine would make of the experiment: the mesh, and who computes attention.
+    """The mesh and the attention backends of a run on this machine's devices.
 
     Returns:
       `platform`, `kind` and `devices`; `mesh`, the devices along each axis, or `mesh_error`; `attention`, an entry for
@@ -145,7 +145,7 @@ def _lines(here: dict[str, Any]) -> list[str]:
 
 
 def _sections(values: dict[str, Any]) -> list[str]:
-    """One text a section: its fields as dotted paths with their values as JSON, aligned; what has no section first."""
+    """A text for each section: dotted paths and values as JSON, aligned; fields outside of sections come first."""
     from t5x_like.sections import flatten
 
     groups: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""A preflight as a web page: memory against what a chip has, time by what it goes into, collectives, and the bill."""
+"""The preflight report as a web page: memory, time, collectives, and the cost of the run."""
 
 import dataclasses
 from collections.abc import Mapping

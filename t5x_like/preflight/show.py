@@ -1,4 +1,4 @@
-"""A preflight in words, and two of them side by side."""
+"""The preflight report in the terminal, and the comparison of two."""
 
 from collections.abc import Mapping
 from typing import Any
