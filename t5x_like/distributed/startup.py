@@ -105,7 +105,7 @@ def prepare() -> None:
     if (devices := host_devices(os.environ.get("XLA_FLAGS", ""))) > 1:
         let_collectives_complete(devices)
         os.environ["XLA_FLAGS"] = xla_flags(os.environ["XLA_FLAGS"], CPU_MESH_FLAGS)
-        if not faulthandler.is_enabled():
+        if sys.__stderr__ and not faulthandler.is_enabled():
             faulthandler.enable(sys.__stderr__)  # says which program it was when XLA ends the process
     if sys.platform != "linux":
         return
