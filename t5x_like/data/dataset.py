@@ -10,7 +10,7 @@ import numpy as np
 
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.documents import Documents, TokenRecords
-from t5x_like.data.records.base import Arrays, Records, RecordSource
+from t5x_like.data.record_source import Arrays, Records, RecordSource
 from t5x_like.errors import ExperimentError
 
 

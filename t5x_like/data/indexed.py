@@ -10,7 +10,7 @@ import numpy as np
 from t5x_like.data.dataset import Dataset, DatasetRecords, empty_component
 from t5x_like.data.order import MixtureOrder, OrderStage, ShuffledOrder
 from t5x_like.data.packing import RecordRef
-from t5x_like.data.records.base import RecordSource
+from t5x_like.data.record_source import RecordSource
 from t5x_like.errors import ExperimentError
 
 _LOOK_AHEAD = 256  # places of the order found at once
