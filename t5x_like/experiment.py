@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from t5x_like import migrations, registry
-from t5x_like.checks import require_at_least, require_one_of, require_positive
+from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.sections import Choice, Choices, flatten, plain, section
 
@@ -34,6 +34,9 @@ class Data:
       streaming: read files from their beginning, through a shuffle window, and not by index: for corpora too large to
         be tokenised first.
       shuffle_window: documents that are permuted together when streaming.
+      documents_per_row: the most documents (or pieces of them) that are packed into a row, which is closed where it
+        has as many; 0 for as many as fit. cuDNN's attention on GPUs has room for a fixed number, and is used where
+        this is set; docs/data.md says to what.
       skip: ranges [a, b) of the order's examples to leave out, as `data/examples` of `metrics.jsonl` counts them; a run
         may go on from a checkpoint with another list, to go around what made it diverge.
       source: what makes the batches: the `pipeline` that reads `task`, or a batch source of one's own, such as a
@@ -49,12 +52,13 @@ class Data:
     workers: int = 0
     streaming: bool = False
     shuffle_window: int = 1024
+    documents_per_row: int = 0
     skip: tuple[tuple[int, ...], ...] = ()
     source: Annotated[Any, Choice("batch_source", default="pipeline")] = field(default_factory=_pipeline)
 
     def __post_init__(self) -> None:
         require_positive(self, "sequence_length", "batch_size", "lanes", "prefetch", "shuffle_window")
-        require_at_least(self, 0, "workers")
+        require_at_least(self, 0, "workers", "documents_per_row")
         for number, part in enumerate(self.skip):
             if len(part) != 2 or not 0 <= part[0] < part[1]:
                 raise ExperimentError(f"skip[{number}]", f"{list(part)} is no range; give two numbers that rise")
@@ -199,7 +203,8 @@ class Experiment:
 
     Attributes:
       name: what the run is called in reports.
-      seed: the source of every random number.
+      seed: the source of every random number, from −2⁶³ to 2⁶³ − 1. First parameters and dropout follow from its lowest
+        32 bits, the order of the data from all.
       steps: optimizer updates in the whole run.
       model: the architecture, a family's table with overrides.
       objective: what is predicted.
@@ -230,6 +235,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps")
+        require_below(self, 1 << 31, "steps")  # which are counted in 32 bits
         self._check_batch()
         self.model.check_length(self.data.sequence_length)
         self.optimizer.schedule.check(self.steps)

@@ -281,6 +281,7 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
     roles = assign(infos, variables.flatten(structure.is_parameter()), objective.roles)
     trained = variables.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
     options = experiment.optimizer
+    layout = layout or Layout(remat=experiment.parallelism.remat, scan_layers=experiment.parallelism.scan_layers)
     return Program(
         objective=objective,
         structure=structure,
@@ -288,7 +289,7 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
         optimizer=optim.build(options, trained, experiment.steps),
         optimizer_options=options,
         learning_rate=optim.learning_rate(options, experiment.steps),
-        layout=layout or Layout(remat=experiment.parallelism.remat, scan_layers=experiment.parallelism.scan_layers),
+        layout=dataclasses.replace(layout, documents_per_row=experiment.data.documents_per_row),
         seed=experiment.seed,
         microbatches=experiment.parallelism.microbatches,
         architecture=architecture,

@@ -23,7 +23,7 @@ class Beat:
     """
 
     def __init__(self, read: Callable[[], np.ndarray]) -> None:
-        """Takes what gives float64 [processes, 10]: the signal, the part of the batch, and its `BatchCounts`."""
+        """Takes what gives float64 [processes, 11]: the signal, the part of the batch, and its `BatchCounts`."""
         self._read = read
 
     @functools.cached_property
@@ -36,7 +36,7 @@ class Beat:
     def counts(self) -> BatchCounts:
         """What was in the whole batch."""
         _, first = np.unique(self._rows[:, 1], return_index=True)  # some processes may share a part
-        tokens, places, dropped, epoch, examples, read, left, broken = self._rows[first, 2:].T
+        tokens, places, dropped, epoch, examples, read, left, broken, closed = self._rows[first, 2:].T
         return BatchCounts(
             tokens=int(tokens.sum()),
             places=int(places.sum()),
@@ -46,6 +46,7 @@ class Beat:
             bytes_read=int(read.sum()),
             bytes_left=int(left.sum()),
             broken=int(broken.sum()),
+            closed_early=int(closed.sum()),
         )
 
     @functools.cached_property

@@ -164,10 +164,12 @@ def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
             raise ExperimentError(where, f"{value!r} is not a finite number")
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
     if hint is int and isinstance(value, bool):
         raise ExperimentError(where, f"{value!r} is not int")
     if isinstance(value, hint):
+        if hint is int and not -(1 << 63) <= value < 1 << 63:
+            raise ExperimentError(where, "it does not fit in 64 bits; it must be at least -2^63 and below 2^63")
         return value
     raise ExperimentError(where, f"{value!r} is not {hint.__name__}")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from t5x_like.checks import whole
 from t5x_like.commands import common
 from t5x_like.errors import UserError
 
@@ -27,11 +28,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--topology", metavar="NAME", help="such as v5e:16x16, v5p:4x4x4, or of GPUs h200:8 and h200:2x8"
     )
-    parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices of that shape; 1 by default")
+    parser.add_argument(
+        "--slices", type=whole("--slices", 1, 1024), default=1, metavar="N", help="slices of that shape; 1 by default"
+    )
     parser.add_argument(
         "--search",
         nargs="?",
-        type=int,
+        type=whole("--search", 1),
         const=8,
         metavar="N",
         help="compile the N (8) most promising mesh shapes, remat policies and microbatches, and rank what fits",
@@ -130,8 +133,6 @@ def _search(experiment: Any, topology: Any, options: argparse.Namespace) -> int:
 
     if options.page:
         raise UserError("--page: a search has no page; run preflight --page with the flags that it ranks first")
-    if options.search < 1:
-        raise UserError(f"--search: {options.search} is too small; it must be at least 1")
     prices.read(topology.chip.name, options.prices)
     reports = search.search(
         experiment,

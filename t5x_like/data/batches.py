@@ -23,6 +23,7 @@ class BatchCounts(NamedTuple):
         together.
       bytes_left: what cleaning left of them.
       broken: records that could not be decoded and were left out.
+      closed_early: rows that `data.documents_per_row` closed with room for the next document.
     """
 
     tokens: int
@@ -33,6 +34,7 @@ class BatchCounts(NamedTuple):
     bytes_read: int = 0
     bytes_left: int = 0
     broken: int = 0
+    closed_early: int = 0
 
     @property
     def fill_fraction(self) -> float:

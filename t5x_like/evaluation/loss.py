@@ -13,9 +13,9 @@ import jax
 from t5x_like.data.evaluation import EvaluationReader
 from t5x_like.data.id_bounds import bounded
 from t5x_like.errors import ExperimentError
-from t5x_like.evaluation.base import Context, Findings
+from t5x_like.evaluation.base import Context, Evaluation, Evaluator
 from t5x_like.objectives.base import Batch
-from t5x_like.parallel.placement import place, share
+from t5x_like.parallel.placement import batch_shapes, place, share
 from t5x_like.program import State
 
 
@@ -41,13 +41,13 @@ class LossEvaluator:
             if getattr(self, field) < 0:
                 raise ExperimentError(field, f"{getattr(self, field)} is negative; it must be at least 0")
 
-    def start(self, context: Context) -> "RunningLoss":
+    def start(self, context: Context) -> "SplitLoss":
         """Opens the split."""
-        return RunningLoss(self, context)
+        return SplitLoss(self, context)
 
 
-class RunningLoss:
-    """The evaluator at work."""
+class SplitLoss(Evaluator):
+    """The evaluator of one split, open."""
 
     def __init__(self, options: LossEvaluator, context: Context) -> None:
         """Opens the split and compiles nothing yet."""
@@ -68,10 +68,11 @@ class RunningLoss:
             prefetch=experiment.data.prefetch,
             workers=experiment.data.workers,
             vocab_size=experiment.model.vocab_size,
+            documents_per_row=experiment.data.documents_per_row,
         )
         self.sums = jax.jit(self._sums)
 
-    def run(self, state: State, step: int) -> Findings:
+    def run(self, state: State, step: int) -> Evaluation:
         """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
         layout, totals = self.context.program.layout, None
         for batch in self.reader.batches():
@@ -79,11 +80,20 @@ class RunningLoss:
             totals = added if totals is None else jax.tree.map(jax.numpy.add, totals, added)
         sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
         metrics = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
-        total_bytes = self.corpus.bytes
-        whole_text = getattr(self.context.program.objective, "predicts_every_token", False)
-        if whole_text and "loss" in sums and total_bytes:
-            metrics["bits_per_byte"] = sums["loss"][0] / math.log(2) / total_bytes
-        return Findings(metrics)
+        if "loss" in sums and self._measures_bytes():
+            metrics["bits_per_byte"] = sums["loss"][0] / math.log(2) / self.corpus.bytes
+        return Evaluation(metrics)
+
+    def metric_names(self) -> frozenset[str]:
+        """The objective's metrics, from an abstract evaluation of its loss, and `bits_per_byte`."""
+        program = self.context.program
+        state, batch = program.abstract_state(), batch_shapes(self.context.experiment, program.layout)
+        names = frozenset(jax.eval_shape(self._sums, state["parameters"], state["model_state"], batch))
+        return names | {"bits_per_byte"} if "loss" in names and self._measures_bytes() else names
+
+    def _measures_bytes(self) -> bool:
+        """Whether the loss is of every token of texts whose bytes are known."""
+        return bool(getattr(self.context.program.objective, "predicts_every_token", False) and self.corpus.bytes)
 
     def _sums(self, parameters: Any, model_state: Any, batch: Batch) -> Any:
         program = self.context.program

@@ -15,7 +15,7 @@ import numpy as np
 from t5x_like import registry
 from t5x_like.checks import require_at_least, require_positive
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.evaluation.base import Context, Findings
+from t5x_like.evaluation.base import Context, Evaluation, Evaluator
 from t5x_like.evaluation.decoding import Generator, Padded, Sampling, pad
 from t5x_like.kernels.xla import same_segment
 from t5x_like.models.decoder import Memory
@@ -61,7 +61,7 @@ class SeqioEvaluator:
         return RunningSeqio(self, context)
 
 
-class RunningSeqio:
+class RunningSeqio(Evaluator):
     """The evaluator at work."""
 
     def __init__(self, options: SeqioEvaluator, context: Context) -> None:
@@ -101,7 +101,7 @@ class RunningSeqio:
             raise UserError(f"evaluators: no task of {options.mixture!r} has a metric and a split {options.split!r}")
         self._responder = Responder(context, options.tokens)
 
-    def run(self, state: State, step: int) -> Findings:
+    def run(self, state: State, step: int) -> Evaluation:
         """SeqIO's metrics that are numbers, as TASK/METRIC."""
         metrics, _ = self._evaluator.evaluate(
             compute_metrics=True,
@@ -114,7 +114,7 @@ class RunningSeqio:
             for task, values in metrics.result().items()
             for name, value in values.items()
         }
-        return Findings({name: float(value) for name, value in found.items() if _is_number(value)})
+        return Evaluation({name: float(value) for name, value in found.items() if _is_number(value)})
 
 
 class Responder:

@@ -12,8 +12,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from t5x_like.kernels import attention as kernels
-from t5x_like.kernels.attention import AttentionSpec, Prepared
+from t5x_like.kernels.attention import AttentionSpec, PreparedAttention
 from t5x_like.kernels.barrier import materialize
+from t5x_like.kernels.xla import attend_heads
 from t5x_like.models import context
 from t5x_like.models.architecture import Transformer
 from t5x_like.models.dropout import Noise, dropout
@@ -23,17 +24,19 @@ from t5x_like.parallel import layout
 
 QUERIES, KEYS = ("batch", "act_heads", "length", None), ("batch", "act_kv", "length", None)  # as a kernel has them
 
+CACHED = ("batch", "act_kv", None, None)  # keys or values of a cache
+
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens decoded so far.
+    """KV cache of one layer: keys and values of the tokens decoded so far, heads before slots as their products want.
 
     Attributes:
-      key_bske: [batch, slots, key-value heads, head width].
-      value_bske: likewise.
+      key_bkse: [batch, key-value heads, slots, head width].
+      value_bkse: likewise.
     """
 
-    key_bske: jax.Array
-    value_bske: jax.Array
+    key_bkse: jax.Array
+    value_bkse: jax.Array
 
 
 def packed(
@@ -43,7 +46,7 @@ def packed(
     *,
     biased: bool = False,
     causal: bool = True,
-) -> Prepared:
+) -> PreparedAttention:
     """The self-attention of packed rows: who computes it, and what it needs to know of the segments.
 
     Args:
@@ -75,20 +78,23 @@ def _spec(options: Transformer, rows: int, queries: int, keys: int, **rest: Any)
     )
 
 
-def write(cache_bske: jax.Array, new_btke: jax.Array, slot: jax.Array) -> jax.Array:
-    """A cache with new keys or values in it, from a slot on.
+def write(cache: Cache, k_btke: jax.Array, v_btke: jax.Array, slot: jax.Array) -> Cache:
+    """A cache with the keys and values of new tokens in it, from a slot on.
 
     Args:
-      cache_bske: [batch, slots, key-value heads, head width].
-      new_btke: [batch, new tokens, key-value heads, head width], of the same dtype.
+      cache: of one layer.
+      k_btke: [batch, new tokens, key-value heads, head width].
+      v_btke: likewise.
       slot: int32 scalar, or int32 [batch], where each row's first token goes.
 
     Returns:
-      The shape of the cache; like any update of a slice, one that does not fit is moved to the last slots.
+      A cache of the same shape; like any update of a slice, one that does not fit is moved to the last slots.
     """
-    if jnp.ndim(slot) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache_bske, new_btke, slot, 1)
-    return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))(cache_bske, new_btke, slot)
+    new = (x.astype(old.dtype).transpose(0, 2, 1, 3) for x, old in zip((k_btke, v_btke), cache, strict=True))
+    update = partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
+    if jnp.ndim(slot):
+        update = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=1))
+    return Cache(*(update(old, x, slot) for old, x in zip(cache, new, strict=True)))
 
 
 class Attention(nnx.Module):
@@ -109,7 +115,7 @@ class Attention(nnx.Module):
         self,
         x_btd: jax.Array,
         rotation: Rotation | None,
-        mask: jax.Array | Prepared,
+        mask: jax.Array | PreparedAttention,
         noise: Noise | None,
         cache: Cache | None = None,
         slot: jax.Array | None = None,
@@ -125,38 +131,60 @@ class Attention(nnx.Module):
         Returns:
           [batch, length, embed], and the cache with the new tokens in it.
         """
-        if isinstance(mask, Prepared) and mask.backend.heads_first:
+        if isinstance(mask, PreparedAttention) and mask.backend.heads_first:
             return dropout(self._heads_first(x_btd, rotation, mask, noise), self.options.dropout, noise), None
         o = self.options
         b, t, _ = x_btd.shape
         q_bthe = self.query(x_btd).reshape(b, t, o.heads, o.head_dim)
+        if cache is not None:
+            mixed_bthe, cache = self._from_cache(q_bthe, x_btd, rotation, mask, cache, slot, bias_hts)
+            return self.output(mixed_bthe.reshape(b, t, -1)), cache
         constrain = layout.current().constrain
-        if cache is not None and slot is None:
-            k_bske, v_bske = cache
-        else:
-            k_bske, v_bske = self.keys_and_values(x_btd if memory_bsd is None else memory_bsd)
-            if rotation is not None:
-                q_bthe, k_bske = rotate(q_bthe, rotation), rotate(k_bske, rotation)
-            k_bske = checkpoint_name(constrain(k_bske, ("batch", "length", "act_kv", None)), "qkv")
-            v_bske = checkpoint_name(constrain(v_bske, ("batch", "length", "act_kv", None)), "qkv")
+        k_bske, v_bske = self.keys_and_values(x_btd if memory_bsd is None else memory_bsd)
+        if rotation is not None:
+            q_bthe, k_bske = rotate(q_bthe, rotation), rotate(k_bske, rotation)
+        k_bske = checkpoint_name(constrain(k_bske, ("batch", "length", "act_kv", None)), "qkv")
+        v_bske = checkpoint_name(constrain(v_bske, ("batch", "length", "act_kv", None)), "qkv")
         q_bthe = checkpoint_name(constrain(q_bthe, ("batch", "length", "act_heads", None)), "qkv")
-        if cache is not None and slot is not None:
-            k_new, v_new = k_bske.astype(cache.key_bske.dtype), v_bske.astype(cache.value_bske.dtype)
-            cache = Cache(write(cache.key_bske, k_new, slot), write(cache.value_bske, v_new, slot))
-            k_bske, v_bske = cache
         v_bske = self._drop_weights(v_bske, noise)
-        if cache is None:
-            q_bthe, k_bske, v_bske = context.whole_rows(q_bthe, k_bske, v_bske)
-        if not isinstance(mask, Prepared):
+        q_bthe, k_bske, v_bske = context.whole_rows(q_bthe, k_bske, v_bske)
+        if not isinstance(mask, PreparedAttention):
             mask = kernels.masked(_spec(o, b, t, k_bske.shape[1], mask=True, bias=bias_hts is not None), mask)
         mixed_bthe = mask.attend(q_bthe, k_bske, v_bske, bias_hts)
         mixed_bthe = context.own_tokens(mixed_bthe)
-        return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), cache
+        return dropout(self.output(mixed_bthe.reshape(b, t, -1)), o.dropout, noise), None
 
-    def keys_and_values(self, x_bsd: jax.Array) -> Cache:
+    def _from_cache(
+        self,
+        q_bthe: jax.Array,
+        x_btd: jax.Array,
+        rotation: Rotation | None,
+        mask_bts: Any,
+        cache: Cache,
+        slot: jax.Array | None,
+        bias_hts: jax.Array | None,
+    ) -> tuple[jax.Array, Cache]:
+        """What decoding attends to: the cache, with the new tokens in it where it has a slot for them."""
+        o, constrain = self.options, layout.current().constrain
+        if slot is not None:
+            k_btke, v_btke = self.keys_and_values(x_btd)
+            if rotation is not None:
+                q_bthe, k_btke = rotate(q_bthe, rotation), rotate(k_btke, rotation)
+            cache = write(cache, k_btke, v_btke, slot)
+            cache = Cache(*(constrain(each, CACHED) for each in cache))
+        q_bthe = constrain(q_bthe, ("batch", "length", "act_heads", None))
+        scale = o.head_dim**-0.5 if o.scaled_attention else 1.0
+        mixed_bthe = attend_heads(q_bthe, *cache, mask_bts, bias_hts, soft_cap=o.soft_cap, scale=scale)
+        return mixed_bthe, cache
+
+    def keys_and_values(self, x_bsd: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Those of a sequence, [batch, length, key-value heads, head width] each."""
         shape = (*x_bsd.shape[:2], self.options.kv_heads, self.options.head_dim)
-        return Cache(self.key(x_bsd).reshape(shape), self.value(x_bsd).reshape(shape))
+        return self.key(x_bsd).reshape(shape), self.value(x_bsd).reshape(shape)
+
+    def remembered(self, states_bsd: jax.Array) -> Cache:
+        """The keys and values of an encoder's states, [batch, inputs, embed], for a decoder to look at again."""
+        return Cache(*(x_bske.transpose(0, 2, 1, 3) for x_bske in self.keys_and_values(states_bsd)))
 
     def _drop_weights(self, v_bske: jax.Array, noise: Noise | None) -> jax.Array:
         """The values, some of them 0 where the model drops weights: one that is 0 for all queries of a head is that."""
@@ -165,7 +193,7 @@ class Attention(nnx.Module):
         return v_bske * dropout(jnp.ones((*v_bske.shape[:3], 1), v_bske.dtype), self.options.dropout, noise.fold(0))
 
     def _heads_first(
-        self, x_btd: jax.Array, rotation: Rotation | None, prepared: Prepared, noise: Noise | None
+        self, x_btd: jax.Array, rotation: Rotation | None, prepared: PreparedAttention, noise: Noise | None
     ) -> jax.Array:
         """The same with heads before length throughout, so that what is saved is what the kernel takes."""
         o = self.options

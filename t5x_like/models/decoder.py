@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.kernels.attention import Prepared
+from t5x_like.kernels.attention import PreparedAttention
 from t5x_like.kernels.barrier import materialize
 from t5x_like.kernels.xla import within
 from t5x_like.models import stream
 from t5x_like.models.architecture import Transformer
-from t5x_like.models.attention import Attention, Cache, packed
+from t5x_like.models.attention import CACHED, Attention, Cache, packed
 from t5x_like.models.dropout import Noise, dropout
 from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.mlp import FUNCTIONS, MLP
@@ -63,7 +63,7 @@ class Block(nnx.Module):
         cache: Any,
         noise: Noise | None,
         rotation: Rotation | None,
-        mask: jax.Array | Prepared,
+        mask: jax.Array | PreparedAttention,
         memory: Memory | None = None,
         *,
         slot: jax.Array | None = None,
@@ -171,12 +171,11 @@ class Decoder(nnx.Module):
         cap = self.head_soft_cap
         return cap * jnp.tanh(logits_btv / cap) if cap else logits_btv
 
-    def empty_cache(self, batch: int, slots: int) -> Cache:
-        """Room for the keys and values of `slots` tokens: [layers, batch, slots, key-value heads, head width]."""
-        o = self.options
-        zeros = jnp.zeros((o.layers, batch, slots, o.kv_heads, o.head_dim), o.dtype)
-        zeros = layout.current().constrain(zeros, (None, "batch", None, "act_kv", None))
-        return Cache(zeros, zeros)
+    def empty_cache(self, batch: int, slots: int) -> tuple[Cache, ...]:
+        """Room for the keys and values of `slots` tokens in every layer, in the computation's dtype."""
+        o, constrain = self.options, layout.current().constrain
+        zeros = jnp.zeros((batch, o.kv_heads, slots, o.head_dim), o.dtype)
+        return tuple(Cache(constrain(zeros, CACHED), constrain(zeros, CACHED)) for _ in range(o.layers))
 
     def decode(
         self, tokens_bt: jax.Array, cache: Any, slot: jax.Array, *, only_b: jax.Array | None = None
@@ -194,11 +193,11 @@ class Decoder(nnx.Module):
           float32 logits [batch, length, vocab], or [batch, 1, vocab] with `only_b`, and the cache with these tokens in
           it.
         """
-        hidden_btd, cache = self._decode(tokens_bt, cache, slot, cache.key_bske.shape[2], None)
+        hidden_btd, cache = self._decode(tokens_bt, cache, slot, cache[0].key_bkse.shape[2], None)
         return self.logits(only(hidden_btd, only_b)), cache
 
     def _decode(
-        self, tokens_bt: jax.Array, cache: Any, slot: jax.Array, slots: int, memory: Memory | None
+        self, tokens_bt: jax.Array, caches: Any, slot: jax.Array, slots: int, memory: Memory | None
     ) -> tuple[jax.Array, Any]:
         """As `decode`, with final hidden states [batch, length, embed] in place of logits."""
         b, t = tokens_bt.shape
@@ -206,10 +205,10 @@ class Decoder(nnx.Module):
         mask_bts = within(positions_bt[:, :, None] - jnp.arange(slots), causal=True, window=self.options.window)
         bias_hts = None if self.bias is None else self.bias.at(t, slots, slot)
         x_btd = self._embed(tokens_bt, positions_bt, None)
-        x_btd, new_cache = self.blocks(
-            x_btd, cache, None, self._rotation(positions_bt), mask_bts, memory, slot=slot, bias_hts=bias_hts
+        x_btd, caches = self.blocks(
+            x_btd, caches, None, self._rotation(positions_bt), mask_bts, memory, slot=slot, bias_hts=bias_hts
         )
-        return self._finish(x_btd, None), new_cache
+        return self._finish(x_btd, None), caches
 
     def _embed(
         self,

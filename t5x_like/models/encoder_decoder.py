@@ -51,13 +51,13 @@ class Reading(NamedTuple):
     """What decoding keeps.
 
     Attributes:
-      own: keys and values of the tokens decoded so far, with a leading axis of layers.
+      own: keys and values of the tokens decoded so far, by layer.
       remembered: keys and values of the encoder's states, likewise.
       real_bs: bool [batch, inputs], which of those are no padding.
     """
 
-    own: Cache
-    remembered: Cache
+    own: tuple[Cache, ...]
+    remembered: tuple[Cache, ...]
     real_bs: jax.Array
 
 
@@ -92,15 +92,16 @@ class EncoderDecoder(Decoder):
           segment_ids_bs: int32 [batch, inputs]: 1, and 0 for padding; rows are not packed here.
           slots: the longest sequence that will be decoded.
         """
-        remembered = self.blocks.each(lambda block: block.cross.keys_and_values(states_bsd))
+        remembered = self.blocks.each(lambda block: block.cross.remembered(states_bsd))
         return Reading(self.empty_cache(len(states_bsd), slots), remembered, segment_ids_bs > 0)
 
     def decode(
         self, tokens_bt: jax.Array, cache: Reading, slot: jax.Array, *, only_b: jax.Array | None = None
     ) -> tuple[jax.Array, Reading]:
         """As `Decoder.decode`, with a cache from `remember`."""
-        slots = cache.own.key_bske.shape[2]
+        slots = cache.own[0].key_bkse.shape[2]
         b, t = tokens_bt.shape
         memory = Memory(None, jnp.broadcast_to(cache.real_bs[:, None], (b, t, cache.real_bs.shape[1])))
-        hidden_btd, (own, _) = self._decode(tokens_bt, (cache.own, cache.remembered), slot, slots, memory)
-        return self.logits(only(hidden_btd, only_b)), cache._replace(own=own)
+        layers = tuple(zip(cache.own, cache.remembered, strict=True))
+        hidden_btd, layers = self._decode(tokens_bt, layers, slot, slots, memory)
+        return self.logits(only(hidden_btd, only_b)), cache._replace(own=tuple(own for own, _ in layers))

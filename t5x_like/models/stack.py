@@ -45,7 +45,7 @@ class Stack(nnx.Module):
         def stacked(rngs: nnx.Rngs) -> nnx.Module:
             return build(rngs)
 
-        self.layer = stacked(rngs)
+        self.layer: nnx.Module = stacked(rngs)
 
     def __call__(
         self, x: jax.Array, caches: Any, noise: Noise | None, *of_rows: Any, **shared: Any
@@ -54,7 +54,8 @@ class Stack(nnx.Module):
 
         Args:
           x: what each layer takes and gives, with a leading axis of rows.
-          caches: a tree with a leading `layers` axis, a slice of which each layer takes and gives, or None.
+          caches: one for each layer, which it takes and gives, or None. With caches the layers are written out, so that
+            each cache is an array of its own, which a loop over tokens updates in place.
           noise: folded with the layer's number; None for none.
           *of_rows: passed to each layer, with a leading axis of rows each, or of 1 for all of them.
           **shared: passed to each layer as they are, the same for all rows.
@@ -62,53 +63,72 @@ class Stack(nnx.Module):
         Returns:
           The last layer's `x`, and the layers' caches.
         """
+        if caches is not None:
+            new: list[Any] = []
+            for layer, cache in zip(self.each(lambda layer: layer), caches, strict=True):
+                x, cache = layer(x, cache, noise and noise.fold(len(new)), *of_rows, **shared)
+                new.append(cache)
+            return x, tuple(new)
         structure, parameters = variables.split(self.layer)
-        schedule = schedules.of(layout.current(), len(x)) if caches is None else None
+        schedule = schedules.of(layout.current(), len(x))
         if schedule is None:
             indices = jax.numpy.arange(self.layers)
-            x, caches, noted = _through(structure, x, parameters, caches, indices, noise, of_rows, shared)
+            x, noted = _through(structure, x, parameters, indices, noise, of_rows, shared)
         else:
 
             def layers(x: jax.Array, parameters: Any, *rest: Any) -> tuple[jax.Array, routing.Sums]:
-                x, _, noted = _through(structure, x, parameters, None, *rest)
-                return x, noted
+                return _through(structure, x, parameters, *rest)
 
             x, noted = pipeline.run(layers, schedule, parameters, structure.infos(), noise, x, of_rows, shared)
         routing.note(**noted)
-        return x, caches
+        return x, None
 
-    def each(self, function: Callable[[Any], Any]) -> Any:
-        """What a function makes of each layer, with a leading `layers` axis."""
+    def each(self, function: Callable[[Any], Any]) -> tuple[Any, ...]:
+        """The results of a function of each layer, the first one first."""
+        return tuple(function(layer) for layer in (self.layer if isinstance(self.layer, nnx.List) else self._slices()))
+
+    def unstack(self) -> None:
+        """Replaces the stacked parameters by those of each layer: a loop over tokens would slice them for each token.
+
+        Afterwards the stack runs with caches only.
+        """
+        self.layer = nnx.List(self._slices())
+
+    def _slices(self) -> list[Any]:
         structure, parameters = variables.split(self.layer)
-        return jax.lax.map(lambda parameters: function(structure.merge(parameters)), parameters)
+        infos, constrain = structure.infos(), layout.current().constrain
+
+        def layer(index: int) -> Any:
+            return structure.merge(jax.tree.map(lambda x, info: constrain(x[index], info.axes[1:]), parameters, infos))
+
+        return [layer(index) for index in range(self.layers)]
 
 
 def _through(
     structure: variables.Functional,
     x: jax.Array,
     parameters: Any,
-    caches: Any,
     indices: jax.Array,
     noise: Noise | None,
     of_rows: tuple[Any, ...],
     shared: dict[str, Any],
-) -> tuple[jax.Array, Any, routing.Sums]:
-    """`x` through the layers whose parameters and numbers these are: the last one's, the caches, and what was noted."""
+) -> tuple[jax.Array, routing.Sums]:
+    """`x` through the layers whose parameters and numbers these are: the last one's, and what was noted."""
     setting = layout.current()
 
-    def body(x: jax.Array, sliced: tuple[Any, Any, jax.Array]) -> tuple[jax.Array, Any]:
-        parameters, cache, index = sliced
+    def body(x: jax.Array, sliced: tuple[Any, jax.Array]) -> tuple[jax.Array, Any]:
+        parameters, index = sliced
         # What a layer notes down must leave the loop as one of its results.
         with routing.nested() as noted:
-            x, cache = structure.merge(parameters)(x, cache, noise and noise.fold(index), *of_rows, **shared)
-        return x, (cache, noted)
+            x, _ = structure.merge(parameters)(x, None, noise and noise.fold(index), *of_rows, **shared)
+        return x, noted
 
     policy = REMAT[setting.remat]
     if policy is not None:
         body = jax.checkpoint(body, policy=policy, prevent_cse=not setting.scan_layers)
     loop = jax.lax.scan if setting.scan_layers else _unrolled
-    x, (caches, noted) = loop(body, x, (parameters, caches, indices))
-    return x, caches, {name: sums.sum(0) for name, sums in noted.items()}
+    x, noted = loop(body, x, (parameters, indices))
+    return x, {name: sums.sum(0) for name, sums in noted.items()}
 
 
 def _unrolled(body: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:

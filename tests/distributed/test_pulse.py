@@ -25,12 +25,12 @@ def test_alone_it_says_what_it_was_told():
 
 
 def test_a_batch_is_the_sum_of_its_parts():
-    beat = rows((0, 1, 5, 8, 1, 0.5, 40, 90, 60, 1), (0, 0, 7, 8, 0, 0.25, 64, 30, 20, 2))
-    assert beat.counts == BatchCounts(12, 16, 1, 0.375, 64, 120, 80, 3)
+    beat = rows((0, 1, 5, 8, 1, 0.5, 40, 90, 60, 1, 3), (0, 0, 7, 8, 0, 0.25, 64, 30, 20, 2, 4))
+    assert beat.counts == BatchCounts(12, 16, 1, 0.375, 64, 120, 80, 3, 7)
 
 
 def test_processes_with_the_same_part_count_once():
-    first, second = (0, 0, 5, 8, 1, 0.5, 40, 90, 60, 1), (0, 1, 7, 8, 0, 0.25, 64, 30, 20, 2)
+    first, second = (0, 0, 5, 8, 1, 0.5, 40, 90, 60, 1, 3), (0, 1, 7, 8, 0, 0.25, 64, 30, 20, 2, 4)
     assert rows(first, first, second, second).counts == rows(first, second).counts
 
 
