@@ -26,10 +26,9 @@ def cached(file: epath.Path, kind: str, make: Callable[[], Any]) -> Any:
       make: walks the file. Where the cache cannot be written, the file is walked each time.
     """
     key = hashlib.sha256(repr((_FORMAT, kind, os.fspath(file), *_state(file))).encode()).hexdigest()
-    try:
-        place = cache.directory().parent / "indexes" / f"{key}.json"
-    except RuntimeError:  # no home
+    if (tokens := cache.directory()) is None:  # no home
         return make()
+    place = tokens.parent / "indexes" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError):
         return json.loads(place.read_bytes())
     made = make()
