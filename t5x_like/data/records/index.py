@@ -4,16 +4,15 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from t5x_like.data import cache
+from t5x_like.data import local_cache
 
-_FORMAT = "1"  # part of every key: raise it when an index means something else
+_CACHE = "indexes"
+_FORMAT = "1"  # part of every name: raise it when an index means something else
 _SAMPLED, _BLOCKS = 1 << 20, 16
 
 
@@ -21,19 +20,19 @@ def cached(file: epath.Path, kind: str, make: Callable[[], Any]) -> Any:
     """The index of a file, as plain JSON values.
 
     Args:
-      file: what is indexed. An index is found again by the file's path, size and time of change.
+      file: what is indexed. An index is found again by the file's place, size and times.
       kind: of index.
-      make: walks the file. Where the cache cannot be written, the file is walked each time.
+      make: walks the file. Where the cache cannot be used, the file is walked each time.
     """
-    key = hashlib.sha256(repr((_FORMAT, kind, os.fspath(file), *_state(file))).encode()).hexdigest()
-    if (tokens := cache.directory()) is None:  # no home
+    key = _key(file)
+    if key is None:
         return make()
-    place = tokens.parent / "indexes" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(place.read_bytes())
+    name = f"{_FORMAT}-{kind}-{key}.json"
+    with contextlib.suppress(ValueError):
+        if (note := local_cache.read_note(_CACHE, name)) is not None:
+            return json.loads(note)
     made = make()
-    with contextlib.suppress(OSError):
-        _write(place, json.dumps(made))
+    local_cache.write_note(_CACHE, name, json.dumps(made))
     return made
 
 
@@ -50,23 +49,9 @@ def sampled_digest(file: epath.Path) -> str:
     return total.hexdigest()
 
 
-def _state(file: epath.Path) -> tuple[object, ...]:
-    """What changes when a file does."""
+def _key(file: epath.Path) -> str | None:
     path = os.fspath(file)
     if "://" not in path:
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns, status.st_ino
+        return local_cache.file_key(path)
     found = file.stat()
-    return found.length, found.mtime
-
-
-def _write(place: Path, content: str) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(prefix=f".{place.name}-", dir=place.parent)
-    try:
-        with open(descriptor, "w") as stream:
-            stream.write(content)
-        os.replace(draft, place)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
+    return hashlib.sha256(repr((path, found.length, found.mtime)).encode()).hexdigest()

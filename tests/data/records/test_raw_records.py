@@ -10,6 +10,7 @@ import pytest
 from corpora import example
 from media import FORMATS, folder, image_bytes, json_lines, shard, sound_bytes, tfrecord
 
+from t5x_like.data import local_cache
 from t5x_like.data.records import jsonl, tar, tf_example
 from t5x_like.data.records.files import Place
 from t5x_like.data.records.raw import UndecodableError, bytes_of, field_of
@@ -54,6 +55,7 @@ def test_a_stamp_tells_states_apart_and_no_paths(tmp_path, kind):
 
 
 def test_an_index_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_cache, "_SETTLED", -1)  # a file that is new is indexed each time
     files = [
         (tar, "_walk", shard(tmp_path / "a.tar", [("x", {"png": b"1"}), ("y", {"png": b"23"})])),
         (tf_example, "_offsets", tfrecord(tmp_path / "a.tfrecord", [b"1", b"23"])),
