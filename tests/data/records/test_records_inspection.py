@@ -24,6 +24,18 @@ def test_a_folder_of_images_for_an_objective_of_text(tmp_path, capsys):
     assert "image 224 × 224 × 3 float32" in out and "label one number int32" in out
     assert "Classes: cat 32.1%, dog 32.1%, owl 35.7%" in out
     assert "1 cannot be decoded:" in out and "004.png cannot be decoded" in out
+    assert (
+        "No batches are shown: objective.name: it reads 'previous' of each record, and those of data.task have" in out
+    )
+
+
+def test_as_json(tmp_path, capsys):
+    folder(tmp_path, [sound_bytes(number, count=1000 + number) for number in range(30)], "wav")
+    assert main([*QUICK, *flags(name="audio", path=tmp_path, sample_rate=8000), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (records,) = found["records"]
+    (audio, label) = records["arrays"]
+    assert audio["name"] == "audio" and audio["shapes"] == [[1000, 1029]] and -1 < audio["low"] < 0 < audio["high"] < 1
     assert label["name"] == "label" and records["classes"] == {"cat": 10, "dog": 9, "owl": 10}
     assert records["broken_count"] == 0
 
