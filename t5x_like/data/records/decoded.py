@@ -35,6 +35,7 @@ class DecodedRecords(Records):
     """Raw records of a split, decoded by a function of the record and of its randomness alone."""
 
     decodes = True
+    has_tokens = False
 
     def __init__(self, raw: RawRecords, numbers: np.ndarray, decode: Decode, *, skips: bool, settings: str) -> None:
         """Makes records of some raw ones.
@@ -70,7 +71,7 @@ class DecodedRecords(Records):
 
     def every(self, stride: int, first: int) -> "DecodedRecords":
         """The records first, first + stride, …, alone."""
-        return DecodedRecords(
+        return type(self)(
             self.raw, self.numbers[first::stride], self._decode, skips=self._skips, settings=self._settings
         )
 
@@ -124,6 +125,7 @@ class DecodedTask(abc.ABC):
     """
 
     endings: ClassVar[tuple[str, ...]] = ()  # of the names of single files that are records
+    kind: ClassVar[type[DecodedRecords]] = DecodedRecords
 
     path: str = ""
     format: str = ""
@@ -202,7 +204,7 @@ class DecodedTask(abc.ABC):
             where = f"{WHERE}.path" if SPLIT in self.path else f"{WHERE}.splits.{split}"
             raise ExperimentError(where, f"none of the {len(raw):,} records belongs to the split {split!r}")
         decode = self.decoder(raw, split)
-        return DecodedRecords(raw, numbers, decode, skips=self.on_error == "skip", settings=self._settings(split))
+        return self.kind(raw, numbers, decode, skips=self.on_error == "skip", settings=self._settings(split))
 
     def _settings(self, split: str) -> str:
         """The options that decide the arrays of a split, as JSON."""

@@ -1,5 +1,6 @@
 """The tasks `pairs` and `preferences`: records of several texts, each tokenised by itself."""
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,11 +9,38 @@ from typing import Any, ClassVar
 import numpy as np
 
 from t5x_like import registry
-from t5x_like.data.record_source import Arrays
-from t5x_like.data.records.decoded import Decode, DecodedTask, text_tokens
+from t5x_like.data.record_source import Arrays, BrokenRecordError
+from t5x_like.data.records.decoded import Decode, DecodedRecords, DecodedTask, text_tokens
 from t5x_like.data.records.raw import RawRecords, field_of
 from t5x_like.data.vocabulary import PAD_ID
 from t5x_like.errors import ExperimentError
+
+_SAMPLE = 256  # records of which the lengths are taken
+
+
+class TextRecords(DecodedRecords):
+    """Records of tokenised texts, whose lengths are known from a sample of them."""
+
+    has_tokens = True
+
+    @property
+    def tokens(self) -> int:
+        """About the tokens of all records."""
+        return round(self._mean * len(self))
+
+    def mean_length(self, length: int) -> float:
+        """About the tokens of a record in the mean."""
+        return self._mean
+
+    @functools.cached_property
+    def _mean(self) -> float:
+        rng = np.random.default_rng(0)
+        lengths = []
+        for number in np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(int).tolist():
+            with contextlib.suppress(BrokenRecordError, ExperimentError):  # the run says so when it comes to it
+                (arrays,) = self.read(number, rng)
+                lengths.append(len(arrays["tokens"]))
+        return float(np.mean(lengths)) if lengths else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +55,7 @@ class TextsTask(DecodedTask):
       unended: texts that are not ended, because another follows.
     """
 
-    endings: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[type[DecodedRecords]] = TextRecords
 
     name: str = "pairs"
     fields: Mapping[str, str] = field(default_factory=dict)

@@ -40,6 +40,14 @@ def test_a_pair_is_two_texts_each_with_its_end(pairs):
     assert record["previous"].tolist() == [0, *record["tokens"][:-1].tolist()]
 
 
+def test_lengths_are_known_from_a_sample(pairs):
+    task = task_of("pairs", pairs, fields={"inputs": "q.text", "targets": "a"})
+    (part,) = task.open("train").components
+    source = part.records.source(64)
+    lengths = [len(source.read(number, RNG)[0]["tokens"]) for number in range(len(source))]
+    assert part.tokens == sum(lengths) and part.records.mean_length(64) == np.mean(lengths)
+
+
 def test_pairs_are_packed_for_their_objective(pairs):
     task = task_of("pairs", pairs, fields={"inputs": "q.text", "targets": "a"})
     options = {"sequence_length": 32, "batch_size": 4, "lanes": 4, "seed": 1}
