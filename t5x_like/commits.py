@@ -5,16 +5,16 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from t5x_like.checkpoint import evaluation
-from t5x_like.checkpoint.reading import initialize_from
 from t5x_like.checkpoint.store import CheckpointStore
+from t5x_like.data import fingerprints
 from t5x_like.distributed import exchange
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.schedule import is_due
 from t5x_like.experiment import Experiment
+from t5x_like.initialization import Initialization
 from t5x_like.program import Program, State
 
 
@@ -68,20 +68,20 @@ class Commits:
         self._experiment, self._store, self._fingerprint = experiment, store, fingerprint
         self._before, self._began = Totals(), began
 
-    def start(self, run: Program) -> Start:
-        """Resumes from the latest commit; else takes another run's parameters; else starts from scratch.
+    def start(self, run: Program, first: Initialization | None) -> Start:
+        """Resumes from the latest commit, or begins with the state of step 0.
+
+        Args:
+          run: the experiment's program.
+          first: how the state of step 0 comes about; None where there is a commit.
 
         Raises:
           UserError: when the commit cannot be read, or is of another experiment or other data.
         """
-        latest, abstract = self._store.latest(), run.abstract_state()
+        latest = None if first else self._store.latest()
         if latest is None:
-            initialize = jax.jit(run.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
-            state = initialize()
-            if source := self._experiment.initialize.checkpoint:
-                state = run.start_from(state, initialize_from(source, abstract["parameters"]))
-            return Start(state)
-        restored = self._store.restore(latest, abstract)
+            return Start((first or Initialization(run)).state())
+        restored = self._store.restore(latest, run.abstract_state())
         self._require_same_data(restored.meta["data"], latest)
         self.totals = self._before = Totals(**restored.meta["totals"])
         unevaluated = evaluation.unfinished(self._store.commit(latest), restored.meta)
@@ -127,13 +127,14 @@ class Commits:
         self._store.evaluated(step, metrics)
 
     def _require_same_data(self, before: Mapping[str, str], latest: int) -> None:
-        for field in (*before, *self._fingerprint):
-            if before.get(field) != self._fingerprint.get(field):
-                raise ExperimentError(
-                    field,
-                    f"what it holds has changed since step {latest} of this workdir was committed; put it back, or"
-                    " start in another --workdir",
-                )
+        data = self._experiment.data
+        field = fingerprints.changed(before, self._fingerprint, data.task, data.split, data.streaming)
+        if field is not None:
+            raise ExperimentError(
+                field,
+                f"what it holds has changed since step {latest} of this workdir was committed; put it back, or start in"
+                " another --workdir",
+            )
 
 
 def _of_all_lanes(position: np.ndarray) -> np.ndarray:

@@ -71,8 +71,20 @@ class Program:
 
     def init(self) -> State:
         """The state of step 0; the same for every layout."""
+        return self.start_from(self.first_values())
+
+    def first_values(self) -> dict[variables.Path, jax.Array]:
+        """What the model's initialisers give each variable, by path; the same for every layout."""
         rngs = nnx.Rngs(params=purpose_key(self.seed, "initialize"))
         values = variables.flatten(variables.split(self.objective.build(self.architecture, rngs))[1])
+        return {path: value for path, value in values.items() if self.roles[path].source is None}
+
+    def start_from(self, values: Mapping[variables.Path, jax.Array]) -> State:
+        """The state of step 0 with these values of the model's variables.
+
+        Args:
+          values: by path; those that start as a copy of another one may be left out.
+        """
         parameters, rest = self._partition(self._copied(values))
         return {
             "step": jnp.int32(0),
@@ -81,17 +93,6 @@ class Program:
             "optimizer": self.optimizer.init(parameters),
             "skipped": {"total": jnp.int32(0), "consecutive": jnp.int32(0)},
         }
-
-    def start_from(self, state: State, parameters: Tree) -> State:
-        """The state of step 0 with parameters from elsewhere; what starts as their copy is copied anew.
-
-        Args:
-          state: from `init`.
-          parameters: structured like the state's.
-        """
-        values = variables.flatten(state["model_state"]) | variables.flatten(parameters)
-        parameters, rest = self._partition(self._copied(values))
-        return {**state, "parameters": parameters, "model_state": rest}
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the state; nothing is allocated."""
@@ -262,9 +263,11 @@ class Program:
         )
 
     def _copied(self, values: Mapping[variables.Path, Any]) -> dict[variables.Path, Any]:
-        """First values by path, with those that follow others replaced by copies."""
-        sources = {path: source for path, (_, source) in self.roles.items() if source is not None}
-        return {path: jnp.array(values[sources[path]]) if path in sources else value for path, value in values.items()}
+        """Values by path, with copies in place of those that are left out."""
+        return {
+            path: values[path] if source is None or path in values else jnp.array(values[source])
+            for path, (_, source) in self.roles.items()
+        }
 
 
 def program(experiment: Experiment, layout: Layout | None = None) -> Program:
@@ -281,6 +284,7 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
     roles = assign(infos, variables.flatten(structure.is_parameter()), objective.roles)
     trained = variables.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
     options = experiment.optimizer
+    layout = layout or Layout(remat=experiment.parallelism.remat, scan_layers=experiment.parallelism.scan_layers)
     return Program(
         objective=objective,
         structure=structure,
@@ -288,7 +292,7 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
         optimizer=optim.build(options, trained, experiment.steps),
         optimizer_options=options,
         learning_rate=optim.learning_rate(options, experiment.steps),
-        layout=layout or Layout(remat=experiment.parallelism.remat, scan_layers=experiment.parallelism.scan_layers),
+        layout=dataclasses.replace(layout, documents_per_row=experiment.data.documents_per_row),
         seed=experiment.seed,
         microbatches=experiment.parallelism.microbatches,
         architecture=architecture,

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-_HASTE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+from t5x_like import compat
+
+_HASTE = compat.as_flags(compat.quick_compilation())
 # Read when JAX is imported or asked for its first device, so they are set before any test module is imported.
 _FOR_TESTS_ALONE = {
     "JAX_PLATFORMS": "cpu",
     # Tests are bound by compilation, so the compiler is told to hurry.
     "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {_HASTE}",
     "NPROC": "512",  # threads for eight devices to meet: see startup.COLLECTIVE_THREADS
-    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
     # Most of the time goes into compiling what the last run compiled too. With a limit on its size JAX locks the
     # cache, which the workers of pytest-xdist share.
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "d" / "jax"),
@@ -80,6 +82,13 @@ def _mounted(directory: Path, options: str) -> Iterator[Path]:
         pytest.skip(sentence)
     yield directory
     subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def pytest_configure() -> None:
+    """Keeps programs that would hang on eight host devices out of the compilation cache."""
+    from t5x_like.parallel import collective_order
+
+    collective_order.keep()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

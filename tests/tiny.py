@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from t5x_like import compat
 from t5x_like.experiment import Checkpoint, Data, Experiment, Initialize, Parallelism, Telemetry
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
@@ -12,7 +13,7 @@ from t5x_like.parallel.placement import place
 from t5x_like.sections import Choice, choose
 
 # The tests are compile-bound, and want no fast code.
-COMPILER = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+COMPILER = compat.quick_compilation()
 
 ROWS, LENGTH, VOCABULARY = 8, 8, 32
 

@@ -23,6 +23,7 @@ class BatchCounts(NamedTuple):
         together.
       bytes_left: what cleaning left of them.
       broken: records that could not be decoded and were left out.
+      closed_early: rows that `data.documents_per_row` closed with room for the next document.
     """
 
     tokens: int
@@ -33,6 +34,27 @@ class BatchCounts(NamedTuple):
     bytes_read: int = 0
     bytes_left: int = 0
     broken: int = 0
+    closed_early: int = 0
+
+    @classmethod
+    def combined(cls, parts: np.ndarray) -> "BatchCounts":
+        """The counts of a whole batch.
+
+        Args:
+          parts: float64 [parts, fields], the counts of each part.
+        """
+        tokens, places, dropped, epoch, examples, read, left, broken, closed = parts.T
+        return cls(
+            tokens=int(tokens.sum()),
+            places=int(places.sum()),
+            dropped=int(dropped.sum()),
+            epoch=float(epoch.mean()),
+            examples=int(examples.max()),
+            bytes_read=int(read.sum()),
+            bytes_left=int(left.sum()),
+            broken=int(broken.sum()),
+            closed_early=int(closed.sum()),
+        )
 
     @property
     def fill_fraction(self) -> float:

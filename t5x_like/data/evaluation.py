@@ -36,6 +36,7 @@ class EvaluationReader:
         prefetch: int = 4,
         workers: int = 0,
         vocab_size: int | None = None,
+        documents_per_row: int = 0,
     ) -> None:
         """Opens the split.
 
@@ -50,13 +51,14 @@ class EvaluationReader:
           prefetch: batches prepared ahead.
           workers: threads that decode records, as of `Pipeline`.
           vocab_size: likewise.
+          documents_per_row: likewise.
 
         Raises:
           ExperimentError: when the hosts do not divide the batch.
         """
         if batch_size % host_count:
             raise ExperimentError("data.batch_size", f"{batch_size} rows cannot be shared by {host_count} hosts")
-        self._maker = ExampleMaker(objective, sequence_length, seed)
+        self._maker = ExampleMaker(objective, sequence_length, seed, documents_per_row)
         self._bound = BatchBound(self._maker.features, vocab_size, dataset)
         self._records = dataset.records(self._maker.record_length)
         self._rows, self._batch_size = batch_size // host_count, batch_size

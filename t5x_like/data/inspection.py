@@ -121,6 +121,7 @@ def inspect(experiment: Any, corpus: Dataset | StreamedDataset, *, rows: int, sh
         shuffle_window=data.shuffle_window,
         skip=data.skip,
         vocab_size=experiment.model.vocab_size,
+        documents_per_row=data.documents_per_row,
     )
     try:
         for _ in range(-(-rows // data.batch_size)):

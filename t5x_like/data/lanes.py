@@ -44,11 +44,13 @@ class Filled(NamedTuple):
       tokens: tokens laid down.
       dropped: tokens of records of which the objective made no example.
       broken: records that could not be decoded and were left out.
+      closed_early: rows that had room for the next example, and as many as `data.documents_per_row` allows.
     """
 
     tokens: int = 0
     dropped: int = 0
     broken: int = 0
+    closed_early: int = 0
 
     def plus(self, other: "Filled") -> "Filled":
         """The sums."""
@@ -89,7 +91,7 @@ class Lane:
             self._ahead.append((record.epoch, self._workers.submit(self._maker.make, record)))
 
     def fill(self, batch: Batch, row: int) -> Filled:
-        """Lays examples into one row of zeros until the next does not fit.
+        """Lays examples into one row of zeros until the next does not fit, or the row holds as many as it may.
 
         Raises:
           ExperimentError: when the objective has made no example of a whole epoch.
@@ -100,6 +102,8 @@ class Lane:
             end = used + made.length
             if end > room:
                 break
+            if self._is_closed(segment, made):
+                return Filled(used, dropped, broken, closed_early=1)
             if made.length:
                 segment += 1
                 self._lay(made.features, batch, row, segment, used, end)
@@ -109,6 +113,10 @@ class Lane:
             used = end
             self._advance()
         return Filled(used, dropped, broken)
+
+    def _is_closed(self, segments: int, following: Example) -> bool:
+        """Whether a row has as many examples as it may, and another follows."""
+        return following.length > 0 and segments == self._maker.documents_per_row > 0
 
     def ended(self) -> bool:
         """Whether there is nothing more."""
@@ -184,6 +192,8 @@ class GroupedLane(Lane):
             ends = list(map(operator.add, begins, made.lengths))
             if any(map(operator.gt, ends, rooms)):
                 break
+            if self._is_closed(segment, made):
+                return Filled(sum(begins), dropped, broken, closed_early=1)
             if made.length:
                 segment += 1
                 self._lay_groups(made.features, batch, row, segment, begins, ends)

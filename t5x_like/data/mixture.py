@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from t5x_like import registry
 from t5x_like.checks import require_one_of
+from t5x_like.data import fingerprints
 from t5x_like.data.dataset import Component, Dataset, MixtureStage
 from t5x_like.data.documents import TokenRecords
 from t5x_like.data.records.base import Records
@@ -174,9 +175,16 @@ class MixtureTask:
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
         """What decides what `open` or `stream` gives: every component's, by field."""
+        return self._fingerprint(split, lambda task: task.fingerprint(split, streamed=streamed))
+
+    def former_fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """`fingerprint` as earlier programs wrote it; see `fingerprints`."""
+        return self._fingerprint(split, lambda task: fingerprints.former(task, split, streamed))
+
+    def _fingerprint(self, split: str, of: Callable[[Any], Mapping[str, str]]) -> dict[str, str]:
         found = {"data.task.components": ", ".join(self._with(split))}
         for name in self._with(split):
-            for field, value in self._of(name, lambda task: task.fingerprint(split, streamed=streamed)).items():
+            for field, value in self._of(name, of).items():
                 found[f"{_COMPONENTS}.{name}{field.removeprefix('data.task')}"] = value
         return found
 

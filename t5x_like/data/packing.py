@@ -102,7 +102,7 @@ class _KeyedRandom(threading.local):
 class ExampleMaker:
     """Turns records into examples, and rows of padding into batches of them."""
 
-    def __init__(self, objective: Any, length: int, seed: int) -> None:
+    def __init__(self, objective: Any, length: int, seed: int, documents_per_row: int = 0) -> None:
         """Makes an objective's examples for rows of `length` tokens.
 
         Args:
@@ -111,7 +111,9 @@ class ExampleMaker:
             it holds of one document.
           length: `data.sequence_length`.
           seed: of the examples' randomness.
+          documents_per_row: the most examples that a row holds; 0 for as many as fit.
         """
+        self.documents_per_row = documents_per_row
         self.example, self.features = objective.example, objective.features(length)
         self.record_length = record_length_of(objective, length)
         self.packs = bool(groups_of(self.features))

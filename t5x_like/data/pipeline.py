@@ -50,6 +50,7 @@ class Pipeline(BatchSource):
         prefetch: int = 4,
         workers: int = 0,
         vocab_size: int | None = None,
+        documents_per_row: int = 0,
     ) -> None:
         """Starts preparing batches.
 
@@ -68,12 +69,13 @@ class Pipeline(BatchSource):
           prefetch: batches prepared ahead.
           workers: threads that decode records, where records are decoded; 0 is one for each core, and 16 at most.
           vocab_size: the model's ids; a batch with others is refused. None checks none.
+          documents_per_row: the most examples that a row holds; 0 for as many as fit.
 
         Raises:
           ExperimentError: when batch, lanes and hosts do not divide.
         """
         _check_division(batch_size, lanes, host_count)
-        self._maker = ExampleMaker(objective, sequence_length, seed)
+        self._maker = ExampleMaker(objective, sequence_length, seed, documents_per_row)
         self._bound = BatchBound(self._maker.features, vocab_size, dataset)
         own = lanes // host_count
         self._first, self._rows_per_lane = host_index * own, batch_size // lanes
@@ -136,6 +138,7 @@ class Pipeline(BatchSource):
             bytes_read=sum(each.read for each in cleaned),
             bytes_left=sum(each.left for each in cleaned),
             broken=total.broken,
+            closed_early=total.closed_early,
         )
         return PreparedBatch(batch, state, counts)
 
@@ -183,6 +186,7 @@ class OpenedPipeline:
             prefetch=data.prefetch,
             workers=data.workers,
             vocab_size=self._experiment.model.vocab_size,
+            documents_per_row=data.documents_per_row,
         )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from t5x_like import registry
 from t5x_like.data import sources
@@ -117,13 +118,11 @@ class SeqioTask:
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
         """SHA-256 of the split's tokens and their documents: SeqIO has no digest of a source.
 
-        Of what is streamed, the names of tasks and their files.
+        Of what is streamed, the names of tasks and the sizes and a sample of their files, wherever these are.
         """
         made = {"data.task.features": json.dumps(list(self.features.items()))} if self.features else {}
         if streamed:
-            rates = self._rates(split)
-            names = [[task.name, list(task.source.list_shards(split))] for task, _ in rates]
-            return made | {_WHERE: json.dumps(names), f"{_WHERE} rates": json.dumps([rate for _, rate in rates])}
+            return made | self._outline(split, lambda task: _outline(task.source.list_shards(split)))
         corpus = self.open(split)
         total = hashlib.sha256(json.dumps([part.name for part in corpus.components]).encode())
         for documents in corpus.shards:
@@ -131,6 +130,16 @@ class SeqioTask:
             for values in (documents.tokens, documents.offsets, documents.ends):
                 total.update(np.ascontiguousarray(values).data)
         return made | {_WHERE: total.hexdigest(), f"{_WHERE} rates": json.dumps(corpus.stages)}
+
+    def former_fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """`fingerprint` as programs wrote it that took the names of files for what is streamed."""
+        found = self.fingerprint(split, streamed=streamed)
+        return found | self._outline(split, lambda task: list(task.source.list_shards(split))) if streamed else found
+
+    def _outline(self, split: str, of: Callable[[Any], Any]) -> dict[str, str]:
+        rates = self._rates(split)
+        shards = json.dumps([[task.name, of(task)] for task, _ in rates])
+        return {_WHERE: shards, f"{_WHERE} rates": json.dumps([rate for _, rate in rates])}
 
     @functools.cached_property
     def _opened(self) -> dict[str, Dataset]:
@@ -296,6 +305,17 @@ class SeqioTask:
         """An example's tokens without padding, and with one end."""
         text = np.flatnonzero((ids != PAD_ID) & (ids != self._vocabulary.eos_id))
         return np.append(ids[: text[-1] + 1] if len(text) else ids[:0], self._vocabulary.eos_id)
+
+
+def _outline(shards: Sequence[Any]) -> Any:
+    """What is in the files of a source; of a function's shards, which are no files, their names."""
+    names = [str(shard) for shard in shards]
+    files = [epath.Path(name) for name in names]
+    try:
+        are_files = all(file.exists() for file in files)
+    except (OSError, ValueError):
+        are_files = False
+    return sources.outline(files, _WHERE) if are_files else names
 
 
 def _needs_lengths(preprocessor: Any) -> bool:

@@ -175,13 +175,13 @@ class TextTask:
         def make() -> Documents:
             documents = self._tokenized(split, counts)
             if self.cleaning:  # first, so that the documents are never there without them
-                cache.remember(key, json.dumps(counts.to_dict()))
+                cache.write_note(key, json.dumps(counts.to_dict()))
             return documents
 
         documents = cache.cached(key, make)
         if not self.cleaning:
             return Dataset.of(documents)
-        if not counts.taken.documents and (note := cache.recall(key)):
+        if not counts.taken.documents and (note := cache.read_note(key)):
             counts = Counts.from_dict(json.loads(note))
         return Dataset((Component.of("", documents, counts=counts),))
 
@@ -213,15 +213,20 @@ class TextTask:
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
         """SHA-256 of the corpus and the tokenizer, how files are read and cleaned, the split's rule; no paths.
 
-        What is streamed may be too large to be read twice: of its files only names and sizes count.
+        What is streamed may be too large to be read twice: of its files the sizes and a sample of the content count.
         """
         return {
-            f"{_WHERE}.path": self._corpus.stamp() if streamed else self._corpus_digest,
+            f"{_WHERE}.path": self._corpus.outline() if streamed else self._corpus_digest,
             f"{_WHERE}.format": json.dumps(self._corpus.settings()),
             f"{_WHERE}.tokenizer": self._vocabulary.identity,
             f"{_WHERE}.splits.{split}": json.dumps(dataclasses.asdict(self.rule(split))),
             **self._cleaner.fingerprint(f"{_WHERE}.cleaning"),
         }
+
+    def former_fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """`fingerprint` as programs wrote it that took names and sizes for what is streamed."""
+        found = self.fingerprint(split, streamed=streamed)
+        return found | {f"{_WHERE}.path": self._corpus.stamp()} if streamed else found
 
     def as_seqio(self, name: str = "") -> Any:
         """Registers the task in SeqIO's registry, which imports TensorFlow; see `seqio_bridge.as_seqio`."""

@@ -1,9 +1,11 @@
 """The task `tokens`: a corpus that `t5x_like data prepare` wrote, mapped into memory."""
 
+import atexit
 import functools
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from t5x_like import registry
-from t5x_like.data import cache, sources
+from t5x_like.data import local_cache, sources
 from t5x_like.data import vocabulary as vocabularies
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.documents import Documents
@@ -162,14 +164,28 @@ class _Streamed:
         return ((number, self.documents.document(number)) for number in range(start, len(self.documents)))
 
 
+@functools.cache
+def _usable(kept: Path | None) -> Path:
+    """The place in the cache where copies of shards are kept, or one for this process where that cannot be used."""
+    try:
+        if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
+            if os.access(kept, os.W_OK):
+                return kept
+    except OSError:
+        pass
+    own = tempfile.TemporaryDirectory(prefix="t5x_like-shards-")
+    atexit.register(own.cleanup)
+    return Path(own.name)
+
+
 def _at_hand(file: epath.Path, digest: str, size: int) -> Path:
     """Where a file can be mapped: itself, or a copy in the local cache, under its digest, which is checked."""
     check_size(file, size)
     if is_local(file):
         return Path(file)
-    copy = cache.directory().parent / "shards" / digest
+    copy = _usable(local_cache.directory("shards")) / digest
     if not (copy.exists() and copy.stat().st_size == size):
-        copy.parent.mkdir(parents=True, exist_ok=True)
         draft = copy.with_name(f".{digest}-{os.getpid()}")
         try:
             with file.open("rb") as reader, draft.open("wb") as writer:

@@ -8,6 +8,7 @@ of their own unless `M_ARENA_MAX` is set by a call.
 
 import ctypes
 import glob
+import logging
 import os
 import sys
 import time
@@ -82,6 +83,7 @@ def prepare() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where no home has room for a cache of fonts
     os.environ.setdefault("EPATH_USE_TF", "false")  # gs:// and s3:// through fsspec, without importing TensorFlow
     if not any(glob.glob(pattern) for pattern in _ACCELERATORS):
         # libtpu may be installed to compile for TPUs that are elsewhere; without this JAX would look for one here.

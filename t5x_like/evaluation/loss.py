@@ -68,6 +68,7 @@ class SplitLoss(Evaluator):
             prefetch=experiment.data.prefetch,
             workers=experiment.data.workers,
             vocab_size=experiment.model.vocab_size,
+            documents_per_row=experiment.data.documents_per_row,
         )
         self.sums = jax.jit(self._sums)
 

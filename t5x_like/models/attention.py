@@ -12,7 +12,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from t5x_like.kernels import attention as kernels
-from t5x_like.kernels.attention import AttentionSpec, Prepared
+from t5x_like.kernels.attention import AttentionSpec, PreparedAttention
 from t5x_like.kernels.barrier import materialize
 from t5x_like.kernels.xla import attend_heads
 from t5x_like.models import context
@@ -46,7 +46,7 @@ def packed(
     *,
     biased: bool = False,
     causal: bool = True,
-) -> Prepared:
+) -> PreparedAttention:
     """The self-attention of packed rows: who computes it, and what it needs to know of the segments.
 
     Args:
@@ -115,7 +115,7 @@ class Attention(nnx.Module):
         self,
         x_btd: jax.Array,
         rotation: Rotation | None,
-        mask: jax.Array | Prepared,
+        mask: jax.Array | PreparedAttention,
         noise: Noise | None,
         cache: Cache | None = None,
         slot: jax.Array | None = None,
@@ -131,7 +131,7 @@ class Attention(nnx.Module):
         Returns:
           [batch, length, embed], and the cache with the new tokens in it.
         """
-        if isinstance(mask, Prepared) and mask.backend.heads_first:
+        if isinstance(mask, PreparedAttention) and mask.backend.heads_first:
             return dropout(self._heads_first(x_btd, rotation, mask, noise), self.options.dropout, noise), None
         o = self.options
         b, t, _ = x_btd.shape
@@ -148,7 +148,7 @@ class Attention(nnx.Module):
         q_bthe = checkpoint_name(constrain(q_bthe, ("batch", "length", "act_heads", None)), "qkv")
         v_bske = self._drop_weights(v_bske, noise)
         q_bthe, k_bske, v_bske = context.whole_rows(q_bthe, k_bske, v_bske)
-        if not isinstance(mask, Prepared):
+        if not isinstance(mask, PreparedAttention):
             mask = kernels.masked(_spec(o, b, t, k_bske.shape[1], mask=True, bias=bias_hts is not None), mask)
         mixed_bthe = mask.attend(q_bthe, k_bske, v_bske, bias_hts)
         mixed_bthe = context.own_tokens(mixed_bthe)
@@ -193,7 +193,7 @@ class Attention(nnx.Module):
         return v_bske * dropout(jnp.ones((*v_bske.shape[:3], 1), v_bske.dtype), self.options.dropout, noise.fold(0))
 
     def _heads_first(
-        self, x_btd: jax.Array, rotation: Rotation | None, prepared: Prepared, noise: Noise | None
+        self, x_btd: jax.Array, rotation: Rotation | None, prepared: PreparedAttention, noise: Noise | None
     ) -> jax.Array:
         """The same with heads before length throughout, so that what is saved is what the kernel takes."""
         o = self.options

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.kernels.attention import Prepared
+from t5x_like.kernels.attention import PreparedAttention
 from t5x_like.kernels.barrier import materialize
 from t5x_like.kernels.xla import within
 from t5x_like.models import stream
@@ -63,7 +63,7 @@ class Block(nnx.Module):
         cache: Any,
         noise: Noise | None,
         rotation: Rotation | None,
-        mask: jax.Array | Prepared,
+        mask: jax.Array | PreparedAttention,
         memory: Memory | None = None,
         *,
         slot: jax.Array | None = None,

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from t5x_like.kernels.attention import Prepared
+from t5x_like.kernels.attention import PreparedAttention
 from t5x_like.models import routing
 from t5x_like.models.dropout import Noise
 from t5x_like.parallel import layout
@@ -151,11 +151,11 @@ def _entry(stacked: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _by_row(argument: Any) -> Any:
-    return argument.by_row() if isinstance(argument, Prepared) else argument
+    return argument.by_row() if isinstance(argument, PreparedAttention) else argument
 
 
 def _again(argument: Any) -> Any:
-    return argument.again() if isinstance(argument, Prepared) else argument
+    return argument.again() if isinstance(argument, PreparedAttention) else argument
 
 
 # --- Between the stages and what is around them ---------------------------------------------------------------------

@@ -179,6 +179,40 @@ def test_counts(documents):
     assert np.mean([p.counts.fill_fraction for p in batches]) > 0.95
 
 
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_a_row_has_at_most_as_many_documents_as_the_bound_and_nothing_is_lost(documents, hosts):
+    free, bound = (
+        [
+            take(60, documents, causal, documents_per_row=most, host_index=host, host_count=hosts)
+            for host in range(hosts)
+        ]
+        for most in (0, 2)
+    )
+    most = [max(p.batch["segment_ids"].max() for p in host) for host in free]
+    assert max(most) > 2, "no row has more without the bound, so this tests nothing"
+    assert all(p.batch["segment_ids"].max() <= 2 for host in bound for p in host)
+    assert not any(p.counts.closed_early for host in free for p in host)
+    closed = sum(p.counts.closed_early for host in bound for p in host)
+    part = [p.batch["segment_ids"] for host in bound for p in host]
+    assert 0 < closed <= sum((ids.max(1) == 2).sum() for ids in part)
+    for host_free, host_bound in zip(free, bound, strict=True):  # the same documents in the same order, further apart
+        for row in range(8 // hosts):
+            texts = [
+                np.concatenate([p.batch["targets"][row][p.batch["segment_ids"][row] > 0] for p in host])
+                for host in (host_free, host_bound)
+            ]
+            shorter = min(map(len, texts))
+            assert len(texts[1]) < len(texts[0]) and np.array_equal(texts[0][:shorter], texts[1][:shorter])
+
+
+def test_resumption_with_a_bound_is_exact(documents):
+    whole = take(30, documents, causal, documents_per_row=1)
+    for number in (7, 8, 20):
+        rest = take(30 - number, documents, causal, documents_per_row=1, state=whole[number - 1].state)
+        for a, b in zip(rest, whole[number:], strict=True):
+            assert_equal(a.batch, b.batch)
+
+
 def test_tokens_without_an_example_are_counted_as_dropped(documents):
     dropped = sum(p.counts.dropped for p in take(20, documents, noisy))
     assert dropped > 0

@@ -71,12 +71,12 @@ def test_scores_are_log_probabilities_of_the_targets(model):
 
 def test_predictions_are_greedy_and_equally_long(model):
     model, responder, state = model
-    for number, written in responder.predict(state, examples(model)):
+    for number, answer in responder.predict(state, examples(model)):
         expected = []
         while len(expected) < 6 and expected[-1:] != [EOS]:
             table = log_p(model, ids(EXAMPLES[number]["inputs"]), [*expected, 0])
             expected.append(int(table[-1].argmax()))
-        assert written == expected + [EOS] * (6 - len(expected))
+        assert answer == expected + [EOS] * (6 - len(expected))
 
 
 @pytest.mark.parametrize(
