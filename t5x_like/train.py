@@ -34,7 +34,7 @@ from t5x_like.program import Program, State, program
 from t5x_like.sections import flatten
 from t5x_like.telemetry.environment import environment, versions
 from t5x_like.telemetry.profile import Profile, Steps
-from t5x_like.telemetry.throughput import Rates
+from t5x_like.telemetry.throughput import Speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Outcome:
     step: int
     interrupted: signal.Signals | None
     totals: Totals
-    rates: Rates
+    rates: Speed
     flops_per_step: float
     first_step_seconds: float | None = None
     profile: epath.Path | None = None
