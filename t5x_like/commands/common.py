@@ -72,6 +72,17 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def require_given(flag: str, path: str) -> None:
+    """Raises UserError for a path that is empty, as an unset variable of a shell makes it: it would be this directory.
+
+    Args:
+      flag: what it was given to.
+      path: what was given.
+    """
+    if not path.strip():
+        raise UserError(f"{flag} is empty; give a directory")
+
+
 def refuse(rest: Sequence[str], command: str) -> None:
     """Raises UserError for arguments that no parser has taken.
 

@@ -146,6 +146,7 @@ def run_generate(
     from t5x_like.distributed.processes import is_first
     from t5x_like.evaluation.restored import Restored
 
+    common.require_given("--checkpoint", checkpoint)
     restored = Restored(checkpoint)
     sampling = sampling or Sampling(temperature=0.8, top_p=0.95)
     whole = json_output or json_lines or len(prompts) > 1 or not is_first()
