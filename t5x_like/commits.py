@@ -67,6 +67,7 @@ class Commits:
         self.totals = Totals()
         self._experiment, self._store, self._fingerprint = experiment, store, fingerprint
         self._before, self._began = Totals(), began
+        self._frozen: frozenset[str] = frozenset()
 
     def start(self, run: Program, first: Initialization | None) -> Start:
         """Resumes from the latest commit, or begins with the state of step 0.
@@ -78,6 +79,7 @@ class Commits:
         Raises:
           UserError: when the commit cannot be read, or is of another experiment or other data.
         """
+        self._frozen = run.frozen_paths()
         latest = None if first else self._store.latest()
         if latest is None:
             return Start((first or Initialization(run)).state())
@@ -116,7 +118,7 @@ class Commits:
         }
         if due := list(evaluators):
             meta[evaluation.DUE] = due
-        self._store.save(step, state, meta, _of_all_lanes(position))
+        self._store.save(step, state, meta, _of_all_lanes(position), self._frozen)
 
     def wait(self) -> None:
         """Returns when the last commit is durable."""
