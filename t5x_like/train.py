@@ -93,7 +93,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
     with contextlib.ExitStack() as stack:
         # --- Set up -------------------------------------------------------------------------------------------------
         placed = layout.make(experiment.parallelism)
-        executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
+        unkept = executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
         part = share(placed, experiment.data.batch_size)
         check(experiment, placed, part)
         source = experiment.data.source.open(experiment)
@@ -109,6 +109,8 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         state, position, unevaluated = start.state, start.position, evaluators.known(start.unevaluated)
         journal = Journal(experiment, workdir, start.step, job.show, evaluated=not unevaluated)
         stack.enter_context(contextlib.closing(journal))
+        if unkept:
+            journal.message(unkept)
         feed = Feed(run, part.index, part.count, position)
         batches = stack.enter_context(contextlib.closing(source.start(feed)))
         interruption, sync = stack.enter_context(Interruption()), HostSync(part.index, delay=IN_FLIGHT)
