@@ -1,4 +1,4 @@
-"""The manifest: one JSON file in every commit that says what the commit holds.
+"""Manifest of a commit: a JSON file that names its step, its leaves and their digests.
 
 It has the step, the leaves with their shapes, dtypes and digests, the data position, the metrics, whatever the program
 adds as `meta` (the resolved experiment, the fingerprint of the data), and the number of the schema they are written in.
@@ -51,7 +51,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a commit holds.
+    """Contents of a commit.
 
     Attributes:
       step: updates that were made before it.
