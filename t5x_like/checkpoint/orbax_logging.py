@@ -7,6 +7,7 @@ disk is a hundred lines of them.
 
 import functools
 import logging
+import pathlib
 import sys
 import traceback
 import warnings
@@ -26,11 +27,11 @@ def install_filters() -> None:
 def is_shown(record: logging.LogRecord) -> bool:
     """False for Orbax's notes, and for errors out of Orbax or of the TensorStore below it."""
     if not record.exc_info:
-        return record.levelno >= logging.WARNING or "orbax" not in record.pathname
+        return record.levelno >= logging.WARNING or not _is_orbax(record.pathname)
     if "tensorstore" in str(record.exc_info[1]):  # raised in C++, without a traceback
         return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(record.exc_info[2])]
-    return not any("orbax" in file for file in files)
+    return not any(map(_is_orbax, files))
 
 
 def without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -40,7 +41,11 @@ def without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
         closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
         # Where warnings are errors, that of a coroutine which was never awaited comes here too.
         code = getattr(unraisable.object, "cr_code", None)
-        if not closed and not (code and "orbax" in code.co_filename):
+        if not closed and not (code and _is_orbax(code.co_filename)):
             hook(unraisable)
 
     return filtered
+
+
+def _is_orbax(file: str) -> bool:
+    return "orbax" in pathlib.PurePath(file).parts
