@@ -146,6 +146,8 @@ def _check_vocabulary(objective: Any, vocabulary: Any) -> None:
     _check_end(objective, vocabulary)
     own, size = getattr(vocabulary, "sentinels", 0), objective.vocab_size
     if not own:
+        if size == vocabulary.size and getattr(vocabulary, "lends_sentinels", False):
+            return
         if size - objective.sentinels < vocabulary.size:
             raise ExperimentError(
                 "objective.vocab_size",
@@ -165,6 +167,7 @@ def _check_vocabulary(objective: Any, vocabulary: Any) -> None:
 
 
 def _with_sentinels(objective: Any, vocabulary: Any) -> Any:
-    if getattr(vocabulary, "sentinels", 0):
+    lent = objective.vocab_size == vocabulary.size and getattr(vocabulary, "lends_sentinels", False)
+    if getattr(vocabulary, "sentinels", 0) or lent:
         return vocabulary
     return SentinelVocabulary(vocabulary, objective.vocab_size, objective.sentinels)
