@@ -102,6 +102,15 @@ def shards(path: str, options: Options) -> list[Shard]:
     return list(found)
 
 
+def class_names(path: str, options: Options) -> tuple[str, ...]:
+    """The names of the classes that the dataset's `label` counts; none where it has no such feature."""
+    spelled = _SPELLING.fullmatch(path.removeprefix(PREFIX))
+    assert spelled is not None
+    builder = _builder(path, {key: value for key, value in spelled.groupdict().items() if value}, options)
+    label = builder.info.features.get("label") if hasattr(builder.info.features, "get") else None
+    return tuple(getattr(label, "names", None) or ())
+
+
 def _builder(path: str, names: dict[str, str], options: Options) -> Any:
     """The dataset as it was prepared; neither its code nor a network is asked."""
     import tensorflow_datasets as tfds
