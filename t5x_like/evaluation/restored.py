@@ -11,12 +11,12 @@ from t5x_like.checkpoint.workdir import ASSETS
 from t5x_like.data.vocabulary import read
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Context, Sample
+from t5x_like.evaluation.devices import layout_here
 from t5x_like.experiment import Experiment
 from t5x_like.inference.sampling import Sampling
 from t5x_like.inference.search import BeamSearch
 from t5x_like.inference.text import Reader, TextGenerator
 from t5x_like.inference.weights import writer
-from t5x_like.parallel import layout
 from t5x_like.program import State, program
 
 
@@ -39,7 +39,7 @@ class Restored:
         self.step, self.path = commit.step, commit.path
         self._assets = commit.workdir / ASSETS
         self.experiment = Experiment.from_dict(commit.manifest().meta["experiment"])
-        self.program = program(self.experiment, layout.make_or_single(self.experiment.parallelism))
+        self.program = program(self.experiment, layout_here(self.experiment))
         abstract = self.program.abstract_state()
         self.state: State = restore_parts(commit, {name: abstract[name] for name in ("parameters", "model_state")})
 
