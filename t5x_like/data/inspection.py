@@ -1,4 +1,4 @@
-"""What the model will see: rows of batches as text, and how long, how full and how often what is."""
+"""A look at the data before training: rows of batches as text, lengths of documents, fill of rows, epochs of parts."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +67,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What was found.
+    """The results of a look at the data.
 
     Attributes:
       rows: each row that is shown, its features by name.
@@ -246,7 +246,7 @@ def _is_shifted(inputs: np.ndarray, targets: np.ndarray, segments: np.ndarray) -
 
 
 def _weights_beside(batch: Batch, name: str) -> np.ndarray | None:
-    """What the loss weighs the places of a feature with, [rows, length]; None where the objective has no weights."""
+    """The loss weights beside a feature, [rows, length]; None where the objective has none."""
     weights = batch.get("decoder_loss_weights" if name.startswith("decoder_") else "weights")
     return weights if weights is not None and weights.shape == batch[name].shape else None
 

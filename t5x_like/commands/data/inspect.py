@@ -1,4 +1,4 @@
-"""`t5x_like data inspect`: what the model will see, before it is trained on it."""
+"""`t5x_like data inspect`: a look at the batches before training."""
 
 import argparse
 from collections.abc import Sequence
@@ -196,7 +196,7 @@ def _print_parts(found: Any, console: Any) -> None:
 
 
 def _print_cleaning(found: Any, console: Any) -> None:
-    """What the stages did, for each component that is cleaned on the way."""
+    """Prints the counts of cleaning, for each component that is cleaned on the way."""
     of = "all documents" if found.sampled is None else "the first documents"
     for name, counts in found.cleaned.items():
         console.print(f"Cleaning of {of}" + (f" of {name}" if name else ""), style="bold")
