@@ -3,7 +3,7 @@
 import concurrent.futures
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from t5x_like.checkpoint import arrays, evaluation, layout, leaves, reading, retention
+from t5x_like.checkpoint import arrays, evaluation, frozen, layout, leaves, reading, retention
 from t5x_like.checkpoint.digest import compile_ahead, digests
 from t5x_like.checkpoint.layout import Commit, open_checkpoint
 from t5x_like.checkpoint.manifest import Leaf, Manifest
@@ -66,6 +66,7 @@ class CheckpointStore:
         state: Any,
         meta: Mapping[str, Any],
         position: np.ndarray,
+        frozen_paths: Collection[str] = (),
     ) -> None:
         """Commits a state, the data position and what belongs to them; all or nothing.
 
@@ -76,6 +77,7 @@ class CheckpointStore:
           state: a tree of arrays.
           meta: JSON values, such as the resolved experiment.
           position: the place in the data, uint64.
+          frozen_paths: dotted paths of the leaves that nothing moves: they are stored once for all commits.
 
         Raises:
           UserError: when this or the previous commit could not be written. What was committed before is untouched, and
@@ -85,16 +87,23 @@ class CheckpointStore:
         self._prepare(step)
         flat = leaves.flatten(state)
         found = digests(flat)
+        described = {path: Leaf(tuple(leaf.shape), str(leaf.dtype), found[path]) for path, leaf in flat.items()}
+        described = frozen.refer(described, frozen_paths)
+        moving = {path: leaf for path, leaf in flat.items() if not described[path].frozen}
         manifest = Manifest(
             step=step,
-            leaves={path: Leaf(tuple(leaf.shape), str(leaf.dtype), found[path]) for path, leaf in flat.items()},
+            leaves=described,
             position=np.asarray(position, np.uint64),
             metrics={},
             meta=meta,
         )
         self._writer = self._writer or arrays.Writer()
         try:
-            self._writer.start(self._path(step), flat, manifest.to_json())
+            frozen.store(self.directory, self._writer, flat, described)
+        except Exception as error:  # a disk, an object store: whatever Orbax and TensorStore raise
+            self._fail(step, error)
+        try:
+            self._writer.start(self._path(step), moving, manifest.to_json())
         except OSError as error:
             self._fail(step, error)
         self._pending = self._finisher.submit(self._finish, step, self._writer)

@@ -171,6 +171,10 @@ class Decoder(nnx.Module):
         cap = self.head_soft_cap
         return cap * jnp.tanh(logits_btv / cap) if cap else logits_btv
 
+    def unstack(self) -> None:
+        """Lays the parameters out layer by layer, for `decode` alone: see `Stack.unstack`."""
+        self.blocks.unstack()
+
     def empty_cache(self, batch: int, slots: int) -> tuple[Cache, ...]:
         """Room for the keys and values of `slots` tokens in every layer, in the computation's dtype."""
         o, constrain = self.options, layout.current().constrain

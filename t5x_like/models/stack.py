@@ -96,10 +96,11 @@ class Stack(nnx.Module):
 
     def _slices(self) -> list[Any]:
         structure, parameters = variables.split(self.layer)
-        infos, constrain = structure.infos(), layout.current().constrain
+        one, constrain = structure.unstacked(), layout.current().constrain
+        infos = one.infos()
 
         def layer(index: int) -> Any:
-            return structure.merge(jax.tree.map(lambda x, info: constrain(x[index], info.axes[1:]), parameters, infos))
+            return one.merge(jax.tree.map(lambda x, info: constrain(x[index], info.axes), parameters, infos))
 
         return [layer(index) for index in range(self.layers)]
 

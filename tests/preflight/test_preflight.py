@@ -120,7 +120,7 @@ def test_it_is_shown_and_compared(figures, capsys):
     show.show(figures)
     shown = capsys.readouterr().out
     assert "small on v5e:2x2" in shown
-    assert "1 forward calls a layer" in shown
+    assert "forward 1 × a layer" in shown
     show.compare(figures, {**figures, "recompute_ratio": 2 * figures["recompute_ratio"]}, ("A", "B"))
     assert "recompute_ratio" in capsys.readouterr().out
     show.compare(figures, figures, ("A", "B"))
