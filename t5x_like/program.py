@@ -23,7 +23,7 @@ from flax import nnx
 
 from t5x_like import variables
 from t5x_like.experiment import Experiment
-from t5x_like.objectives.base import Assignment, Batch, Ema, Loss, Objective, Statistics, Trained, assign
+from t5x_like.objectives.base import Assignment, Batch, Ema, Frozen, Loss, Objective, Statistics, Trained, assign
 from t5x_like.optim import build as optim
 from t5x_like.parallel import divisibility
 from t5x_like.parallel.layout import Layout
@@ -118,6 +118,11 @@ class Program:
     def parameter_infos(self) -> Tree:
         """What is known of each trained parameter."""
         return self._partition(variables.flatten(self.structure.infos()))[0]
+
+    def frozen_paths(self) -> frozenset[str]:
+        """The leaves of the state that nothing moves, by dotted path: variables whose role is `Frozen`."""
+        frozen = [path for path, (role, _) in self.roles.items() if isinstance(role, Frozen)]
+        return frozenset(".".join(("model_state", *path)) for path in frozen)
 
     def model(self, state: State) -> Any:
         """The module with the state's values."""
