@@ -17,8 +17,8 @@ from t5x_like.checks import require_at_least, require_positive
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.evaluation.base import Context, Findings
 from t5x_like.evaluation.decoding import Generator, Padded, Sampling, pad
-from t5x_like.models.attention import same_segment
-from t5x_like.models.decoder import Memory
+from t5x_like.models.transformer.attention import same_segment
+from t5x_like.models.transformer.model import Memory
 from t5x_like.program import State
 
 Enumerated = Iterable[tuple[int, Mapping[str, np.ndarray]]]

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.models import kernels, lookup, quantized, shared
+from t5x_like.models import kernels, quantized
+from t5x_like.models import ring_embedding as lookup
+from t5x_like.models import sharded_linear as shared
 from t5x_like.models.parameters import parameter
 from t5x_like.parallel import layout
 

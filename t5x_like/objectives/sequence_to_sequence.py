@@ -13,8 +13,8 @@ from flax import nnx
 
 from t5x_like.checks import require_at_least
 from t5x_like.errors import ExperimentError
-from t5x_like.models.attention import same_segment
-from t5x_like.models.decoder import Memory
+from t5x_like.models.transformer.attention import same_segment
+from t5x_like.models.transformer.model import Memory
 from t5x_like.models.dropout import Noise
 from t5x_like.objectives.base import Batch, Loss, Record
 from t5x_like.objectives.preprocessing.lengths import Lengths, longest

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from t5x_like.errors import ExperimentError
-from t5x_like.models import routing
+from t5x_like.models.transformer import router as routing
 from t5x_like.models.dropout import Noise
 from t5x_like.objectives.base import Batch, Loss
 from t5x_like.objectives.token_loss import TokenLoss

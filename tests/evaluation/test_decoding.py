@@ -10,7 +10,7 @@ from flax import nnx
 from t5x_like import variables
 from t5x_like.errors import UserError
 from t5x_like.evaluation.decoding import Generator, Sampling, choose
-from t5x_like.models.decoder import Memory
+from t5x_like.models.transformer.model import Memory
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.25, 0.05]))
 

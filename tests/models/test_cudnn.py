@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from t5x_like.experiment import Parallelism
-from t5x_like.models import attention, cudnn
+from t5x_like.models import cudnn
+from t5x_like.models.transformer import attention
 from t5x_like.parallel import layout
 
 LENGTH, HEADS, WIDTH = 32, 4, 8

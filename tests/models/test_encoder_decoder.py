@@ -8,9 +8,9 @@ import t5_reference
 from flax import nnx
 
 from t5x_like import variables
-from t5x_like.models import relative
-from t5x_like.models.attention import same_segment
-from t5x_like.models.decoder import Memory
+from t5x_like.models.transformer import positions as relative
+from t5x_like.models.transformer.attention import same_segment
+from t5x_like.models.transformer.model import Memory
 from t5x_like.models.dropout import Noise
 from t5x_like.parallel.layout import Layout
 

@@ -12,7 +12,8 @@ from flax import nnx
 
 from t5x_like import variables
 from t5x_like.experiment import Experiment, Parallelism
-from t5x_like.models import attention, kernels
+from t5x_like.models import kernels
+from t5x_like.models.transformer import attention
 from t5x_like.models.rope import rotate, rotate_heads, rotation
 from t5x_like.parallel import layout
 

@@ -16,8 +16,8 @@ from jax.sharding import PartitionSpec
 from objectives.sketches import records
 
 from t5x_like.experiment import Parallelism
-from t5x_like.models import routing
-from t5x_like.models.routing import Router
+from t5x_like.models.transformer import router as routing
+from t5x_like.models.transformer.router import Router
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout, ragged
 from t5x_like.program import program

@@ -9,7 +9,7 @@ import pytest
 
 from t5x_like import program as step
 from t5x_like.experiment import Experiment
-from t5x_like.models import stream
+from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.parallel import topologies
 from t5x_like.preflight import build, report
 

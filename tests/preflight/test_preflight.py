@@ -12,7 +12,8 @@ from t5x_like.__main__ import main
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
-from t5x_like.models import kernels, shared
+from t5x_like.models import kernels
+from t5x_like.models import sharded_linear as shared
 from t5x_like.parallel import scatter, topologies
 from t5x_like.preflight import build, prices, report, show
 

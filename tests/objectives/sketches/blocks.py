@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.models.decoder import Block
+from t5x_like.models.transformer.model import Block
 from t5x_like.models.norm import Norm
 from t5x_like.models.rope import rotation
-from t5x_like.models.stack import Stack
+from t5x_like.models.transformer.stack import Stack
 
 
 class Encoder(nnx.Module):

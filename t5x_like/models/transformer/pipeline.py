@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from t5x_like.models import cudnn, routing
+from t5x_like.models import cudnn
+from t5x_like.models.transformer import router as routing
 from t5x_like.models.dropout import Noise
 from t5x_like.parallel import layout
 from t5x_like.parallel.layout import Layout

@@ -1,4 +1,4 @@
-"""The feed-forward half of a block, gated or not."""
+"""Feed-forward half of a layer, gated or not."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -7,9 +7,9 @@ import jax
 from flax import nnx
 
 from t5x_like.models import kernels
-from t5x_like.models.architecture import Transformer
-from t5x_like.models.dropout import Noise, dropout
+from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Linear
+from t5x_like.models.transformer.config import Dense, Transformer
 from t5x_like.parallel import layout
 
 FUNCTIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -20,21 +20,21 @@ FUNCTIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-class MLP(nnx.Module):
+class FeedForward(nnx.Module):
     """down(f(up(x))), or down(f(gate(x)) · up(x)) when gated (Shazeer 2020, eq. 6: SwiGLU is a gated silu)."""
 
-    def __init__(self, options: Transformer, rngs: nnx.Rngs) -> None:
+    def __init__(self, model: Transformer, options: Dense, rngs: nnx.Rngs) -> None:
         """Builds the projections of one layer."""
         o = options
         self.activation = o.activation
-        self.dropout = o.dropout if o.dropout_inside else 0.0
-        linear = partial(Linear, bias=o.bias, quantization=o.quantization, rngs=rngs)
-        self.up = linear(o.embed, o.mlp, ("embed", "mlp"), std=o.init_std)
-        self.gate = linear(o.embed, o.mlp, ("embed", "mlp"), std=o.init_std) if o.gated else None
-        self.down = linear(o.mlp, o.embed, ("mlp", "embed"), std=o.residual_std(o.mlp))
+        self.dropout = model.dropout if model.dropout_inside else 0.0
+        linear = partial(Linear, bias=o.bias, quantization=model.quantization, rngs=rngs)
+        self.up = linear(model.embed, o.hidden, ("embed", "mlp"), std=model.init_std)
+        self.gate = linear(model.embed, o.hidden, ("embed", "mlp"), std=model.init_std) if o.gated else None
+        self.down = linear(o.hidden, model.embed, ("mlp", "embed"), std=model.residual_std(o.hidden))
 
-    def __call__(self, x_btd: jax.Array, noise: Noise | None = None) -> jax.Array:
-        """[batch, length, embed] → [batch, length, embed]; `noise` drops hidden units, where the model has that."""
+    def __call__(self, x_btd: jax.Array, real_bt: jax.Array | None, rngs: RowRngs | None = None) -> jax.Array:
+        """[batch, length, embed] → the same; `rngs` drops hidden units, and padding is computed like any token."""
         function = FUNCTIONS[self.activation]
         if self.gate is None:
             hidden_btf = function(kernels.written(self.up(x_btd)))
@@ -42,4 +42,4 @@ class MLP(nnx.Module):
             gate_btf, up_btf = kernels.written((self.gate(x_btd), self.up(x_btd)))
             hidden_btf = function(gate_btf) * up_btf
         hidden_btf = layout.current().constrain(hidden_btf, ("batch", "length", "act_mlp"))
-        return kernels.written(self.down(dropout(hidden_btf, self.dropout, noise)))
+        return kernels.written(self.down(dropout(hidden_btf, self.dropout, rngs)))

@@ -1,4 +1,4 @@
-"""A mixture of experts in the place of a block's feed-forward half; no token is dropped.
+"""Mixture of experts as the feed-forward half of a layer; no token is dropped.
 
 A token's copies, one for each of its experts, are sorted by expert, and one grouped product goes over all of them: on a
 TPU `ragged_dot` is a kernel of the compiler's own (as MegaBlocks, Gale et al. 2023, and megablox). With experts spread
@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.models.architecture import Transformer
-from t5x_like.models.dropout import Noise
-from t5x_like.models.mlp import FUNCTIONS
+from t5x_like.models.dropout import RowRngs
+from t5x_like.models.transformer.config import Experts, Transformer
+from t5x_like.models.transformer.feed_forward import FUNCTIONS
 from t5x_like.models.parameters import parameter
-from t5x_like.models.routing import Router
+from t5x_like.models.transformer.router import Router
 from t5x_like.parallel import layout, ragged
 from t5x_like.parallel.layout import Layout
 
@@ -28,30 +28,30 @@ WIDE, NARROW = ("expert", "expert_embed", "mlp"), ("expert", "mlp", "expert_embe
 TOKENS = ("batch", "length", None)
 
 
-class Experts(nnx.Module):
-    """Σ_k weight_k · MLP_k(x) over the experts that a router chooses (Jiang et al. 2024, section 2.1)."""
+class MixtureOfExperts(nnx.Module):
+    """Σ_k weight_k · expert_k(x) over the experts that a router chooses (Jiang et al. 2024, section 2.1)."""
 
-    def __init__(self, options: Transformer, rngs: nnx.Rngs) -> None:
+    def __init__(self, model: Transformer, options: Experts, rngs: nnx.Rngs) -> None:
         """Builds the router and the experts of one layer."""
-        o = options
+        o, embed = options, model.embed
         self.activation, self.chosen = o.activation, o.experts_per_token
         self.router = Router(
-            o.embed,
+            embed,
             o.experts,
             o.experts_per_token,
-            balance=o.router_balance_loss,
-            z=o.router_z_loss,
-            std=o.init_std,
+            balance=o.balance_loss,
+            z=o.z_loss,
+            std=model.init_std,
             rngs=rngs,
         )
-        wide, std = (o.experts, o.embed, o.mlp), o.init_std or o.embed**-0.5
+        wide, std = (o.experts, embed, o.hidden), model.init_std or embed**-0.5
         self.up = parameter(rngs, wide, WIDE, "matrix", std=std)
         self.gate = parameter(rngs, wide, WIDE, "matrix", std=std) if o.gated else None
-        self.down = parameter(rngs, (o.experts, o.mlp, o.embed), NARROW, "matrix", std=o.residual_std(o.mlp))
+        self.down = parameter(rngs, (o.experts, o.hidden, embed), NARROW, "matrix", std=model.residual_std(o.hidden))
 
-    def __call__(self, x_btd: jax.Array, noise: Noise | None = None) -> jax.Array:
-        """[batch, length, embed] → [batch, length, embed]; nothing inside is dropped, so `noise` is for an `MLP`."""
-        weights_btk, chosen_btk = self.router(x_btd)
+    def __call__(self, x_btd: jax.Array, real_bt: jax.Array | None, rngs: RowRngs | None = None) -> jax.Array:
+        """[batch, length, embed] → the same; nothing inside is dropped. For `real_bt` see `Router`."""
+        weights_btk, chosen_btk = self.router(x_btd, real_bt)
         kernels = {
             name: kernel[...].astype(x_btd.dtype)
             for name, kernel in (("up", self.up), ("gate", self.gate), ("down", self.down))
