@@ -17,13 +17,13 @@ FAMILY = Preset(
         "max_length": 512,
         "encoder": {
             "positions": "learned",
+            "embeddings": {"name": "tokens", "types": 2, "norm": True},
             "layer": {
                 "attention": {"head_dim": 64, "bias": True},
                 "feed_forward": {"activation": "gelu_exact", "bias": True},
                 "norm": {"kind": "layernorm", "epsilon": 1e-12, "bias": True, "position": "post"},
             },
         },
-        "embeddings": {"name": "tokens", "types": 2, "norm": True},
         "head": {"name": "masked_lm", "activation": "gelu_exact"},
         "dropout": 0.1,
         "residual_init": False,

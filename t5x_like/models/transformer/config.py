@@ -304,6 +304,9 @@ class Tokens:
     def __post_init__(self) -> None:
         require_at_least(self, 0, "types")
 
+    def build(self, model: "Transformer", rngs: nnx.Rngs) -> None:
+        """No module of its own: the model's table is shared by its stacks and perhaps its head."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tied:
@@ -368,12 +371,14 @@ class Stack:
         that it changes: `[{"attention": {"window": 4096}}, {}]` for local and global layers in turn. Empty for equal
         layers. The length of the pattern divides `layers`.
       positions: how a token's place in its row is told.
+      embeddings: what goes into the first layer.
     """
 
     layers: int
     layer: Layer
     pattern: tuple[Mapping[str, Any], ...] = ()
     positions: Annotated[Any, Choice("positions", default="rope")]
+    embeddings: Annotated[Any, Choice("embeddings", default="tokens")]
 
     def __post_init__(self) -> None:
         require_positive(self, "layers")
@@ -394,7 +399,7 @@ class Stack:
             raise ExperimentError(where, f"{rotated} is odd; rotary positions turn pairs, so make it even")
 
     def __hash__(self) -> int:
-        return hash((self.layers, self.layer, self.positions, repr(self.pattern)))
+        return hash((self.layers, self.layer, self.positions, self.embeddings, repr(self.pattern)))
 
     @cached_property
     def group(self) -> tuple[Layer, ...]:
@@ -423,7 +428,6 @@ class Transformer:
         bounds what is generated.
       encoder: the encoder's stack; none for a decoder alone.
       decoder: the decoder's stack; none for an encoder alone, such as BERT.
-      embeddings: what goes into the first layer.
       head: what the last states are scored with.
       dropout: rate after the embeddings and on each residual branch.
       dropout_inside: whether the same rate drops attention's weights (a key for all queries of a head at once), hidden
@@ -442,7 +446,6 @@ class Transformer:
     max_length: int
     encoder: Stack | None = None
     decoder: Stack | None = None
-    embeddings: Annotated[Any, Choice("embeddings", default="tokens")]
     head: Annotated[Any, Choice("head", default="untied")]
     dropout: float = 0.0
     dropout_inside: bool = False

@@ -1,11 +1,11 @@
-"""Layers in stages, each stage's on devices of their own, through which microbatches pass (`parallel.schedule`).
+"""Pipeline parallelism: layers in stages on devices of their own, through which microbatches pass (`parallel.schedule`).
 
 Every stage runs one program: in each turn it takes what the stage before has sent, runs it through a group of its
 layers, and sends it on. Differentiated, that is the same in the other direction. It is written for itself along `stage`
 and `data`, so that gradients are summed over `data` after the last turn and not in every one. The other mesh axes stay
 the compiler's, and a stage's layers are laid out along them by the rules that hold elsewhere.
 
-What a layer needs besides what is sent, such as who may attend to whom, every stage has for all rows, and takes the
+What a layer reads besides what is sent, such as who may attend to whom, every stage has for all rows, and takes the
 microbatch's. A stage without work runs its layers on zeros, and nothing of what they make of them is used.
 
 Shapes: s stages, m microbatches, n rows of a microbatch, q those of them along one of `data`, l layers, g layers of a
@@ -20,33 +20,31 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from t5x_like.models import cudnn
-from t5x_like.models.transformer import router as routing
-from t5x_like.models.dropout import Noise
+from t5x_like.models.auxiliary import Reports
+from t5x_like.models.dropout import RowRngs
+from t5x_like.models.transformer.inputs import AttentionInputs
 from t5x_like.parallel import layout
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.parameters import ParameterInfo
 from t5x_like.parallel.schedule import Schedule
 
-# Runs what it is given through some layers: of x, parameters with a leading axis of layers, the layers' numbers, noise,
-# what belongs to the rows, and what is the same for all rows. Gives x, and the sums that the layers have noted.
-Layers = Callable[[jax.Array, Any, jax.Array, Noise | None, tuple[Any, ...], Any], tuple[jax.Array, routing.Sums]]
+# Runs the stream through some layers: of x, parameters with a leading axis of layers, the layers' numbers, generators of
+# random numbers and the inputs of attention. Gives x, and what the layers have reported, statistics a layer each.
+Layers = Callable[[jax.Array, Any, jax.Array, RowRngs | None, AttentionInputs], tuple[jax.Array, Reports]]
 
 
 class Given(NamedTuple):
-    """What layers are given that belongs to rows; every array has a leading axis of them.
+    """Arrays with a leading axis of rows that layers are given.
 
     Attributes:
       x: what the first layer takes.
-      row_b: the rows' numbers in the global batch, or None without noise.
-      weights_bt: of the tokens in what layers note down, or None where nothing is collected.
-      arguments: the others.
+      row_b: the rows' numbers in the global batch, or None without random numbers.
+      inputs: the leaves of the inputs of attention that belong to rows; None for the others.
     """
 
     x: jax.Array
     row_b: jax.Array | None
-    weights_bt: jax.Array | None
-    arguments: tuple[Any, ...]
+    inputs: list[jax.Array | None]
 
 
 def run(
@@ -54,11 +52,10 @@ def run(
     schedule: Schedule,
     parameters: Any,
     infos: Any,
-    noise: Noise | None,
+    rngs: RowRngs | None,
     x: jax.Array,
-    of_rows: tuple[Any, ...],
-    shared: Any,
-) -> tuple[jax.Array, routing.Sums]:
+    inputs: AttentionInputs,
+) -> tuple[jax.Array, Reports]:
     """Runs rows through stacked layers.
 
     Args:
@@ -66,52 +63,69 @@ def run(
       schedule: which stage does what when.
       parameters: of all layers, with a leading axis of them.
       infos: what is known of each parameter.
-      noise: of the rows.
+      rngs: of the rows; None for none.
       x: [rows, ...], what the first layer takes; the last one gives the same.
-      of_rows: what layers take besides, with a leading axis of rows each, or of 1 for all of them.
-      shared: likewise, the same for all rows.
+      inputs: of attention.
 
     Returns:
-      [rows, ...] from the last layer, and the sums that layers have noted.
+      [rows, ...] from the last layer, and what layers have reported: statistics with a leading axis of layers.
     """
     setting = layout.current()
     copies = tuple(axis for axis in setting.stage_axes if axis != "stage")
     own_rows = PartitionSpec("stage", None, copies or None)
-    given = Given(x, noise and noise.row_b, routing.weights(), tuple(map(_undescribed, of_rows)))
-    given = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape[1:])), given)
-    placed = jax.shard_map(
-        partial(_stage, layers, schedule, infos),
-        mesh=setting.mesh,
-        in_specs=(PartitionSpec(None, "stage"), PartitionSpec(), own_rows, PartitionSpec()),
-        out_specs=(own_rows, PartitionSpec(setting.stage_axes)),
-        axis_names={*setting.stage_axes},
-        check_vma=False,
+    leaves, structure = jax.tree.flatten(inputs.by_row())
+    is_of_rows = [len(leaf) == len(x) for leaf in leaves]
+    given = Given(
+        x, rngs and rngs.row_b, [leaf if own else None for leaf, own in zip(leaves, is_of_rows, strict=True)]
     )
-    y, noted = placed(
+    shared = [None if own else leaf for leaf, own in zip(leaves, is_of_rows, strict=True)]
+    stage = partial(_stage, layers, schedule, infos, structure)
+    arguments = (
         jax.tree.map(partial(_by_stage, setting, schedule), infos, parameters),
-        None if noise is None else noise.key,
+        None if rngs is None else rngs.key,
         jax.tree.map(partial(_to_stages, setting, schedule), given),
         shared,
     )
-    return _from_stages(setting, y), {name: sums.sum() for name, sums in noted.items()}
+    placed = jax.shard_map(
+        stage,
+        mesh=setting.mesh,
+        in_specs=(PartitionSpec(None, "stage"), PartitionSpec(), own_rows, PartitionSpec()),
+        out_specs=(own_rows, PartitionSpec(setting.stage_axes), PartitionSpec(None, "stage")),
+        axis_names={*setting.stage_axes},
+        check_vma=False,
+    )
+    y, sums, statistics = placed(*arguments)
+    summed = jax.tree.map(lambda values: values.sum(), sums)
+    # [rounds, stages, g, ...] is the order of the layers.
+    by_layer = jax.tree.map(lambda values: values.reshape(-1, *values.shape[3:]), statistics)
+    return _from_stages(setting, y), Reports(*summed, by_layer)
 
 
 def _stage(
-    layers: Layers, schedule: Schedule, infos: Any, parameters: Any, key: jax.Array | None, given: Given, shared: Any
-) -> tuple[jax.Array, routing.Sums]:
+    layers: Layers,
+    schedule: Schedule,
+    infos: Any,
+    structure: Any,
+    parameters: Any,
+    key: jax.Array | None,
+    given: Given,
+    shared: list[jax.Array | None],
+) -> tuple[jax.Array, Any, Any]:
     """The program of a stage.
 
     Args:
       layers: see `run`.
       schedule: likewise.
       infos: likewise.
+      structure: of the tree of the inputs of attention.
       parameters: of its own layers, [rounds, 1, g, ...].
-      key: of the noise.
+      key: of the random numbers.
       given: of the rows, [1, m, q, ...].
-      shared: see `run`.
+      shared: leaves of the inputs of attention that are the same for all rows.
 
     Returns:
-      What the last stage gives, [1, m, q, ...], and zeros from the others; and sums, float32 [1].
+      What the last stage gives, [1, m, q, ...], and zeros from the others; sums of losses and metrics, float32 [1]; and
+      statistics of its own layers, [rounds, 1, g, ...].
     """
     constrain, stage = layout.current().constrain, jax.lax.axis_index("stage")
     onward = [(i, (i + 1) % schedule.stages) for i in range(schedule.stages)]
@@ -120,46 +134,36 @@ def _stage(
     weights = jax.tree.map(lambda info, leaf: constrain(leaf[:, 0], (None, *info.axes)), infos, parameters)
     group = len(jax.tree.leaves(weights)[0][0])
 
-    def turn(came: jax.Array, number: jax.Array) -> tuple[jax.Array, tuple[jax.Array, routing.Sums]]:
+    def turn(came: jax.Array, number: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any, Any]]:
         work = schedule.work(stage, number)
         mine = jax.tree.map(partial(_entry, index=work.microbatch), rows)
         x = jnp.where((stage == 0) & (work.round == 0), mine.x, came)
         x = jnp.where(work.is_real, x, 0)
         own = jax.tree.map(partial(_entry, index=work.round), weights)
         own = jax.tree.map(lambda info, leaf: constrain(leaf, info.axes), infos, own)
-        indices = (work.round * schedule.stages + stage) * group + jnp.arange(group)
-        noise = None if key is None else Noise(key, mine.row_b)
-        with routing.nested(mine.weights_bt):
-            x, noted = layers(x, own, indices, noise, tuple(map(_described, mine.arguments)), shared)
-        noted = {name: jnp.where(work.is_real, sums, 0) for name, sums in noted.items()}
-        return jax.lax.ppermute(x, "stage", onward), (x, noted)
+        numbers = (work.round * schedule.stages + stage) * group + jnp.arange(group)
+        rngs = None if key is None else RowRngs(key, mine.row_b)
+        leaves = [leaf if other is None else other for leaf, other in zip(mine.inputs, shared, strict=True)]
+        inputs = jax.tree.unflatten(structure, leaves).again()
+        x, reports = layers(x, own, numbers, rngs, inputs)
+        reports = reports.map(lambda sums: jnp.where(work.is_real, sums, 0))
+        here = jax.nn.one_hot(work.round, schedule.rounds)
+        statistics = jax.tree.map(lambda sums: here.reshape(-1, *(1,) * sums.ndim) * sums, reports.statistics)
+        return jax.lax.ppermute(x, "stage", onward), (x, (reports.losses, reports.metrics), statistics)
 
     start = jnp.zeros_like(rows.x[0])
-    _, (gave, noted) = jax.lax.scan(turn, start, jnp.arange(schedule.turns))
+    _, (gave, sums, statistics) = jax.lax.scan(turn, start, jnp.arange(schedule.turns))
     # The last stage's answers to microbatches in their last round; of the other stages nothing.
     together = schedule.stages if schedule.rounds > 1 else schedule.microbatches
     last = gave[schedule.stages - 1 :].reshape(-1, schedule.rounds, together, *start.shape)[:, -1]
     y = jnp.where(stage == schedule.stages - 1, last.reshape(rows.x.shape), 0)
-    return y[None], {name: sums.sum(0)[None] for name, sums in noted.items()}
+    copies = tuple(axis for axis in layout.current().stage_axes if axis != "stage")
+    statistics = jax.tree.map(lambda turns: jax.lax.psum(turns.sum(0), copies)[:, None], statistics)
+    return y[None], jax.tree.map(lambda turns: turns.sum(0)[None], sums), statistics
 
 
 def _entry(stacked: jax.Array, index: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(stacked, index, keepdims=False) if len(stacked) > 1 else stacked[0]
-
-
-# cuDNN's description of packed rows is of all rows that a device has at once: a microbatch's is another one.
-
-
-def _undescribed(argument: Any) -> Any:
-    return argument._replace(lengths_bn=None, offsets_bm=None, count_b=None) if _is_runs(argument) else argument
-
-
-def _described(argument: Any) -> Any:
-    return cudnn.runs(argument.segment_ids_bt) if _is_runs(argument) else argument
-
-
-def _is_runs(argument: Any) -> bool:
-    return isinstance(argument, cudnn.Runs)
 
 
 # --- Between the stages and what is around them ---------------------------------------------------------------------
