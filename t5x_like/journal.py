@@ -119,16 +119,26 @@ class Journal:
         """Looks at the oldest step in flight."""
         number, results, beat = self._in_flight.popleft()
         if int(results["skipped_in_a_row"]) >= self.experiment.optimizer.nonfinite_limit:
-            raise UserError(
-                f"the loss or its gradients were not finite in {int(results['skipped_in_a_row'])} steps in a row, up to"
-                f" step {number}, and none of those was applied; lower optimizer.learning_rate (it is"
-                f" {self.experiment.optimizer.learning_rate:g}), lengthen optimizer.schedule.warmup_steps, or raise"
-                " optimizer.nonfinite_limit"
-            )
+            raise UserError(self._why_skipped(number, results))
         self.throughput.step_done(beat.counts.tokens)
         self.tokens += beat.counts.tokens
         if number == 1 or number % self.experiment.telemetry.every == 0 or number == self.experiment.steps:
             self._log(number, jax.device_get(results), beat)
+
+    def _why_skipped(self, number: int, results: Mapping[str, Any]) -> str:
+        """The sentence that ends a run after too many skipped steps; the last of them says what was wrong."""
+        row = int(results["skipped_in_a_row"])
+        if all(math.isfinite(results[name]) for name in ("loss", "gradient_norm")):
+            return (
+                f"{row} steps in a row, up to step {number}, were skipped, the last because its batch had no target for"
+                " a term of the loss; see with t5x_like data inspect what data.task makes of its examples, or raise"
+                " optimizer.nonfinite_limit"
+            )
+        return (
+            f"the loss or its gradients were not finite in {row} steps in a row, up to step {number}, and none of those"
+            f" was applied; lower optimizer.learning_rate (it is {self.experiment.optimizer.learning_rate:g}), lengthen"
+            " optimizer.schedule.warmup_steps, or raise optimizer.nonfinite_limit"
+        )
 
     def _log(self, number: int, results: Mapping[str, Any], beat: Beat) -> None:
         rates, counts = self.throughput.since_last(), beat.counts

@@ -7,7 +7,8 @@ optimizer, the layout. The state that changes is a plain dict of arrays:
     parameters    what the optimizer moves
     model_state   every other variable of the model: averages, frozen parts, statistics
     optimizer     the optimizer's own state
-    skipped       {total, consecutive}: steps whose loss or gradients were not finite
+    skipped       {total, consecutive}: steps that were not applied: the loss or a gradient was not finite, or the
+                  global denominator of a term was zero, so that the batch had nothing to learn it from
 """
 
 import dataclasses
@@ -126,7 +127,8 @@ class Program:
     def train_step(self, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         """One update, a pure function.
 
-        When the loss or a gradient is not finite, everything but the counters stays as it was.
+        When the loss or a gradient is not finite, or a term's denominator is zero, everything but the counters stays as
+        it was: weight decay and momentum do not act either.
 
         Args:
           state: see the module's docstring.
@@ -137,20 +139,23 @@ class Program:
           `skipped_in_a_row`.
         """
         with self.layout.use():
-            grads, loss, sums = self._gradients(state, batch)
+            denominators = self.objective.denominators(batch)
+            grads, loss, sums = self._gradients(state, batch, denominators)
             gradient_norm = optax.tree.norm(grads)
-            finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+            good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+            for denominator in denominators.values():
+                good &= denominator > 0
             parameters = self._cut_as_state(state["parameters"])
             updates, optimizer_state = self.optimizer.update(grads, state["optimizer"], parameters)
             moved = {"parameters": optax.apply_updates(parameters, updates), "optimizer": optimizer_state}
             moved["model_state"] = self._follow(state, moved["parameters"], sums.statistics)
             kept = {**{name: state[name] for name in moved}, "parameters": parameters}
-            bad = 1 - finite.astype(jnp.int32)
+            bad = 1 - good.astype(jnp.int32)
             skipped = {
                 "total": state["skipped"]["total"] + bad,
                 "consecutive": (state["skipped"]["consecutive"] + 1) * bad,
             }
-            chosen = jax.tree.map(functools.partial(jnp.where, finite), moved, kept)
+            chosen = jax.tree.map(functools.partial(jnp.where, good), moved, kept)
             metrics = {
                 **{name: total / jnp.maximum(weight, 1e-9) for name, (total, weight) in sums.metrics.items()},
                 "loss": loss,
@@ -169,10 +174,12 @@ class Program:
         rows, whole = self.layout.sharding(("batch",)), self.layout.sharding(())
         return jax.jit(self.train_step, in_shardings=(state, rows), out_shardings=(state, whole), donate_argnums=0)
 
-    def _gradients(self, state: State, batch: Batch) -> tuple[Tree, jax.Array, Loss]:
+    def _gradients(
+        self, state: State, batch: Batch, denominators: Mapping[str, jax.Array]
+    ) -> tuple[Tree, jax.Array, Loss]:
         """Gradients and value of the loss over the global batch, and its sums, in `microbatches` parts."""
         key = jax.random.fold_in(purpose_key(self.seed, "loss"), state["step"])
-        denominators = {name: jnp.maximum(d, 1e-9) for name, d in self.objective.denominators(batch).items()}
+        denominators = {name: jnp.maximum(d, 1e-9) for name, d in denominators.items()}
 
         def part(parameters: Tree, batch: Batch) -> tuple[jax.Array, Loss]:
             model = self.structure.merge(parameters, state["model_state"])

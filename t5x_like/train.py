@@ -193,11 +193,7 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
     if hasattr(experiment.objective, "check_vocabulary"):
         experiment.objective.check_vocabulary(vocabulary)
     pieces = max(vocabulary.size, getattr(experiment.objective, "vocab_size", 0))
-    if pieces > model.vocab_size:
-        raise ExperimentError(
-            "model.vocab_size",
-            f"{model.vocab_size} rows cannot hold the {pieces} ids of task and objective; use at least {pieces}",
-        )
+    divisibility.require_vocabulary(model, pieces)
 
 
 def agree(

@@ -14,7 +14,8 @@ from t5x_like import variables
 from t5x_like.experiment import Parallelism
 from t5x_like.objectives.base import Loss
 from t5x_like.objectives.causal_lm import CausalLM
-from t5x_like.optim.schedules import Linear
+from t5x_like.optim.adamw import AdamW
+from t5x_like.optim.schedules import Constant, Linear
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
 from t5x_like.program import PURPOSES, program, purpose_key
@@ -132,6 +133,21 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too(step, first, b
     state, metrics = step(bad, batch)
     assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["gradient_norm"])
     tiny.assert_same_bits(state["parameters"], bad["parameters"])
+
+
+def test_a_batch_without_targets_moves_nothing_and_is_counted(batch):
+    """Weight decay and momentum would act on a gradient of zero."""
+    decaying = AdamW(schedule=Constant(), learning_rate=PEAK, weight_decay=0.5)
+    run = program(tiny.experiment(CausalLM(), optimizer=decaying, steps=STEPS))
+    step = tiny.Steps(run, tiny.initial(run), batch)
+    good, _ = step(tiny.initial(run), batch)  # so that there is momentum
+    state, metrics = step(good, tiny.emptied(batch, slice(None)))
+    assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] == 0
+    for part in ("parameters", "model_state", "optimizer"):
+        tiny.assert_same_bits(state[part], good[part])
+    assert state["step"] == good["step"] + 1 and state["skipped"] == {"total": 1, "consecutive": 1}
+    state, metrics = step(state, batch)
+    assert (metrics["skipped_steps"], metrics["skipped_in_a_row"]) == (1, 0)
 
 
 # --- Layouts --------------------------------------------------------------------------------------------------------

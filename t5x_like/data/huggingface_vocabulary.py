@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 from t5x_like.data.vocabulary import PAD_ID, Vocabulary, count_sentinels, sentinel
@@ -63,8 +64,11 @@ class HuggingFaceVocabulary(Vocabulary):
                 where, f"{path} has no token that is known to end a text; add a special token {_ENDS[0]} to it"
             )
         added = self._tokenizer.get_added_tokens_decoder()
-        # Where the tokenizer has a piece of text at 0, as GPT-2's does, it is not told from padding by its id.
-        self._pads = PAD_ID not in names.values() or PAD_ID in added and added[PAD_ID].special
+        # Where the tokenizer has a piece of text at 0, as GPT-2's does, or the unknown one, as Llama 2's does, that is
+        # not told from padding by its id.
+        special = PAD_ID in added and added[PAD_ID].special and self.unk_id != PAD_ID
+        self._pads = PAD_ID not in names.values() or special
+        self._names = frozenset(names.values())
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without an end."""
@@ -79,7 +83,13 @@ class HuggingFaceVocabulary(Vocabulary):
         return (PAD_ID, self.eos_id) if self._pads else (self.eos_id,)
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        if self._names.issuperset(ids):
+            return self._tokenizer.decode(ids, skip_special_tokens=False)
+        # The library leaves out ids that have no token without a word.
+        if self.unk_id >= 0:
+            return self._decode([i if i in self._names else self.unk_id for i in ids])
+        runs = groupby(ids, self._names.__contains__)
+        return "".join(self._decode(list(run)) if known else "\ufffd" * len(list(run)) for known, run in runs)
 
     def _add_sentinels(self, count: int, where: str, path: str) -> bytes:
         """Puts sentinels on top; gives the file of what it then is."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from t5x_like.data.vocabulary import Vocabulary, count_sentinels, sentinel, usable_cores
+from t5x_like.data.vocabulary import PAD_ID, Vocabulary, count_sentinels, sentinel, usable_cores
 from t5x_like.errors import ExperimentError
 
 
@@ -63,6 +63,10 @@ class SentencePieceVocabulary(Vocabulary):
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, on every core this process may use."""
         return self._processor.encode(list(texts), out_type=int, num_threads=usable_cores())
+
+    @property
+    def _silent(self) -> tuple[int, ...]:
+        return (self.eos_id,) if self._processor.is_unknown(PAD_ID) else (PAD_ID, self.eos_id)
 
     def _decode(self, ids: list[int]) -> str:
         if self._unwritten.keys().isdisjoint(ids):

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
+from t5x_like.data.detokenization import text_of
+
 _SPELLED = re.compile(r"<extra_id_(\d+)>")
 
 
@@ -15,6 +17,7 @@ class SentinelVocabulary:
       size: the number of ids.
       pad_id: of the other vocabulary.
       eos_id: likewise.
+      unk_id: likewise, or -1.
     """
 
     def __init__(self, vocabulary: Any, size: int, count: int) -> None:
@@ -22,6 +25,7 @@ class SentinelVocabulary:
         self._vocabulary, self._first, self.size = vocabulary, size - count, size
         self.pad_id: int = vocabulary.pad_id
         self.eos_id: int = vocabulary.eos_id
+        self.unk_id: int = getattr(vocabulary, "unk_id", -1)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without an end."""
@@ -43,7 +47,7 @@ class SentinelVocabulary:
             if is_sentinel:
                 parts += [f"<extra_id_{self.size - 1 - i}>" for i in run]
             else:
-                parts.append(self._vocabulary.decode(list(run)))
+                parts.append(text_of(self._vocabulary, list(run)))  # between text and sentinels may be unused ids
         return " ".join(part for part in parts if part)
 
 

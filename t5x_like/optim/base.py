@@ -28,7 +28,8 @@ class Optimizer(abc.ABC):
         Hutter 2019).
       weight_decay_kinds: the kinds of parameters that decay: `matrix`, `embedding`, `norm`, `bias`.
       clip_norm: gradients of a larger global norm are scaled down to it; 0 for never.
-      nonfinite_limit: so many steps in a row with a loss or gradient that is not finite end the run.
+      nonfinite_limit: so many steps in a row that were not applied end the run: their loss or a gradient was not
+        finite, or their batch had no target for a term of the loss.
     """
 
     name: str

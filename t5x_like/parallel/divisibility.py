@@ -4,19 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5x_like.errors import ExperimentError
+from t5x_like.parallel import dimensions
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.parameters import ParameterInfo
-
-# Of the model: a field, the logical axis that cuts it, and the fields of `parallelism` that say into how many.
-_CUT = (
-    ("heads", "heads", "tensor"),
-    ("kv_heads", "kv", "tensor"),
-    ("mlp", "mlp", "tensor"),
-    ("vocab_size", "vocab", "tensor"),
-    ("experts", "expert", "expert"),
-    ("heads", "attention_heads", "sequence"),
-    ("embed", "embed", "fsdp"),
-)
 
 
 def require(layout: Layout, model: Any, length: int) -> None:
@@ -27,14 +17,14 @@ def require(layout: Layout, model: Any, length: int) -> None:
       model: the architecture.
       length: tokens of a row.
     """
-    for field, axis, option in _CUT:
-        size, parts = getattr(model, field), layout.divisor(axis)
-        if size % parts:
-            axes = layout.cut(axis)
-            option = option if option in axes else axes[0]
+    for cut in dimensions.of(model).cuts:
+        parts = layout.divisor(cut.axis)
+        if cut.size % parts:
+            axes = layout.cut(cut.axis)
+            option = cut.option if cut.option in axes else axes[0]
             several = f" of {' × '.join(axes)}" if len(axes) > 1 else ""
             raise ExperimentError(
-                f"parallelism.{option}", f"{parts} devices{several} do not divide model.{field}={size}"
+                f"parallelism.{option}", f"{parts} devices{several} do not divide model.{cut.field}={cut.size}"
             )
     for axis in ("length", "stream_length"):
         if length % (parts := layout.divisor(axis)):
@@ -76,6 +66,21 @@ def require_parameters(layout: Layout, infos: Mapping[tuple[str, ...], Parameter
             )
 
 
+def require_vocabulary(model: Any, pieces: int) -> None:
+    """Raises ExperimentError where the token table has fewer rows than there are ids.
+
+    Args:
+      model: the architecture; one that reads no tokens has no table, and takes none.
+      pieces: ids of the task and the objective.
+    """
+    rows = dimensions.of(model).vocab
+    if pieces > rows:
+        raise ExperimentError(
+            "model.vocab_size",
+            f"{rows} rows cannot hold the {pieces} ids of task and objective; use at least {pieces}",
+        )
+
+
 def require_stages(layout: Layout, model: Any, rows: int) -> None:
     """Raises ExperimentError where the stages do not divide the layers, or a microbatch's rows do not fill them.
 
@@ -87,8 +92,7 @@ def require_stages(layout: Layout, model: Any, rows: int) -> None:
     if layout.stages == 1:
         return
     groups = layout.stages * layout.stage_rounds
-    for field in ("layers", "encoder_layers"):
-        size = getattr(model, field)
+    for field, size in dimensions.of(model).stacks:
         if size % groups:
             several = f" in {layout.stage_rounds} rounds" if layout.stage_rounds > 1 else ""
             raise ExperimentError(

@@ -12,7 +12,7 @@ from etils import epath
 from t5x_like import program as step
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Experiment
-from t5x_like.parallel import divisibility, executables
+from t5x_like.parallel import dimensions, divisibility, executables
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.compiled import memory
 from t5x_like.parallel.layout import Layout
@@ -51,6 +51,11 @@ class Built:
     state: step.State
     batch: dict[str, Any]
     seconds: float
+
+    @property
+    def sizes(self) -> dimensions.Dimensions:
+        """Of the experiment's model."""
+        return dimensions.of(self.experiment.model)
 
     @property
     def devices(self) -> list[Any]:

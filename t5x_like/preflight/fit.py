@@ -12,7 +12,7 @@ from typing import Any
 from t5x_like.data.packing import groups_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, Parallelism
-from t5x_like.parallel import layout, strategies, topologies
+from t5x_like.parallel import dimensions, layout, strategies, topologies
 from t5x_like.parallel.schedule import Schedule
 from t5x_like.parallel.topologies import Topology
 
@@ -69,7 +69,7 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
       state_bytes: of the whole state.
       parameter_bytes: of its trained parameters.
     """
-    p, model, data = experiment.parallelism, experiment.model, experiment.data
+    p, sizes, data = experiment.parallelism, dimensions.of(experiment.model), experiment.data
     shards = p.fsdp * _beside(p)
     further = p.data if strategies.STRATEGIES[p.strategy].state else 1  # that the optimizer's state is cut into
     # Outside the layers stages share the rows. Inside, each has all of them in a share of the layers, and keeps
@@ -79,31 +79,31 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
     lengths = [group.length for group in groups_of(experiment.objective.features(data.sequence_length))]
     read, written = (lengths[0], lengths[-1]) if len(lengths) > 1 else (0, data.sequence_length)
     tokens = math.ceil(rows * max(read, written))
-    width = 2 if str(model.dtype) in ("bfloat16", "float16") else 4
-    heads, kv = model.heads * model.head_dim / p.tensor, model.kv_heads * model.head_dim / p.tensor
-    mlp = (3 if model.gated else 2) * model.mlp / p.tensor
-    here = max(model.experts / p.expert, 1)  # experts of a layer on a device
-    copies = min(model.experts_per_token, here) * p.expert if model.experts else 1  # that there must be room for
+    width = sizes.itemsize
+    heads, kv = sizes.heads * sizes.head_dim / p.tensor, sizes.kv_heads * sizes.head_dim / p.tensor
+    mlp = (3 if sizes.gated else 2) * sizes.mlp / p.tensor
+    here = max(sizes.experts / p.expert, 1)  # experts of a layer on a device
+    copies = min(sizes.experts_per_token, here) * p.expert if sizes.experts else 1  # that there must be room for
     shared = "tensor" in strategies.table(p, layout.RULES, layout.MESH_AXES)["stream_length"]
-    stream = model.embed / p.tensor if shared else model.embed
+    stream = sizes.embed / p.tensor if shared else sizes.embed
     kept = {
         "full": stream,
         "offload_qkv_attention": stream,
         "save_attention": stream + heads,
         "save_qkv_attention": stream + 2 * heads + 2 * kv,
-        "save_dots": 3 * model.embed + 2 * heads + 2 * kv + mlp,
-        "none": 6 * model.embed + 3 * heads + 3 * kv + 1.5 * mlp,
+        "save_dots": 3 * sizes.embed + 2 * heads + 2 * kv + mlp,
+        "none": 6 * sizes.embed + 3 * heads + 3 * kv + 1.5 * mlp,
     }[p.remat]
-    layer = tokens * ((3 + copies) * model.embed + 2 * copies * mlp + 2 * heads + 2 * kv) * width
-    weights = 2 * (here * mlp * model.embed + 2 * model.embed * (heads + kv)) * width
+    layer = tokens * ((3 + copies) * sizes.embed + 2 * copies * mlp + 2 * heads + 2 * kv) * width
+    weights = 2 * (here * mlp * sizes.embed + 2 * sizes.embed * (heads + kv)) * width
     # A kernel has no scores, and none adds a bias to them: of one layer, in float32 and as weights, there and back.
-    scores = 2 * tokens * max(read, written) * model.heads / p.tensor * (4 + width)
-    head = min(2 * math.ceil(rows * written) * model.vocab_size / p.tensor * 4, 1 << 30)
+    scores = 2 * tokens * max(read, written) * sizes.heads / p.tensor * (4 + width)
+    head = min(2 * math.ceil(rows * written) * sizes.vocab / p.tensor * 4, 1 << 30)
     return Need(
         state=(parameter_bytes + (state_bytes - parameter_bytes) // further) // shards,
         gradients=parameter_bytes // (shards * further),
-        activations=int(rows * (model.layers * written + model.encoder_layers * read) * kept * width / (1 - idle)),
-        layer=int(layer + weights + head + (scores if model.positions == "relative" else 0)),
+        activations=int(rows * (sizes.layers * written + sizes.encoder_layers * read) * kept * width / (1 - idle)),
+        layer=int(layer + weights + head + (scores if sizes.attention_bias else 0)),
     )
 
 

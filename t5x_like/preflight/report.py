@@ -52,7 +52,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
     schedule = _schedule(built)
     # How often a chip runs some layer forward: in a pipeline in every turn a group of its own.
     turns = 1 if schedule is None else schedule.turns / (schedule.stages * schedule.rounds)
-    layers = experiment.model.layers * experiment.parallelism.microbatches * turns
+    layers = built.sizes.layers * experiment.parallelism.microbatches * turns
     figures = {
         "name": experiment.name,
         "topology": topology.name,
@@ -73,7 +73,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "estimated_over_ideal": seconds / ideal,
         "mfu_estimate": ideal / seconds if seconds else 0.0,
         "time": _time(reading, topology, ideal, executed),
-        "attention_kernel_calls_per_layer": forward / layers,
+        "attention_kernel_calls_per_layer": forward / layers if layers else 0.0,
         "oversized_tensors": [dataclasses.asdict(item) for item in reading.oversized],
         "donation_complete": reading.per_chip["alias_bytes"] >= memory.state_bytes(built.state),
         "collective_bytes": _totals(reading.moved),
@@ -119,8 +119,8 @@ def _further(built: Built) -> list[str]:
 
 def _read(built: Built) -> _Reading:
     module = hlo.parse(_text(built))
-    model, chip = built.experiment.model, built.topology.chip
-    visible = kernels.Visible(model.causal, model.window)
+    sizes, chip = built.sizes, built.topology.chip
+    visible = kernels.Visible(sizes.causal, sizes.window)
     if chip.platform == "cuda":
         module = roofline.annotated(module, chip, visible)
     mesh = dict(built.layout.mesh.shape)  # type: ignore[union-attr]
@@ -137,8 +137,8 @@ def _read(built: Built) -> _Reading:
         per_chip=_memory(built, module, chip),
         oversized=memory.oversized(
             module,
-            vocab=model.vocab_size,
-            embed=model.embed,
+            vocab=sizes.vocab,
+            embed=sizes.embed,
             length=built.experiment.data.sequence_length,
             allowed=_layer_shapes(built),
             stacks=_stacks(built),
@@ -154,8 +154,7 @@ def _schedule(built: Built) -> schedules.Schedule | None:
 
 def _stacks(built: Built) -> set[tuple[int, ...]]:
     """The leading dimensions of activations that are kept: of each layer, or of a stage's turns and layers."""
-    model, schedule = built.experiment.model, _schedule(built)
-    layers = (model.layers, model.encoder_layers)
+    schedule, layers = _schedule(built), [count for _, count in built.sizes.stacks]
     if schedule is None:
         return {(count,) for count in layers}
     parts, stages, rounds = schedule.microbatches, schedule.stages, schedule.rounds
@@ -191,10 +190,10 @@ def _text(built: Built) -> str:
 
 def _grouped_share(built: Built) -> float:
     """Of the rows that a device has room for in the products of experts, those that are there when all is even."""
-    model, p = built.experiment.model, built.experiment.parallelism
-    if not model.experts or p.expert == 1:
+    sizes, p = built.sizes, built.experiment.parallelism
+    if not sizes.experts or p.expert == 1:
         return 1.0
-    return model.experts_per_token / (p.expert * min(model.experts_per_token, model.experts // p.expert))
+    return sizes.experts_per_token / (p.expert * min(sizes.experts_per_token, sizes.experts // p.expert))
 
 
 def _memory(built: Built, module: hlo.Module, chip: Chip) -> dict[str, int]:
@@ -229,8 +228,7 @@ def _layer_shapes(built: Built) -> Sequence[tuple[int, ...]]:
     import jax
 
     shapes = [leaf.shape for leaf in jax.tree.leaves(built.state["parameters"])]
-    model = built.experiment.model
-    stacks = (model.layers, model.encoder_layers)
+    stacks = [count for _, count in built.sizes.stacks]
     return [tuple(n for n in (s[1:] if len(s) > 2 and s[0] in stacks else s) if n != 1) for s in shapes]
 
 

@@ -10,6 +10,7 @@ import jax
 from t5x_like import program as step
 from t5x_like.errors import UserError
 from t5x_like.experiment import REMAT_POLICIES, Experiment
+from t5x_like.parallel import dimensions
 from t5x_like.parallel.topologies import Topology
 from t5x_like.preflight import build, fit
 from t5x_like.preflight.report import report
@@ -88,15 +89,15 @@ def search(
 
 
 def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
-    p, rows, model = experiment.parallelism, experiment.data.batch_size, experiment.model
+    p, rows, sizes = experiment.parallelism, experiment.data.batch_size, dimensions.of(experiment.model)
     per_slice = topology.chips // topology.slices // (p.stage * p.sequence * p.expert)
     for tensor in _powers(per_slice):
-        if model.kv_heads % tensor or model.heads % tensor or model.mlp % tensor or model.vocab_size % tensor:
+        if not sizes.divided_by("tensor", tensor):
             continue
         for copies in _powers(per_slice // tensor):
             fsdp, data = per_slice // tensor // copies, copies * topology.slices
             width = fsdp * p.sequence * p.expert * (p.stage if p.stage_rounds > 1 else 1)
-            if model.embed % width:
+            if not sizes.divided_by("fsdp", width):
                 continue
             together = math.lcm(p.stage, p.stage_microbatches or p.stage)
             for parts in _powers(rows):

@@ -91,6 +91,23 @@ def test_decoding_equals_reading_at_once(model):
     np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=1e-4, atol=1e-5)
 
 
+def test_rows_decoded_at_places_of_their_own_equal_reading_each_at_once(model):
+    """Two ragged prompts with padding on the right, then a token for each row at its own place."""
+    tokens = np.random.default_rng(0).integers(0, 48, (2, 12))
+    positions = np.repeat(np.arange(12)[None], 2, 0)
+    whole = model.logits(model(tokens, positions_bt=positions, segment_ids_bt=np.ones_like(tokens)))
+    lengths = np.array([7, 3])
+    prompts = np.where(np.arange(8) < lengths[:, None], tokens[:, :8], 47)
+    logits, cache = model.decode(prompts, model.empty_cache(2, 14), jnp.int32(0), only_b=jnp.asarray(lengths - 1))
+    parts = [logits[:, 0]]
+    for step in range(4):
+        slot = lengths + step
+        logits, cache = model.decode(tokens[[0, 1], slot][:, None], cache, jnp.asarray(slot))
+        parts.append(logits[:, 0])
+    expected = [whole[[0, 1], lengths + step - 1] for step in range(5)]
+    np.testing.assert_allclose(np.array(parts), np.array(expected), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_every_way_of_running_is_the_same(build_architecture, name):
     arch = options(build_architecture, name, dropout=0.1 if name == "gpt2" else 0.0)

@@ -167,6 +167,25 @@ def test_decoding_equals_reading_at_once(subject):
     np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=1e-4, atol=2e-5)
 
 
+def test_rows_decoded_at_places_of_their_own_equal_reading_each_at_once(subject):
+    model = subject.model
+    (inputs, _), (targets, _) = rows()
+    input_ids = np.array([[1] * 20, [1] * 13 + [0] * 7])
+    whole = subject.logits((inputs, input_ids), (targets, np.ones_like(targets)))
+    states = jax.jit(model.encode)(inputs, positions_bs=places(input_ids), segment_ids_bs=input_ids)
+    decode = jax.jit(lambda tokens, cache, slot, only=None: model.decode(tokens, cache, slot, only_b=only))
+    lengths = np.array([9, 2])
+    begun = np.where(np.arange(10) < lengths[:, None], targets[:, :10], 47)
+    logits, cache = decode(begun, model.remember(states, input_ids, 18), jnp.int32(0), jnp.asarray(lengths - 1))
+    parts = [logits[:, 0]]
+    for step in range(4):
+        slot = lengths + step
+        logits, cache = decode(targets[[0, 1], slot][:, None], cache, jnp.asarray(slot))
+        parts.append(logits[:, 0])
+    expected = [whole[[0, 1], lengths + step - 1] for step in range(5)]
+    np.testing.assert_allclose(np.array(parts), np.array(expected), rtol=1e-4, atol=2e-5)
+
+
 # --- Distances ------------------------------------------------------------------------------------------------------
 
 

@@ -273,6 +273,15 @@ def test_the_first_step_is_finite(subject):
     assert subject.first[1]["gradient_norm"] > 0 and subject.first[1]["skipped_steps"] == 0
 
 
+def test_a_batch_of_empty_rows_moves_nothing(subject):
+    """Its denominators are zero: the step is skipped, so that momentum, averages and statistics stay too."""
+    state, _ = subject.first
+    after, metrics = subject.step(state, tiny.emptied(subject.batch, slice(None)))
+    assert metrics["skipped_steps"] == 1
+    for part in ("parameters", "model_state", "optimizer"):
+        tiny.assert_same_bits(after[part], state[part])
+
+
 def test_the_loss_falls(subject):
     losses = subject.trajectory[1]
     assert np.mean(losses[-3:]) < 0.97 * np.mean(losses[:2])

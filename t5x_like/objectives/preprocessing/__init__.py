@@ -1,4 +1,4 @@
-"""What a text objective makes of one example: tokens and a random generator in, features out.
+"""Preprocessing of text objectives: tokens and a random generator in, the features of one example out.
 
 Every objective here is a frozen dataclass of options that is called with a record's tokens, integers [n], and a
 generator, and returns its features as NumPy arrays; same tokens and same state of the generator, same features. An

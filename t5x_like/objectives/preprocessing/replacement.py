@@ -1,4 +1,4 @@
-"""What stands at a token that is to be predicted: 80 % a mask, 10 % a random token, 10 % the token itself."""
+"""BERT's replacement of predicted tokens: 80 % become the mask, 10 % a random token, 10 % stay."""
 
 import functools
 from dataclasses import dataclass

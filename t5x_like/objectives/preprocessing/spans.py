@@ -1,4 +1,4 @@
-"""How many tokens are noise, into which spans they are divided, and where these lie.
+"""Counts, random lengths and places of the spans of noise.
 
 Shapes: n tokens, k spans.
 """
@@ -28,32 +28,6 @@ def random_segmentation(items: int, parts: int, rng: np.random.Generator) -> np.
     borders[1:-1] += 1
     borders[1:-1].sort()
     return np.diff(borders)
-
-
-def place(lengths: np.ndarray, total: int, apart: int, rng: np.random.Generator) -> np.ndarray:
-    """Lays spans into a row without overlap, in order, every arrangement equally likely.
-
-    Args:
-      lengths: int64 [k], the spans' sizes; their sum and apart · (k − 1) fit into `total`.
-      total: the row's places.
-      apart: places that stay free between two spans, 0 or more.
-      rng: draws the free places before, between and after the spans.
-
-    Returns:
-      int64 [k], the place each span starts at, rising.
-    """
-    free = total - int(lengths.sum()) - apart * (len(lengths) - 1)
-    gaps = random_segmentation(free + len(lengths) + 1, len(lengths) + 1, rng) - 1
-    before = np.cumsum(lengths) - lengths
-    return before + np.cumsum(gaps[:-1]) + apart * np.arange(len(lengths))
-
-
-def mark(starts: np.ndarray, lengths: np.ndarray, total: int) -> np.ndarray:
-    """Bool [total], True inside the spans, which do not overlap."""
-    edges = np.zeros(total + 1, np.int8)
-    np.add.at(edges, starts, 1)
-    np.subtract.at(edges, starts + lengths, 1)
-    return np.cumsum(edges[:-1], dtype=np.int8).astype(bool)
 
 
 def gather(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

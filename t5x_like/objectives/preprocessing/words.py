@@ -1,4 +1,4 @@
-"""Which tokens make up a word or a sentence, told by their ids.
+"""Word boundaries among token ids, for whole-word masking.
 
 Shapes: n tokens, p places, w words.
 """
@@ -7,13 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Of each id whether it begins a word (or ends a sentence): bool [vocabulary], or a function of ids [n] to bool [n].
+# Of each id whether it begins a word: bool [vocabulary], or a function of ids [n] to bool [n].
 IdTest = np.ndarray | Callable[[np.ndarray], np.ndarray]
-
-
-def passing(test: IdTest, tokens: np.ndarray) -> np.ndarray:
-    """Bool [n], True on the tokens that pass."""
-    return np.asarray(test(tokens) if callable(test) else test[tokens], bool)
 
 
 def word_starts(tokens: np.ndarray, places: np.ndarray, begins_word: IdTest | None) -> np.ndarray:
@@ -29,7 +24,8 @@ def word_starts(tokens: np.ndarray, places: np.ndarray, begins_word: IdTest | No
     """
     if begins_word is None:
         return np.arange(len(places))
-    starts = passing(begins_word, tokens[places])
+    ids = tokens[places]
+    starts = np.asarray(begins_word(ids) if callable(begins_word) else begins_word[ids], bool)
     starts[:1] = True
     starts[1:] |= np.diff(places) > 1
     return np.flatnonzero(starts)

@@ -1,4 +1,4 @@
-"""Spans: every division and every arrangement equally likely, counted out."""
+"""Spans: every division equally likely, counted out."""
 
 import itertools
 from collections import Counter
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from objectives.preprocessing.chances import assert_distribution
 
-from t5x_like.objectives.preprocessing.spans import budget, gather, mark, place, random_segmentation, run_starts
+from t5x_like.objectives.preprocessing.spans import budget, gather, random_segmentation, run_starts
 
 DRAWS = 8000
 
@@ -30,32 +30,11 @@ def test_every_segmentation_is_equally_likely(items, parts):
         assert_distribution([drawn[s] for s in every], np.ones(len(every)))
 
 
-@pytest.mark.parametrize("apart, total", [(0, 5), (0, 9), (1, 7), (1, 9), (2, 10)])
-def test_every_arrangement_is_equally_likely(apart, total):
-    lengths = np.array([2, 0, 3] if apart == 0 else [2, 1, 2])
-    every = [
-        starts
-        for starts in itertools.product(range(total + 1), repeat=3)
-        if all(b >= a + n + apart for a, b, n in zip(starts, starts[1:], lengths, strict=False))
-        and starts[-1] + lengths[-1] <= total
-    ]
-    rng = np.random.default_rng(1)
-    drawn = Counter(tuple(place(lengths, total, apart, rng).tolist()) for _ in range(DRAWS))
-    assert set(drawn) == set(every)
-    if len(every) > 1:
-        assert_distribution([drawn[s] for s in every], np.ones(len(every)))
-
-
-def test_marks_and_gathers_the_places_of_spans():
+def test_gathers_the_places_of_spans():
     starts, lengths = np.array([0, 4, 4, 7]), np.array([2, 0, 3, 1])
-    assert np.flatnonzero(mark(starts, lengths, 9)).tolist() == [0, 1, 4, 5, 6, 7]
     assert gather(starts, lengths).tolist() == [0, 1, 4, 5, 6, 7]
     assert gather(starts[::-1], lengths[::-1]).tolist() == [7, 4, 5, 6, 0, 1]
     assert gather(starts[:0], lengths[:0]).tolist() == []
-
-
-def test_marks_many_empty_spans_at_one_place():
-    assert not mark(np.full(300, 2), np.zeros(300, int), 4).any()
 
 
 def test_the_first_of_each_run():
