@@ -192,6 +192,7 @@ class Experiment:
       steps: optimizer updates in the whole run.
       model: the architecture, a family's table with overrides.
       objective: what is predicted.
+      adaptations: changes to the model that are trained in its place, by names of the user's choosing, in order.
       data: what is read.
       initialize: where the first parameters come from.
       optimizer: how gradients become updates, schedule included.
@@ -208,6 +209,7 @@ class Experiment:
     steps: int = 1000
     model: Annotated[Any, Choice("model", default="llama", tag="family")]
     objective: Annotated[Any, Choice("objective", default="causal_lm")]
+    adaptations: Annotated[Mapping[str, Any], Choices("adaptation")]
     data: Data
     initialize: Initialize
     optimizer: Annotated[Any, Choice("optimizer", default="adamw")]
@@ -220,7 +222,7 @@ class Experiment:
     def __post_init__(self) -> None:
         require_positive(self, "steps")
         self._check_batch()
-        self.model.check_length(self.data.sequence_length)
+        self.model.check(None, self.data, 0)
         self.optimizer.schedule.check(self.steps)
 
     def _check_batch(self) -> None:
@@ -230,10 +232,11 @@ class Experiment:
                 "parallelism.microbatches",
                 f"{parts} microbatches do not divide data.batch_size={batch}; use a divisor of it",
             )
-        if parts > 1 and self.objective.couples_batch:
+        coupling = f"objective {self.objective.name!r}" if self.objective.couples_batch else ""
+        coupling = f"model.family={self.model.family!r}" if self.model.couples_batch else coupling
+        if parts > 1 and coupling:
             raise ExperimentError(
-                "parallelism.microbatches",
-                f"objective {self.objective.name!r} couples the examples of a batch, so it must be 1",
+                "parallelism.microbatches", f"{coupling} couples the examples of a batch, so it must be 1"
             )
 
     @classmethod
@@ -248,7 +251,12 @@ class Experiment:
     @classmethod
     def from_json(cls, text: str) -> "Experiment":
         """Reads what `to_json` wrote."""
-        return cls.from_dict(json.loads(text))
+        values = json.loads(text)
+        if "layers" in values.get("model", {}) or "heads" in values.get("model", {}):
+            from t5x_like.flat_model import to_tree
+
+            to_tree(values)
+        return cls.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, every default spelled out."""

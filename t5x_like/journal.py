@@ -18,7 +18,7 @@ from t5x_like.distributed import startup
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Findings
 from t5x_like.experiment import Experiment
-from t5x_like.models.count import flops_per_step
+from t5x_like.program import flops_per_step
 from t5x_like.pulse import Beat
 from t5x_like.telemetry.devices import memory_metrics, mfu
 from t5x_like.telemetry.progress import Progress, format_seconds

@@ -53,9 +53,9 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",
         "masked_lm": "t5x_like.objectives.masked_lm:MaskedLM",
         "seq2seq": "t5x_like.objectives.seq2seq:GivenPairs",
-        "span_corruption": "t5x_like.objectives.denoising:SpanCorruption",
-        "prefix_lm": "t5x_like.objectives.denoising:PrefixLM",
-        "ul2": "t5x_like.objectives.denoising:MixtureOfDenoisers",
+        "span_corruption": "t5x_like.objectives.span_corruption:SpanCorruption",
+        "prefix_lm": "t5x_like.objectives.prefix_lm:PrefixLM",
+        "ul2": "t5x_like.objectives.ul2:MixtureOfDenoisers",
     },
     "task": {
         "sotu": "t5x_like.data.tasks:SOTU",

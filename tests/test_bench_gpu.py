@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from t5x_like.experiment import Experiment
-from t5x_like.models.count import describe
+from t5x_like.program import describe
 
 FILE = Path(__file__).parents[1] / "tools/bench_gpu.py"
 

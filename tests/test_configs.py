@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t5x_like.frontends import configdict, gin
-from t5x_like.models.count import describe
+from t5x_like.program import describe
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = {

@@ -45,7 +45,7 @@ def ours(model: str, rows: int, remat: str) -> tuple[Callable[[int], None], floa
     import numpy as np
 
     from t5x_like.experiment import Experiment
-    from t5x_like.models.count import flops_per_step
+    from t5x_like.program import flops_per_step
     from t5x_like.program import program
 
     *_, vocabulary, length, _ = SHAPES[model]

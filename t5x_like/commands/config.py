@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _show(experiment: Any, *, json_output: bool) -> int:
     from t5x_like.data.packing import places_of
-    from t5x_like.models.count import describe
+    from t5x_like.program import describe
 
     length = experiment.data.sequence_length
     length = places_of(experiment.objective.features(length), length)

@@ -6,16 +6,14 @@ documents. Each byte counts once whatever the tokenizer, so that models with dif
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
 from t5x_like.data.pipeline import evaluation_batches
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context, Findings
-from t5x_like.objectives.base import Batch
 from t5x_like.parallel.placement import place, share
-from t5x_like.program import State
+from t5x_like.program import MODEL_PARTS, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class RunningLoss:
         self.options, self.context = options, context
         split = context.task.open(options.split)
         self.corpus = split.sampled(options.tokens) if options.tokens else split
-        self.sums = jax.jit(self._sums)
+        self.sums = jax.jit(context.program.measure)
 
     def run(self, state: State, step: int) -> Findings:
         """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
@@ -70,18 +68,12 @@ class RunningLoss:
             host_count=part.count,
         )
         for batch in batches:
-            added = self.sums(state["parameters"], state["model_state"], place(batch, layout))
+            added = self.sums({name: state[name] for name in MODEL_PARTS}, place(batch, layout))
             totals = added if totals is None else jax.tree.map(jax.numpy.add, totals, added)
         sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
         metrics = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
         total_bytes = self.corpus.bytes
-        whole_text = getattr(self.context.program.objective, "predicts_every_token", False)
+        whole_text = self.context.program.objective.predicts_every_token
         if whole_text and "loss" in sums and total_bytes:
             metrics["bits_per_byte"] = sums["loss"][0] / math.log(2) / total_bytes
         return Findings(metrics)
-
-    def _sums(self, parameters: Any, model_state: Any, batch: Batch) -> Any:
-        program = self.context.program
-        with program.layout.use():
-            model = program.structure.merge(parameters, model_state)
-            return program.objective.loss(model, batch, None).metrics

@@ -141,9 +141,7 @@ def add_metric(name: str, total: jax.Array, weight: jax.Array) -> None:
     if (channel := _CURRENT.get()) is not None:
         total, weight = jax.lax.stop_gradient((total, weight))
         known = channel.reports.metrics.get(name)
-        channel.reports.metrics[name] = (
-            (total, weight) if known is None else (known[0] + total, known[1] + weight)
-        )
+        channel.reports.metrics[name] = (total, weight) if known is None else (known[0] + total, known[1] + weight)
 
 
 def add_statistics(module: nnx.Module, sums: Any, below: Path = ()) -> None:

@@ -17,6 +17,7 @@ class Architecture(Protocol):
       size: which of the family's sizes; empty for none.
       vocab_size: ids that the model can read and score; 0 for a model without tokens.
       dtype: of the computation, `float32` or `bfloat16`.
+      stacks: names of its parts that read, such as `decoder`; objectives look for the one that they need.
       couples_batch: whether its forward pass mixes the rows of a batch, as batch norm does: then a batch cannot be
         computed in microbatches.
     """
@@ -26,6 +27,7 @@ class Architecture(Protocol):
     vocab_size: int
     dtype: str
     couples_batch: bool
+    stacks: tuple[str, ...]
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The model with its first parameters, drawn from `rngs.params`."""
@@ -41,11 +43,11 @@ class Architecture(Protocol):
     def dimensions(self) -> Dimensions:
         """Sizes that a mesh cuts and memory is estimated from."""
 
-    def check(self, layout: Layout, data: Any, rows: int) -> None:
+    def check(self, layout: Layout | None, data: Any, rows: int) -> None:
         """Raises ExperimentError where rows are too long for the model, or the layout does not divide it.
 
         Args:
-          layout: mesh and rules.
+          layout: mesh and rules; None where they are not known yet.
           data: `experiment.data`.
           rows: that are computed at once, over all devices: of a microbatch.
         """

@@ -1,8 +1,8 @@
-"""Rows of a table that is split along its width over many devices: no device ever holds the whole of it.
+"""Embedding lookup in a table sharded along its width, by ring exchange: no device ever holds the whole table.
 
-A device needs whole rows, and any row may be among them. The table's columns go round a ring instead of coming
-together: of each piece that passes, a device takes its tokens' part, while the next is on its way. In the backward pass
-the sums go round, and each device adds what its tokens contribute.
+A device needs whole rows, and any row may be among them. The table's columns are passed along a ring of devices instead
+of being all-gathered: of each piece that passes, a device takes its tokens' part, while the next is on its way. In the
+backward pass the sums are passed along, and each device adds what its tokens contribute.
 
 With the devices in several lines (see `parallel.scatter`) the ring is along one of them, and the others' devices first
 put their pieces together, so that a piece is some hundred columns wide.
@@ -18,14 +18,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from t5x_like.models import kernels
 from t5x_like.parallel import layout, scatter
 
 # A table up to this size, in the computation's dtype, is better gathered whole.
 WHOLE_BYTES = 32 << 20
 
 
-def goes_round(shape: tuple[int, ...], axes: tuple[str, str], dtype: jnp.dtype) -> bool:
+def is_suited(shape: tuple[int, ...], axes: tuple[str, str], dtype: jnp.dtype) -> bool:
     """Whether `take` is for this table: on TPU, large, and split along its width alone.
 
     Args:
@@ -34,7 +33,7 @@ def goes_round(shape: tuple[int, ...], axes: tuple[str, str], dtype: jnp.dtype) 
       dtype: of the computation.
     """
     setting = layout.current()
-    if setting.mesh is None or kernels.platform() != "tpu" or shape[0] * shape[1] * dtype.itemsize <= WHOLE_BYTES:
+    if setting.mesh is None or setting.platform != "tpu" or shape[0] * shape[1] * dtype.itemsize <= WHOLE_BYTES:
         return False
     return len(setting.cut(axes[1])) == 1 and setting.mesh.size == setting.divisor("batch")
 
@@ -44,7 +43,7 @@ class _Ring:
 
     def __init__(self) -> None:
         setting = layout.current()
-        assert setting.mesh is not None  # `goes_round`
+        assert setting.mesh is not None  # `is_suited`
         self.mesh, self.batch = setting.mesh, setting.cut("batch")
         (self.axis,) = setting.cut("embed")
         self.stages = scatter.stages(self.mesh, self.axis)
@@ -68,7 +67,7 @@ class _Ring:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def take(table_vd: jax.Array, ids_bt: jax.Array, dtype: Any) -> jax.Array:
-    """`table[ids]` in `dtype`, where `goes_round` says so.
+    """`table[ids]` in `dtype`, where `is_suited` says so.
 
     Args:
       table_vd: float32 [rows, width].

@@ -80,6 +80,7 @@ class Layout:
       scan_layers: whether the layer stack is a loop over one compiled layer.
       stage_microbatches: parts of a batch that are in different stages at once.
       stage_rounds: groups of layers that a stage holds.
+      documents_per_row: the most documents that a row of the data holds; 0 where there is no such bound.
     """
 
     mesh: Mesh | None = None
@@ -89,6 +90,7 @@ class Layout:
     scan_layers: bool = True
     stage_microbatches: int = 1
     stage_rounds: int = 1
+    documents_per_row: int = 0
 
     def spec(self, axes: Axes) -> PartitionSpec:
         """The mesh axes of an array whose dimensions carry these logical names.

@@ -111,7 +111,6 @@ class Attention(nnx.Module):
         """
         if mask.backend.heads_first and not self.has_content_bias:
             return dropout(self._heads_first(x_btd, inputs, mask, rngs), self.dropout, rngs), None
-        b, t, _ = x_btd.shape
         q_bthe, (k_bske, v_bske) = self._queries(x_btd), self.keys_and_values(x_btd)
         if inputs.rotation is not None:
             q_bthe, k_bske = rotate(q_bthe, inputs.rotation), rotate(k_bske, inputs.rotation)
@@ -153,7 +152,7 @@ class Attention(nnx.Module):
         mixed_bhte = mask.attend(q_bhte, k_bkte, v_bkte)
         return self.output.from_heads(context_parallel.own_tokens(mixed_bhte.swapaxes(1, 2)).swapaxes(1, 2))
 
-    # --- Attention to an encoder's states -------------------------------------------------------------------------------
+    # --- Attention to an encoder's states -----------------------------------------------------------------------------
 
     def cross(
         self,
@@ -180,7 +179,7 @@ class Attention(nnx.Module):
         mask = kernels.masked(self.spec(b, t, k_bske.shape[1], mask=True), inputs.encoded_mask)
         return self._project(mask.attend(q_bthe, k_bske, v_bske), rngs)
 
-    # --- Shared by both -------------------------------------------------------------------------------------------------
+    # --- Shared by both -----------------------------------------------------------------------------------------------
 
     def keys_and_values(self, x_bsd: jax.Array) -> Cache:
         """Keys and values of a sequence, [batch, length, key-value heads, head width] each."""

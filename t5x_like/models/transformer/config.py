@@ -6,7 +6,7 @@ their own are choices by name: attention, positions, feed_forward, embeddings, h
 imports its module when it is called.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -15,7 +15,10 @@ from flax import nnx
 
 from t5x_like.checks import require_at_least, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
-from t5x_like.models.transformer import layout_check, operations
+from t5x_like.models.transformer import operations
+from t5x_like.parallel import divisibility
+from t5x_like.parallel.dimensions import Cut, Dimensions
+from t5x_like.parallel.layout import Layout
 from t5x_like.sections import Choice, merged, plain, section
 
 NORMS = ("layernorm", "rmsnorm")
@@ -475,9 +478,72 @@ class Transformer:
 
         return EncoderDecoder(self, rngs) if self.encoder and self.decoder else LanguageModel(self, rngs)
 
-    def check(self, layout: Any, data: Any, rows: int) -> None:
+    def check(self, layout: Layout | None, data: Any, rows: int) -> None:
         """See `Architecture.check`."""
-        layout_check.check(self, layout, data, rows)
+        learned = [stack for stack in (self.encoder, self.decoder) if stack and stack.positions.name == "learned"]
+        bounded = [stack for stack in (self.main, *learned) if stack.positions.name not in ("relative", "alibi")]
+        if bounded and data.sequence_length > self.max_length:
+            raise ExperimentError(
+                "data.sequence_length",
+                f"{data.sequence_length} tokens exceed model.max_length={self.max_length}; raise that or cut",
+            )
+        if layout is None:
+            return
+        divisibility.require(layout, self.dimensions(), data.sequence_length)
+        divisibility.require_stages(layout, self.dimensions(), rows)
+
+    def dimensions(self) -> Dimensions:
+        """See `Architecture.dimensions`; of layers that differ, the largest sizes."""
+        layers = [layer for stack in (self.encoder, self.decoder) if stack for layer in stack.group]
+        attentions, halves = [layer.attention for layer in layers], [layer.feed_forward for layer in layers]
+        mixed = [half for half in halves if half.name == "experts"]
+        main = self.main
+        windows = {layer.attention.window for layer in main.group}
+        return Dimensions(
+            vocab=self.vocab_size,
+            embed=self.embed,
+            heads=max(each.heads for each in attentions),
+            kv_heads=max(each.kv_heads for each in attentions),
+            head_dim=max(each.head_dim for each in attentions),
+            mlp=max(each.hidden for each in halves),
+            gated=any(each.gated for each in halves),
+            experts=max((each.experts for each in mixed), default=0),
+            experts_per_token=max((each.experts_per_token for each in mixed), default=0),
+            layers=main.layers,
+            encoder_layers=self.encoder.layers if self.encoder and self.decoder else 0,
+            causal=self.causal,
+            window=windows.pop() if len(windows) == 1 else 0,
+            attention_bias=any(stack.positions.name in ("relative", "alibi") for stack in self._stacks().values()),
+            itemsize=2 if self.dtype == "bfloat16" else 4,
+            cuts=tuple(self._cuts()),
+            stacks=tuple(
+                (f"{name}.layers", stack.layers // len(stack.group)) for name, stack in self._stacks().items()
+            ),
+        )
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """Which stacks there are: `encoder`, `decoder` or both."""
+        return tuple(self._stacks())
+
+    def _stacks(self) -> dict[str, Stack]:
+        both = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: stack for name, stack in both.items() if stack is not None}
+
+    def _cuts(self) -> Iterator[Cut]:
+        """Every size that a mesh may cut, once."""
+        for name, stack in self._stacks().items():
+            for number, layer in enumerate(stack.group):
+                where = f"{name}.pattern[{number}]" if stack.pattern else f"{name}.layer"
+                attention, half = layer.attention, layer.feed_forward
+                yield Cut(f"{where}.attention.heads", attention.heads, "heads", "tensor")
+                yield Cut(f"{where}.attention.kv_heads", attention.kv_heads, "kv", "tensor")
+                yield Cut(f"{where}.feed_forward.hidden", half.hidden, "mlp", "tensor")
+                if half.name == "experts":
+                    yield Cut(f"{where}.feed_forward.experts", half.experts, "expert", "expert")
+                yield Cut(f"{where}.attention.heads", attention.heads, "attention_heads", "sequence")
+        yield Cut("vocab_size", self.vocab_size, "vocab", "tensor")
+        yield Cut("embed", self.embed, "embed", "fsdp")
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]], *, head: bool = True) -> float:
         """See `Architecture.flops`; `shapes` has `encoder` or `decoder`, or both."""

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 from flax import nnx
 
-from t5x_like.models import kernels
+from t5x_like.kernels.barrier import materialize
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Linear
 from t5x_like.models.transformer.config import Dense, Transformer
@@ -37,9 +37,9 @@ class FeedForward(nnx.Module):
         """[batch, length, embed] → the same; `rngs` drops hidden units, and padding is computed like any token."""
         function = FUNCTIONS[self.activation]
         if self.gate is None:
-            hidden_btf = function(kernels.written(self.up(x_btd)))
+            hidden_btf = function(materialize(self.up(x_btd)))
         else:
-            gate_btf, up_btf = kernels.written((self.gate(x_btd), self.up(x_btd)))
+            gate_btf, up_btf = materialize((self.gate(x_btd), self.up(x_btd)))
             hidden_btf = function(gate_btf) * up_btf
         hidden_btf = layout.current().constrain(hidden_btf, ("batch", "length", "act_mlp"))
-        return kernels.written(self.down(dropout(hidden_btf, self.dropout, rngs)))
+        return materialize(self.down(dropout(hidden_btf, self.dropout, rngs)))

@@ -43,8 +43,7 @@ class AttentionInputs:
     Attributes:
       positions_bt: int32 [batch, length], each token's place in its segment.
       segment_ids_bt: int32 [batch, length]; tokens attend within their own segment. 0 is padding.
-      masks: who may attend to whom, prepared for the chosen backend: one for each distinct kind of self-attention in the
-        stack.
+      masks: who may attend to whom, prepared for the chosen backend: one for each distinct kind of self-attention.
       rotation: rotary angles, or None.
       bias: float32 [1 or batch, heads, queries, keys], added to the scores of self-attention; or None.
       encoded_bsd: an encoder's states, or None where there is none or caches hold keys and values of it.

@@ -145,9 +145,7 @@ class HeadTransform(nnx.Module):
         """Builds the parts; norm and bias are as in the layers."""
         norm = model.main.layer.norm
         self.activation = FUNCTIONS[options.activation]
-        self.dense = Linear(
-            model.embed, model.embed, ("embed", "mlp"), bias=norm.bias, std=model.init_std, rngs=rngs
-        )
+        self.dense = Linear(model.embed, model.embed, ("embed", "mlp"), bias=norm.bias, std=model.init_std, rngs=rngs)
         self.norm = Norm(norm, model.embed, rngs)
         self.bias = parameter(rngs, (model.vocab_size,), ("vocab",), "bias")
 

@@ -22,7 +22,7 @@ def flops(model: Any, shapes: Mapping[str, tuple[int, ...]], *, head: bool = Tru
     """
     for name in shapes:
         if getattr(model, name) is None:
-            raise ExperimentError(f"model.{name}", f"there is none, and the objective reads with it; give it layers")
+            raise ExperimentError(f"model.{name}", "there is none, and the objective reads with it; give it layers")
     main = "decoder" if model.decoder is not None else "encoder"
     rows, length = shapes[main]
     inputs = shapes["encoder"][1] if main == "decoder" and model.encoder is not None else 0

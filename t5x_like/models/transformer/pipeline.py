@@ -1,6 +1,6 @@
-"""Pipeline parallelism: layers in stages on devices of their own, through which microbatches pass (`parallel.schedule`).
+"""Pipeline parallelism: layers in stages on devices of their own, through which microbatches pass.
 
-Every stage runs one program: in each turn it takes what the stage before has sent, runs it through a group of its
+The schedule is `parallel.schedule`'s. Every stage runs one program: in each turn it takes what the stage before has sent, runs it through a group of its
 layers, and sends it on. Differentiated, that is the same in the other direction. It is written for itself along `stage`
 and `data`, so that gradients are summed over `data` after the last turn and not in every one. The other mesh axes stay
 the compiler's, and a stage's layers are laid out along them by the rules that hold elsewhere.
@@ -75,9 +75,7 @@ def run(
     own_rows = PartitionSpec("stage", None, copies or None)
     leaves, structure = jax.tree.flatten(inputs.by_row())
     is_of_rows = [len(leaf) == len(x) for leaf in leaves]
-    given = Given(
-        x, rngs and rngs.row_b, [leaf if own else None for leaf, own in zip(leaves, is_of_rows, strict=True)]
-    )
+    given = Given(x, rngs and rngs.row_b, [leaf if own else None for leaf, own in zip(leaves, is_of_rows, strict=True)])
     shared = [None if own else leaf for leaf, own in zip(leaves, is_of_rows, strict=True)]
     stage = partial(_stage, layers, schedule, infos, structure)
     arguments = (
@@ -98,7 +96,7 @@ def run(
     summed = jax.tree.map(lambda values: values.sum(), sums)
     # [rounds, stages, g, ...] is the order of the layers.
     by_layer = jax.tree.map(lambda values: values.reshape(-1, *values.shape[3:]), statistics)
-    return _from_stages(setting, y), Reports(*summed, by_layer)
+    return _from_stages(setting, y), Reports(summed[0], summed[1], by_layer)
 
 
 def _stage(

@@ -257,9 +257,14 @@ class TransformerStack(nnx.Module):
         bias = None if self.bias is None else self.bias(t, t)
         masks = []
         for attention in self._kinds():
-            spec = attention.spec(b, t, t, causal=self.causal and mask_bts is None, bias=bias is not None, **(
-                {"mask": True} if mask_bts is not None else {"window": attention.options.window, "packed": True}
-            ))
+            spec = attention.spec(
+                b,
+                t,
+                t,
+                causal=self.causal and mask_bts is None,
+                bias=bias is not None,
+                **({"mask": True} if mask_bts is not None else {"window": attention.options.window, "packed": True}),
+            )
             masks.append(
                 kernels.packed(spec, segment_ids_bt, positions_bt)
                 if mask_bts is None

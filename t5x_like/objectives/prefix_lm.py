@@ -1,17 +1,23 @@
 """Prefix language modelling: the end of a text from its beginning (Raffel et al. 2020, section 3.2.3)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from t5x_like.errors import ExperimentError
-from t5x_like.objectives.preprocessing.ending import tail, without_end
-from t5x_like.objectives.preprocessing.lengths import Lengths
+from t5x_like.objectives.base import Record
+from t5x_like.objectives.sequence_to_sequence import SequenceToSequence
+from t5x_like.objectives.sequences import Lengths, tail, without_end
+from t5x_like.objectives.span_corruption import T5_EOS_ID, check_end
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrefixLM:
+class PrefixLM(SequenceToSequence):
     """Options.
+
+    Rows have as many targets as inputs, unless `target_length` says otherwise. Documents are cut each by itself.
 
     Attributes:
       share: of the tokens, how many are prefix, rounded half to even; None draws the split anew for each example,
@@ -19,14 +25,20 @@ class PrefixLM:
       eos_id: the token that ends inputs and targets; None adds none and leaves the record's own where it is.
     """
 
+    name: str = "prefix_lm"
     share: float | None = None
-    eos_id: int | None = None
+    eos_id: int | None = T5_EOS_ID
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.share is not None and not 0 <= self.share < 1:
             raise ExperimentError("share", f"{self.share} must be at least 0 and below 1, or None for a random split")
         if self.eos_id is not None and self.eos_id < 0:
             raise ExperimentError("eos_id", f"{self.eos_id} is no token; it must be at least 0, or None for no end")
+
+    def pair(self, record: Record, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        """The record cut in two."""
+        return self(record["tokens"], rng)
 
     def __call__(self, tokens: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Cuts the tokens in two; a single one is all target.
@@ -53,3 +65,10 @@ class PrefixLM:
             return Lengths(tokens, tokens - 1 + end, tokens - 1 + end)
         split = min(round(tokens * self.share), tokens - 1)
         return Lengths(tokens, split + end, tokens - split + end)
+
+    def check_vocabulary(self, vocabulary: Any) -> None:
+        """Raises ExperimentError where ends are other ids."""
+        check_end(self.eos_id, vocabulary)
+
+    def _most_targets(self, length: int) -> int:
+        return length

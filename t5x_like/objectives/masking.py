@@ -1,12 +1,20 @@
-"""BERT's replacement of predicted tokens: 80 % become the mask, 10 % a random token, 10 % stay."""
+"""BERT's masking: 80 % of the predicted tokens become the mask, 10 % a random token, 10 % stay; whole words.
+
+Shapes: n tokens, p places, w words.
+"""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from t5x_like.checks import require_positive
 from t5x_like.errors import ExperimentError
+from t5x_like.objectives.spans import gather
+
+# Of each id whether it begins a word: bool [vocabulary], or a function of ids [n] to bool [n].
+IdTest = np.ndarray | Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,3 +90,44 @@ class Replacement:
         drawn = rng.integers(self.vocab_size - len(specials), size=count)
         # The i-th special id has specials[i] − i ordinary ones below it, so ranks from there on lie i + 1 higher.
         return drawn + np.searchsorted(specials - np.arange(len(specials)), drawn, side="right")
+
+
+def word_starts(tokens: np.ndarray, places: np.ndarray, begins_word: IdTest | None) -> np.ndarray:
+    """Where each word begins.
+
+    Args:
+      tokens: integers [n].
+      places: int64 [p], rising: the tokens that belong to words; a word does not reach across those left out.
+      begins_word: which ids begin a word; None makes every token one.
+
+    Returns:
+      int64 [w], rising: for each word, the number among the p places of its first token.
+    """
+    if begins_word is None:
+        return np.arange(len(places))
+    ids = tokens[places]
+    starts = np.asarray(begins_word(ids) if callable(begins_word) else begins_word[ids], bool)
+    starts[:1] = True
+    starts[1:] |= np.diff(places) > 1
+    return np.flatnonzero(starts)
+
+
+def whole_words(starts: np.ndarray, total: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The places, of `total`, that whole-word masking chooses: words in random order.
+
+    A word is left out that takes more than is left of `count`.
+
+    All words up to the first that is too long are taken at once, and those that are too long for what is left then go
+    for good. What is left is shorter than the word that stopped it, so there are few rounds.
+    """
+    lengths = np.diff(starts, append=total)
+    waiting = rng.permutation(len(starts))
+    taken = []
+    while len(waiting := waiting[lengths[waiting] <= count]):
+        ends = np.cumsum(lengths[waiting])
+        fitting = int(np.searchsorted(ends, count, side="right"))
+        taken.append(waiting[:fitting])
+        count -= int(ends[fitting - 1])
+        waiting = waiting[fitting:]
+    words = np.concatenate(taken) if taken else np.zeros(0, np.int64)
+    return gather(starts[words], lengths[words])

@@ -1,16 +1,17 @@
 """UL2's mixture of denoisers (Tay et al. 2022, section 3.1): seven ways to drop spans, told apart by a mode token."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from t5x_like.checks import require_one_of
 from t5x_like.errors import ExperimentError
-from t5x_like.objectives.preprocessing.ending import without_end
-from t5x_like.objectives.preprocessing.lengths import Lengths
-from t5x_like.objectives.preprocessing.prefix_lm import PrefixLM
-from t5x_like.objectives.preprocessing.span_corruption import SpanCorruption
+from t5x_like.objectives.base import Record
+from t5x_like.objectives.prefix_lm import PrefixLM
+from t5x_like.objectives.sequences import Lengths, without_end
+from t5x_like.objectives.span_corruption import Sentinels, SpanCorruption
 
 MODES = ("R", "S", "X")
 
@@ -52,24 +53,22 @@ DENOISERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureOfDenoisers:
+class MixtureOfDenoisers(Sentinels):
     """Options.
 
+    Windows are as long as the denoiser that writes most still fits; a window is one example, across documents.
+
     Attributes:
-      vocab_size: ids in all; the sentinels are the last of them, counted down.
-      eos_id: the token that ends inputs and targets.
       mode_ids: the tokens of the modes R, S and X, the first of every input.
-      sentinels: ids at the top of the vocabulary that no text uses.
       denoisers: what is drawn from, for each example anew.
     """
 
-    vocab_size: int
-    eos_id: int
+    name: str = "ul2"
     mode_ids: tuple[int, int, int]
-    sentinels: int = 100
     denoisers: tuple[Denoiser, ...] = DENOISERS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.mode_ids) != len(MODES):
             raise ExperimentError("mode_ids", f"{len(self.mode_ids)} tokens are given; R, S and X need one each")
         if not self.denoisers:
@@ -81,6 +80,10 @@ class MixtureOfDenoisers:
                 if error.where in ("noise_density", "mean_span_length"):
                     raise error.under(f"denoisers.{number}") from None
                 raise ExperimentError("mode_ids" if error.where == "prefix" else error.where, error.problem) from None
+
+    def pair(self, record: Record, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        """Inputs and targets that one of the denoisers makes of a record."""
+        return self(record["tokens"], rng)
 
     def __call__(self, tokens: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws a denoiser and applies it.
@@ -105,7 +108,7 @@ class MixtureOfDenoisers:
         if denoiser.mode != "S":
             return corruption.encode(body, corruption.noise_mask(len(body), rng))
         if denoiser.noise_density is None:
-            split = max(PrefixLM().split(len(body), rng), 1)
+            split = max(PrefixLM(eos_id=None).split(len(body), rng), 1)
         else:
             split = max(len(body), 2) - corruption.counts(len(body))[0]
         return corruption.encode(body, np.arange(len(body)) >= split)

@@ -1,7 +1,30 @@
-"""How long inputs and targets get, and the longest record whose both fit."""
+"""Token sequences of an example: ends, shifted inputs, and how long inputs and targets get."""
 
 from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
+
+from t5x_like.data.vocabulary import PAD_ID
+
+
+def without_end(tokens: np.ndarray, eos_id: int | None) -> np.ndarray:
+    """The tokens as int32 [n], less a last one that is the end, which is no text."""
+    tokens = np.asarray(tokens, np.int32)
+    return tokens[:-1] if eos_id is not None and tokens.size and tokens[-1] == eos_id else tokens
+
+
+def tail(eos_id: int | None) -> np.ndarray:
+    """The end of a sequence: int32 [1], or [0] where there is no end token."""
+    return np.array([] if eos_id is None else [eos_id], np.int32)
+
+
+def shift_right(tokens: np.ndarray, start_id: int = PAD_ID) -> np.ndarray:
+    """int32 [n]: before each token, the one it follows; `start_id` before the first."""
+    shifted = np.empty(len(tokens), np.int32)
+    shifted[:1] = start_id
+    shifted[1:] = tokens[:-1]
+    return shifted
 
 
 class Lengths(NamedTuple):

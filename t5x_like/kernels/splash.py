@@ -1,12 +1,13 @@
-"""Attention kernels by platform: splash attention (Pallas) on TPU, where the scores never leave the core.
+"""Splash attention on TPU, a Pallas kernel whose scores never leave the core.
 
 Shapes: b batch, t length, h heads, k key-value heads, e head width.
 """
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 
+from t5x_like.kernels.specification import RESIDUAL, AttentionSpec
 from t5x_like.parallel import layout
 
 # Queries and keys that the kernel holds at once. Larger blocks read less; smaller ones leave out more of what a causal
@@ -17,16 +18,9 @@ BLOCKS = (512, 256, 128)
 # seven. The queries' gradient comes in a part for each block of keys, to be summed afterwards, so these are larger.
 BACKWARD_KEYS = 2048
 
-# The kernel's own residuals, its output and the logarithm of the softmax's sums, carry this name: a remat policy that
-# saves it spares the backward pass the forward kernel. The output must not be named a second time, or it is kept twice.
-RESIDUAL = "attention"
-
-
-_Arrays = TypeVar("_Arrays")
-
 
 class Segments(NamedTuple):
-    """A packed mask that no array holds: a query sees keys of its own segment alone.
+    """The mask of packed rows as segments: a query sees keys of its own segment alone.
 
     Attributes:
       segment_ids_bt: int32 [batch, length].
@@ -35,18 +29,49 @@ class Segments(NamedTuple):
     segment_ids_bt: jax.Array
 
 
-def written(arrays: _Arrays) -> _Arrays:
-    """The same arrays; on TPU they, and later their gradients, are in memory before what follows starts.
+class Splash:
+    """The backend of TPUs; the mask is computed from segments as the kernel goes."""
 
-    XLA for TPUs computes what stands between two matrix products as part of them, once for each tile of the second: of
-    a gated activation's gradient that takes longer than a pass through memory.
-    """
-    return jax.lax.optimization_barrier(arrays) if platform() == "tpu" else arrays
+    name = "splash"
+    heads_first = True
 
+    def supports(self, spec: AttentionSpec) -> str:
+        """See `Backend.supports`. The kernel compares segments for equality, so no key is in all of them."""
+        if layout.current().platform != "tpu":
+            return "runs on TPUs only"
+        if not spec.packed or spec.mask:
+            return "takes no mask but that of packed segments"
+        if spec.bias:
+            return "adds no bias to the scores"
+        if spec.prefix:
+            return "has no keys that every segment sees, as a prefix asks for"
+        if spec.queries % BLOCKS[-1]:
+            return f"needs rows of a multiple of {BLOCKS[-1]} tokens, not {spec.queries}"
+        return ""
 
-def has_splash(length: int) -> bool:
-    """Whether rows of this length run through the TPU kernel here."""
-    return platform() == "tpu" and length % BLOCKS[-1] == 0
+    def prepare(self, spec: AttentionSpec, segment_ids_bt: jax.Array, positions_bt: jax.Array) -> Segments:
+        """The segments."""
+        return Segments(segment_ids_bt)
+
+    def by_row(self, prepared: Segments) -> Segments:
+        """The segments, which have an axis of rows."""
+        return prepared
+
+    def again(self, spec: AttentionSpec, rows: Segments) -> Segments:
+        """The segments of the rows."""
+        return rows
+
+    def attend(
+        self,
+        spec: AttentionSpec,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        prepared: Segments,
+        bias: jax.Array | None = None,
+    ) -> jax.Array:
+        """See `Backend.attend`."""
+        return splash(q, k, v, prepared, causal=spec.causal, window=spec.window, soft_cap=spec.soft_cap)
 
 
 def splash(
@@ -60,18 +85,18 @@ def splash(
     soft_cap: float = 0.0,
     interpret: bool = False,
 ) -> jax.Array:
-    """Self-attention within segments, as `attention.attend` computes it but for the order of dimensions.
+    """Self-attention within segments, as `xla.attend` computes it but for the order of dimensions.
 
     Each device runs the kernel on its own rows and heads, and leaves out the blocks that no query of it may see.
 
     Args:
-      q_bhte: [batch, heads, length, head width], scaled by 1/√(head width), the length a multiple of 128.
+      q_bhte: [batch, heads, length, head width], already scaled, the length a multiple of 128.
       k_bkte: [batch, key-value heads, length, head width].
       v_bkte: likewise.
       mask: which tokens are together.
       causal: whether no query sees a later key.
       window: how far from its own place a query sees; 0 for any distance.
-      soft_cap: see `Transformer.soft_cap`.
+      soft_cap: c of c·tanh(score / c); 0 for none.
       interpret: run on any platform, slowly, for a test.
 
     Returns:
@@ -129,8 +154,3 @@ def _kernel(heads: int, length: int, visible: Any, soft_cap: float, interpret: b
         residual_checkpoint_name=RESIDUAL,
         interpret=interpret,
     )
-
-
-def platform() -> str:
-    """The platform of the devices that the program is made for, which need not be here."""
-    return layout.current().platform

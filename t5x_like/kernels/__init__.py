@@ -1,0 +1,1 @@
+"""Attention backends by platform, and memory barriers between products."""
