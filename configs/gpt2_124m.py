@@ -17,7 +17,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             "name": "gpt2_124m",
             "steps": 20_000,
             "model": {"family": "gpt2", "size": "124m", "dropout": 0.0, "dtype": "bfloat16"},
-            "data": {"task": "sotu", "sequence_length": 1024, "batch_size": 512, "lanes": 64},
+            "data": {"task": "sotu", "sequence_length": 1024, "batch_size": 512, "lanes": 64, "documents_per_row": 16},
             "optimizer": {
                 "name": "adamw",
                 "learning_rate": 6e-4,

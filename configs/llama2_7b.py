@@ -16,7 +16,13 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             "name": "llama2_7b",
             "steps": 954_000,
             "model": {"family": "llama", "size": "7b", "dtype": "bfloat16"},
-            "data": {"task": "sotu", "sequence_length": 2048, "batch_size": 1024, "lanes": 1024},
+            "data": {
+                "task": "sotu",
+                "sequence_length": 2048,
+                "batch_size": 1024,
+                "lanes": 1024,
+                "documents_per_row": 16,
+            },
             "optimizer": {
                 "name": "adamw",
                 "learning_rate": 3e-4,

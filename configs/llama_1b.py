@@ -18,7 +18,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             "steps": 42_000,
             "model": {"family": "llama", "size": "1b", "max_length": 2048, "dtype": "bfloat16"},
             "objective": {"name": "causal_lm", "z_loss": 1e-4},
-            "data": {"task": "sotu", "sequence_length": 2048, "batch_size": 256, "lanes": 256},
+            "data": {"task": "sotu", "sequence_length": 2048, "batch_size": 256, "lanes": 256, "documents_per_row": 16},
             "optimizer": {
                 "name": "adamw",
                 "learning_rate": 4e-4,

@@ -23,8 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     modules = {name: importlib.import_module(f"t5x_like.commands.{name}") for name in COMMANDS}
     for module in modules.values():
         module.add_parser(subparsers)
-    options, rest = parser.parse_known_args(arguments)
-    return guarded(lambda: modules[options.command].run(options, rest))
+
+    def run() -> int:
+        options, rest = parser.parse_known_args(arguments)
+        return modules[options.command].run(options, rest)
+
+    return guarded(run)
 
 
 def guarded(run: Callable[[], int]) -> int:

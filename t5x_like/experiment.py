@@ -9,9 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from t5x_like.checks import require_at_least, require_one_of, require_positive
+from t5x_like import migrations, registry
+from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.sections import Choice, Choices, flatten, plain, section
+
+
+def _pipeline() -> Any:
+    return registry.load("batch_source", "pipeline")()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +28,19 @@ class Data:
       split: the task's split that is trained on.
       sequence_length: tokens a row.
       batch_size: rows a step, over all hosts.
-      lanes: independent streams the batch is made of; every host count that divides it reads the same batches.
-      prefetch: batches prepared ahead of the step.
+      lanes: independent sequences of rows in the batch; every host count that divides it reads the same batches.
+      prefetch: batches prepared ahead of the step; no more than these are in memory.
+      workers: threads that decode images, sound and other encoded records; 0 is one for each core, and 16 at most.
       streaming: read files from their beginning, through a shuffle window, and not by index: for corpora too large to
         be tokenised first.
       shuffle_window: documents that are permuted together when streaming.
+      documents_per_row: the most documents (or pieces of them) that are packed into a row, which is closed where it
+        has as many; 0 for as many as fit. cuDNN's attention on GPUs has room for a fixed number, and is used where
+        this is set; docs/data.md says to what.
       skip: ranges [a, b) of the order's examples to leave out, as `data/examples` of `metrics.jsonl` counts them; a run
         may go on from a checkpoint with another list, to go around what made it diverge.
+      source: what makes the batches: the `pipeline` that reads `task`, or a batch source of one's own, such as a
+        rollout engine.
     """
 
     task: Annotated[Any, Choice("task", default="sotu")]
@@ -38,12 +49,16 @@ class Data:
     batch_size: int = 8
     lanes: int = 8
     prefetch: int = 4
+    workers: int = 0
     streaming: bool = False
     shuffle_window: int = 1024
+    documents_per_row: int = 0
     skip: tuple[tuple[int, ...], ...] = ()
+    source: Annotated[Any, Choice("batch_source", default="pipeline")] = field(default_factory=_pipeline)
 
     def __post_init__(self) -> None:
         require_positive(self, "sequence_length", "batch_size", "lanes", "prefetch", "shuffle_window")
+        require_at_least(self, 0, "workers", "documents_per_row")
         for number, part in enumerate(self.skip):
             if len(part) != 2 or not 0 <= part[0] < part[1]:
                 raise ExperimentError(f"skip[{number}]", f"{list(part)} is no range; give two numbers that rise")
@@ -188,7 +203,8 @@ class Experiment:
 
     Attributes:
       name: what the run is called in reports.
-      seed: the source of every random number.
+      seed: the source of every random number, from −2⁶³ to 2⁶³ − 1. First parameters and dropout follow from its lowest
+        32 bits, the order of the data from all.
       steps: optimizer updates in the whole run.
       model: the architecture, a family's table with overrides.
       objective: what is predicted.
@@ -221,6 +237,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps")
+        require_below(self, 1 << 31, "steps")  # which are counted in 32 bits
         self._check_batch()
         self.model.check(None, self.data, 0)
         self.optimizer.schedule.check(self.steps)
@@ -250,21 +267,20 @@ class Experiment:
 
     @classmethod
     def from_json(cls, text: str) -> "Experiment":
-        """Reads what `to_json` wrote."""
-        values = json.loads(text)
-        if "layers" in values.get("model", {}) or "heads" in values.get("model", {}):
-            from t5x_like.flat_model import to_tree
+        """Reads what `to_json` wrote, in this schema or an earlier one.
 
-            to_tree(values)
-        return cls.from_dict(values)
+        Raises:
+          UserError: when it is of a newer schema.
+        """
+        return cls.from_dict(migrations.upgrade(json.loads(text)))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, every default spelled out."""
         return plain(self)
 
     def to_json(self) -> str:
-        """`to_dict` as indented JSON text."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        """The number of the schema and `to_dict`, as indented JSON text."""
+        return json.dumps({migrations.KEY: migrations.newest(), **self.to_dict()}, indent=2) + "\n"
 
 
 def differences(a: Experiment, b: Experiment) -> dict[str, tuple[Any, Any]]:

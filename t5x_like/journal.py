@@ -1,9 +1,9 @@
-"""What a run writes down as it goes: one line a logged step, samples, the progress bar, and the alarm for NaN.
+"""The log of a training run: a line of metrics a logged step, samples, the progress bar, and the alarm for NaN.
 
-Every process keeps one, and the first one's goes into the workdir.
+Every process keeps one, and the first one's goes into the work directory.
 
-Results are looked at late. A step's numbers stay on the devices until `IN_FLIGHT` further steps have been handed over,
-so that the host never makes the devices wait for it.
+Results are read late. A step's metrics stay on the devices until `IN_FLIGHT` further steps have been dispatched, so
+that the host never makes the devices wait for it.
 """
 
 import collections
@@ -16,7 +16,8 @@ from etils import epath
 
 from t5x_like.distributed import startup
 from t5x_like.errors import UserError
-from t5x_like.evaluation.base import Findings
+from t5x_like.evaluation.base import Evaluation
+from t5x_like.evaluation.schedule import full_names
 from t5x_like.experiment import Experiment
 from t5x_like.program import flops_per_step
 from t5x_like.pulse import Beat
@@ -29,13 +30,14 @@ IN_FLIGHT = 2
 
 
 class Journal:
-    """One process's record of a run.
+    """One process's log of a run.
 
     Args:
       experiment: the run's.
       workdir: where `metrics.jsonl` and `samples.jsonl` are.
-      start: updates done before this process began; 0 at the start of a run.
+      start: updates made before this process began; 0 at the start of a run.
       show: whether to show progress on stderr.
+      evaluated: whether the evaluation of step `start` is finished; if not, what is there of it is removed.
 
     Attributes:
       first_step_seconds: from the start of the process to the end of its first step; None before that.
@@ -44,7 +46,7 @@ class Journal:
       tokens: trained on since `start`, by all processes.
     """
 
-    def __init__(self, experiment: Experiment, workdir: epath.Path, start: int, show: bool):
+    def __init__(self, experiment: Experiment, workdir: epath.Path, start: int, show: bool, evaluated: bool = True):
         self.flops_per_step = flops_per_step(experiment)
         self.experiment = experiment
         self.throughput = Throughput()
@@ -54,7 +56,12 @@ class Journal:
         first = jax.process_index() == 0
         resume_step = start if start else None
         self._writer = (
-            MetricsWriter(workdir, tensorboard=experiment.telemetry.tensorboard, resume_step=resume_step)
+            MetricsWriter(
+                workdir,
+                tensorboard=experiment.telemetry.tensorboard,
+                resume_step=resume_step,
+                evaluated=evaluated,
+            )
             if first
             else None
         )
@@ -63,7 +70,7 @@ class Journal:
         self._in_flight: collections.deque[tuple[int, Mapping[str, Any], Beat]] = collections.deque()
 
     def step(self, number: int, results: Mapping[str, jax.Array], beat: Beat) -> None:
-        """Takes a step that was handed to the devices.
+        """Takes a step that was dispatched to the devices.
 
         Args:
           number: updates done after it.
@@ -79,29 +86,28 @@ class Journal:
             self.first_step_seconds = self._news["train/first_step_seconds"] = startup.seconds()
             self.message(f"the first step is done, {format_seconds(self.first_step_seconds)} after the start")
         while len(self._in_flight) > IN_FLIGHT:
-            self._land()
+            self._complete_oldest()
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Waits for the steps in flight and writes their lines."""
         while self._in_flight:
-            self._land()
+            self._complete_oldest()
 
     def flush(self) -> None:
         """Makes everything written so far durable, as it must be before the step is committed."""
         if self._writer:
             self._writer.flush()
 
-    def found(self, number: int, findings: Mapping[str, Findings]) -> dict[str, float]:
-        """Writes what evaluators found after step `number`, by the evaluators' keys; gives the metrics by full name."""
-        metrics = {f"{key}/{name}": value for key, found in findings.items() for name, value in found.metrics.items()}
+    def evaluations(self, number: int, evaluations: Mapping[str, Evaluation]) -> None:
+        """Writes the metrics and samples of step `number`, by the evaluators' keys."""
+        metrics = full_names(evaluations)
         if self._writer and metrics:
             self._writer.write(number, metrics)
-        for key, found in findings.items():
+        for key, found in evaluations.items():
             if self._writer:
                 self._writer.write_text(number, {f"{key}/{sample.prompt}": sample.text for sample in found.samples})
         if metrics:
             self.message(f"step {number}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-        return metrics
 
     def message(self, text: str) -> None:
         """Says something to the person watching."""
@@ -115,8 +121,8 @@ class Journal:
         if self._progress:
             self._progress.close()
 
-    def _land(self) -> None:
-        """Looks at the oldest step in flight."""
+    def _complete_oldest(self) -> None:
+        """Reads the results of the oldest step in flight."""
         number, results, beat = self._in_flight.popleft()
         if int(results["skipped_in_a_row"]) >= self.experiment.optimizer.nonfinite_limit:
             raise UserError(self._why_skipped(number, results))
@@ -149,8 +155,12 @@ class Journal:
             "data/epoch": counts.epoch,
             "data/examples": counts.examples,
         }
+        if self.experiment.data.documents_per_row:
+            line["data/rows_closed_early"] = counts.closed_early
         if counts.cleaned_fraction is not None:
             line["data/cleaned_fraction"] = counts.cleaned_fraction
+        if counts.broken:
+            line["data/broken_records"] = counts.broken
         if rates.steps:
             speed = self.flops_per_step * rates.steps_per_second
             share = mfu(speed, jax.devices(), self._dtype)

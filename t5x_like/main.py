@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from t5x_like.__main__ import guarded
+from t5x_like.checks import whole
+from t5x_like.commands import common
 from t5x_like.commands.train import add_job
 from t5x_like.distributed import startup
 from t5x_like.errors import UserError
@@ -55,8 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
     # T5X's names for what `t5x_like` calls --coordinator, --processes and --process.
     parser.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, where there are several")
-    parser.add_argument("--process_count", type=int, metavar="N", help="how many processes there are")
-    parser.add_argument("--process_index", type=int, metavar="I", help="which one this is, from 0")
+    parser.add_argument(
+        "--process_count",
+        type=whole("--process_count", 1, common.MOST_PROCESSES),
+        metavar="N",
+        help="how many processes there are",
+    )
+    parser.add_argument(
+        "--process_index",
+        type=whole("--process_index", 0, common.MOST_PROCESSES - 1),
+        metavar="I",
+        help="which one this is, from 0",
+    )
     add_job(parser)
     parser.add_argument(
         "--topology",
@@ -64,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="of --run_mode=precompile, such as v5e:16x16; the executable goes into MODEL_DIR, for --executable",
     )
-    options, rest = parser.parse_known_args(arguments)
-    return guarded(lambda: _run(options, rest))
+    return guarded(lambda: _run(*parser.parse_known_args(arguments)))
 
 
 def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -75,7 +86,6 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     for flag, needed in {"profile": "train", "executable": "train", "topology": "precompile"}.items():
         if getattr(options, flag) and options.run_mode != needed:
             raise UserError(f"--{flag} is of --run_mode={needed} and would have no effect; leave it out")
-    from t5x_like.commands import common
     from t5x_like.distributed import cluster
     from t5x_like.distributed import processes as distributed
     from t5x_like.frontends import gin

@@ -1,7 +1,7 @@
 """The program of an experiment: its model with every variable's role, the optimizer, the layout, and the state.
 
-A `Program` is everything the train step needs and nothing that changes. It alone builds the model: the objective's, then
-each adaptation's changes to it. The state that changes is a plain dict of arrays:
+A `Program` is everything the train step needs and nothing that changes. It alone builds the model: the objective's,
+then each adaptation's changes to it. The state that changes is a plain dict of arrays:
 
     step          int32: updates so far, skipped ones included
     parameters    what the optimizer moves
@@ -223,6 +223,7 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
     roles = assign(infos, structure.kinds(), adapted_roles(objective, adaptations))
     trained = variables.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
     options = experiment.optimizer
+    layout = layout or Layout(remat=experiment.parallelism.remat, scan_layers=experiment.parallelism.scan_layers)
     return Program(
         objective=objective,
         adaptations=adaptations,
@@ -232,7 +233,7 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
         optimizer=optim.build(options, trained, experiment.steps),
         optimizer_options=options,
         learning_rate=optim.learning_rate(options, experiment.steps),
-        layout=layout or Layout(remat=experiment.parallelism.remat, scan_layers=experiment.parallelism.scan_layers),
+        layout=dataclasses.replace(layout, documents_per_row=experiment.data.documents_per_row),
         seed=experiment.seed,
         microbatches=experiment.parallelism.microbatches,
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from t5x_like.data.pipeline import Counts
+from t5x_like.data.batches import BatchCounts
 from t5x_like.distributed import exchange
 
 
@@ -23,7 +23,7 @@ class Beat:
     """
 
     def __init__(self, read: Callable[[], np.ndarray]) -> None:
-        """Takes what gives float64 [processes, 9]: the signal, the part of the batch, and `Counts` of that part."""
+        """Takes what gives float64 [processes, 11]: the signal, the part of the batch, and its `BatchCounts`."""
         self._read = read
 
     @functools.cached_property
@@ -33,11 +33,11 @@ class Beat:
         return signal.Signals(number) if number else None
 
     @functools.cached_property
-    def counts(self) -> Counts:
+    def counts(self) -> BatchCounts:
         """What was in the whole batch."""
         _, first = np.unique(self._rows[:, 1], return_index=True)  # some processes may share a part
-        tokens, places, dropped, epoch, examples, read, left = self._rows[first, 2:].T
-        return Counts(
+        tokens, places, dropped, epoch, examples, read, left, broken, closed = self._rows[first, 2:].T
+        return BatchCounts(
             tokens=int(tokens.sum()),
             places=int(places.sum()),
             dropped=int(dropped.sum()),
@@ -45,6 +45,8 @@ class Beat:
             examples=int(examples.max()),
             bytes_read=int(read.sum()),
             bytes_left=int(left.sum()),
+            broken=int(broken.sum()),
+            closed_early=int(closed.sum()),
         )
 
     @functools.cached_property
@@ -71,7 +73,7 @@ class Pulse:
         self._late = late if jax.process_count() > 1 else 0
         self._beats: collections.deque[Beat] = collections.deque()
 
-    def send(self, asked: signal.Signals | None, counts: Counts) -> Beat:
+    def send(self, asked: signal.Signals | None, counts: BatchCounts) -> Beat:
         """Says what this process has to say with a step it has handed to the devices."""
         beat = Beat(exchange.send(np.array([asked or 0, self._part, *counts], np.float64)))
         self._beats.append(beat)

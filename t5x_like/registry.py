@@ -64,6 +64,9 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "seqio": "t5x_like.data.seqio_bridge:SeqioTask",
         "mixture": "t5x_like.data.mixture:MixtureTask",
     },
+    "batch_source": {
+        "pipeline": "t5x_like.data.pipeline:PipelineOptions",
+    },
     "optimizer": {
         "adamw": "t5x_like.optim.adamw:AdamW",
         "adafactor": "t5x_like.optim.adafactor:Adafactor",
@@ -157,7 +160,12 @@ def check(kind: str, name: object, where: str) -> str:
 
 def load(kind: str, name: str, where: str = "") -> Any:
     """Imports and returns what `name` stands for."""
-    module, attribute = _TABLE[kind][check(kind, name, where or kind)].split(":")
+    return imported(_TABLE[kind][check(kind, name, where or kind)])
+
+
+def imported(target: str) -> Any:
+    """Imports and returns a `module:attribute`."""
+    module, attribute = target.split(":")
     return getattr(importlib.import_module(module), attribute)
 
 

@@ -87,6 +87,15 @@ def merged(cls: type, base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[
     return result
 
 
+def changed(options: Any, changes: Mapping[str, Any]) -> Any:
+    """A dataclass with nested plain values laid over its own, such as `changed(model, {"decoder": {"layers": 2}})`.
+
+    Raises:
+      ExperimentError: as `section`.
+    """
+    return section(type(options), merged(type(options), plain(options), changes), "")
+
+
 def _merged(hint: Any, base: Any, over: Any) -> Any:
     if typing.get_origin(hint) is Annotated and isinstance(mark := typing.get_args(hint)[1], Choice):
         return _merged_choice(mark, base, over)
@@ -236,10 +245,12 @@ def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
             raise ExperimentError(where, f"{value!r} is not a finite number")
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
     if hint is int and isinstance(value, bool):
         raise ExperimentError(where, f"{value!r} is not int")
     if isinstance(value, hint):
+        if hint is int and not -(1 << 63) <= value < 1 << 63:
+            raise ExperimentError(where, "it does not fit in 64 bits; it must be at least -2^63 and below 2^63")
         return value
     raise ExperimentError(where, f"{value!r} is not {hint.__name__}")
 

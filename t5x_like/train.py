@@ -8,7 +8,7 @@ import dataclasses
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,13 +16,14 @@ from etils import epath
 
 from t5x_like import variables
 from t5x_like.checkpoint import workdir as files
-from t5x_like.checkpoint.reading import initialize_from
 from t5x_like.checkpoint.store import CheckpointStore
-from t5x_like.data.pipeline import Pipeline
+from t5x_like.commits import Commits, Totals
+from t5x_like.data.batches import Feed
 from t5x_like.distributed import agreement, exchange
 from t5x_like.distributed.interruption import Interruption
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context
+from t5x_like.evaluation.schedule import Evaluators, full_names
 from t5x_like.experiment import Experiment
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.parallel import divisibility, executables, layout
@@ -55,19 +56,6 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Totals:
-    """What a run has done over all its processes; it is committed with the state.
-
-    Attributes:
-      tokens: real tokens trained on.
-      seconds: wall time, set-up, compilation, evaluation and commits included.
-    """
-
-    tokens: int = 0
-    seconds: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class Outcome:
     """How a call of `train` ended.
 
@@ -91,11 +79,11 @@ class Outcome:
 
 
 def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outcome:
-    """Trains, from the workdir's last commit or from the start, to `experiment.steps`.
+    """Trains to `experiment.steps`, from the latest commit of the work directory or from the start.
 
     Args:
       experiment: what to do.
-      workdir: where everything is written; a run that is there is gone on with.
+      workdir: where everything is written; a run that is there already is resumed.
       job: how this call of it is run.
 
     Raises:
@@ -108,25 +96,30 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
         part = share(placed, experiment.data.batch_size)
         check(experiment, placed, part)
-        corpus, fingerprint = open_corpus(experiment)
+        source = experiment.data.source.open(experiment)
+        fingerprint = dict(source.fingerprint)
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
         agree(experiment, workdir, fingerprint, store, job.modules)
         run = program(experiment, placed)
-        context = Context(experiment, run, experiment.data.task)
-        evaluators = {key: options.start(context) for key, options in experiment.evaluators.items()}
+        evaluators = Evaluators(experiment, Context(experiment, run, experiment.data.task))
         describe(experiment, run, workdir)
-        state, position, before = begin(experiment, run, store, fingerprint)
-        start = int(state["step"])
-        journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, start, job.show)))
-        batches = stack.enter_context(contextlib.closing(feed(experiment, corpus, position, part)))
+        commits = Commits(experiment, store, fingerprint, began)
+        start = commits.start(run)
+        state, position, unevaluated = start.state, start.position, evaluators.known(start.unevaluated)
+        journal = Journal(experiment, workdir, start.step, job.show, evaluated=not unevaluated)
+        stack.enter_context(contextlib.closing(journal))
+        feed = Feed(run, part.index, part.count, position)
+        batches = stack.enter_context(contextlib.closing(source.start(feed)))
         interruption, pulse = stack.enter_context(Interruption()), Pulse(part.index, late=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
         take_step = step_of(experiment, run, job, journal)
-        commits = Commits(experiment, store, fingerprint, before, began)
-        announce(experiment, job, journal, start)
+        announce(experiment, job, journal, start.step)
+        if unevaluated:
+            evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
 
         # --- Loop ---------------------------------------------------------------------------------------------------
-        for number in range(start + 1, experiment.steps + 1):
+        for number in range(start.step + 1, experiment.steps + 1):
+            batches.observe(number - 1, state)
             with profile.around(number):
                 with journal.throughput.waiting():
                     batch, position, counts = next(batches)
@@ -134,19 +127,19 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
             journal.step(number, results, pulse.send(interruption.signal, counts))
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
-            due = [key for key in evaluators if _is_due(number, experiment.evaluators[key].every, experiment.steps)]
-            commit = pulse.stop or _is_due(number, experiment.checkpoint.every, experiment.steps)
+            due, commit = evaluators.due(number), pulse.stop or commits.due(number)
             if due or commit:
-                journal.settle()
-                with journal.throughput.paused():
-                    measured = journal.found(number, {key: evaluators[key].run(state, number) for key in due})
-                    if commit:
-                        journal.flush()
-                        commits.save(number, state, position, journal.tokens, measured)
+                journal.drain()
+            with journal.throughput.paused():
+                if commit:
+                    journal.flush()
+                    commits.save(number, state, position, journal.tokens, due)
+                if due and not pulse.stop:
+                    evaluate(evaluators, due, journal, commits, bool(commit), number, state, position)
             if pulse.stop:
                 break
         with journal.throughput.paused():
-            store.wait()
+            commits.wait()
         profile.close()
         return Outcome(
             step=int(state["step"]),
@@ -159,8 +152,37 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         )
 
 
-def _is_due(number: int, every: int, steps: int) -> bool:
-    return number == steps or bool(every and number % every == 0)
+def evaluate(
+    evaluators: Evaluators,
+    keys: tuple[str, ...],
+    journal: Journal,
+    commits: Commits,
+    committed: bool,
+    number: int,
+    state: State,
+    position: np.ndarray | None,
+) -> None:
+    """Runs the evaluators that are due after step `number`; where the step is committed, that is made durable first.
+
+    A process that ends here, by an error or a kill, runs them again when the run is resumed from that commit. An error
+    at a step that is not committed commits it; of several processes, which may not all have failed, none can.
+
+    Raises:
+      ExperimentError: when an evaluator fails, with its key.
+    """
+    if committed:
+        commits.wait()
+    try:
+        evaluations = evaluators.run(keys, state, number)
+    except ExperimentError:
+        if not committed and position is not None and jax.process_count() == 1:
+            commits.save(number, state, position, journal.tokens, keys)
+            commits.wait()
+        raise
+    journal.evaluations(number, evaluations)
+    if committed:
+        journal.flush()
+        commits.join(number, full_names(evaluations))
 
 
 # --- Before anything compiles ---------------------------------------------------------------------------------------
@@ -190,6 +212,8 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
         )
     model.check(placed, data, rows)
     vocabulary = data.task.vocabulary()
+    if vocabulary is None:  # records that are no text
+        return
     experiment.objective.check_vocabulary(vocabulary)
     divisibility.require_vocabulary(model.dimensions(), experiment.objective.ids(vocabulary))
 
@@ -222,66 +246,7 @@ def agree(
     )
 
 
-# --- What goes in -----------------------------------------------------------------------------------------------------
-
-
-def open_corpus(experiment: Experiment) -> tuple[Any, dict[str, str]]:
-    """What is trained on, by index or as a stream, and by field what decides what it holds."""
-    data = experiment.data
-    fingerprint = data.task.fingerprint(data.split, streamed=data.streaming)
-    return data.task.stream(data.split) if data.streaming else data.task.open(data.split), fingerprint
-
-
-def feed(experiment: Experiment, corpus: Any, position: np.ndarray | None, part: Share) -> Pipeline:
-    """This process's rows of every global batch from a position on; None is the start."""
-    data = experiment.data
-    return Pipeline(
-        corpus,
-        experiment.objective,
-        sequence_length=data.sequence_length,
-        batch_size=data.batch_size,
-        lanes=data.lanes,
-        seed=experiment.seed,
-        shuffle_window=data.shuffle_window,
-        skip=[(begin, end) for begin, end in data.skip],
-        host_index=part.index,
-        host_count=part.count,
-        state=position,
-        prefetch=data.prefetch,
-    )
-
-
-# --- The first state ------------------------------------------------------------------------------------------------
-
-
-class Beginning(NamedTuple):
-    """Where a process begins: the state, the position in the data (None for the start), what was done before."""
-
-    state: State
-    position: np.ndarray | None
-    totals: Totals
-
-
-def begin(experiment: Experiment, run: Program, store: CheckpointStore, fingerprint: dict[str, str]) -> Beginning:
-    """Resumes from the last commit; else takes another run's parameters; else starts from scratch."""
-    abstract = run.abstract_state()
-    if (latest := store.latest()) is not None:
-        restored = store.restore(latest, abstract)
-        before = restored.meta["data"]
-        for field in (*before, *fingerprint):
-            if before.get(field) != fingerprint.get(field):
-                raise ExperimentError(
-                    field,
-                    f"what it holds has changed since step {latest} of this workdir was committed; put it back, or"
-                    " start in another --workdir",
-                )
-        totals = Totals(**restored.meta["totals"])
-        return Beginning(restored.state, restored.position, totals)
-    initialize = jax.jit(run.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
-    state = initialize()
-    if experiment.initialize.checkpoint:
-        state = run.start_from(state, initialize_from(experiment.initialize.checkpoint, abstract["parameters"]))
-    return Beginning(state, None, Totals())
+# --- The step ---------------------------------------------------------------------------------------------------------
 
 
 def step_of(experiment: Experiment, run: Program, job: Job, journal: Journal) -> Any:
@@ -297,11 +262,6 @@ def step_of(experiment: Experiment, run: Program, job: Job, journal: Journal) ->
         loaded = None
     journal.message(sentence)
     return loaded or step
-
-
-def over_hosts(position: np.ndarray) -> np.ndarray:
-    """The place in the data of all lanes, of which each process knows its own; the others are 0 there."""
-    return exchange.gather(position.ravel()).max(0).reshape(position.shape)
 
 
 # --- What is written down beside the state --------------------------------------------------------------------------
@@ -322,25 +282,6 @@ def announce(experiment: Experiment, job: Job, journal: Journal, start: int) -> 
         journal.message(f"going on from step {start}")
     if job.profile and not start < job.profile.first <= experiment.steps:
         journal.message(f"nothing is traced: step {job.profile.first} is not one of {start + 1} to {experiment.steps}")
-
-
-class Commits:
-    """Commits the state with what it takes to go on from it: experiment, position in the data, what was done."""
-
-    def __init__(
-        self, experiment: Experiment, store: CheckpointStore, fingerprint: dict[str, str], before: Totals, began: float
-    ) -> None:
-        """Args: the run and its store; the data's fingerprint; what earlier processes did, and when this one began."""
-        self.totals = before
-        self._fixed = {"experiment": experiment.to_dict(), "data": fingerprint}
-        self._store, self._before, self._began = store, before, began
-
-    def save(self, number: int, state: State, position: np.ndarray, tokens: int, measured: dict[str, float]) -> None:
-        """Begins to commit a step; `tokens` are those that this process has seen trained on."""
-        seconds = self._before.seconds + time.perf_counter() - self._began
-        self.totals = Totals(self._before.tokens + tokens, seconds)
-        meta = self._fixed | {"totals": dataclasses.asdict(self.totals)}
-        self._store.save(number, state, meta, over_hosts(position), measured)
 
 
 def parameter_table(run: Program) -> list[dict[str, Any]]:

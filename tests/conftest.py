@@ -4,18 +4,21 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-_HASTE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+from t5x_like import compat
+
+_HASTE = compat.as_flags(compat.quick_compilation())
 # Read when JAX is imported or asked for its first device, so they are set before any test module is imported.
 _FOR_TESTS_ALONE = {
     "JAX_PLATFORMS": "cpu",
     # Tests are bound by compilation, so the compiler is told to hurry.
     "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {_HASTE}",
     "NPROC": "512",  # threads for eight devices to meet: see startup.COLLECTIVE_THREADS
-    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
     # Most of the time goes into compiling what the last run compiled too. With a limit on its size JAX locks the
     # cache, which the workers of pytest-xdist share.
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "d" / "jax"),
@@ -59,16 +62,33 @@ def hasty_environment(program_environment: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 5 MB, empty."""
+    yield from _mounted(tmp_path, "size=5m")
+
+
+@pytest.fixture
+def read_only_disk(tmp_path):
+    """A disk on which nothing can be written, empty."""
+    yield from _mounted(tmp_path, "ro")
+
+
+def _mounted(directory: Path, options: str) -> Iterator[Path]:
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", tmp_path], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory], capture_output=True, text=True
     )
     if mounted.returncode:
-        sentence = f"not run here: mounting a small disk needs root ({mounted.stderr.strip()})"
+        sentence = f"not run here: mounting a disk needs root ({mounted.stderr.strip()})"
         if os.environ.get("CI", "").lower() in ("1", "true"):
             pytest.fail(sentence, pytrace=False)
         pytest.skip(sentence)
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+    yield directory
+    subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def pytest_configure() -> None:
+    """Keeps programs that would hang on eight host devices out of the compilation cache."""
+    from t5x_like.parallel import collective_order
+
+    collective_order.keep()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

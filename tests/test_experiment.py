@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import pytest
 
-from t5x_like import registry
-from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
-from t5x_like.errors import ExperimentError
+from t5x_like import migrations, registry
+from t5x_like.checks import real, require_at_least, require_below, require_one_of, require_positive, whole
+from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment, differences
 from t5x_like.sections import Choice, Choices, flatten, section
 
 MODEL = {"family": "gpt2", "size": "124m"}
+NAN = types.SimpleNamespace(nan=float("nan"))
 
 
 def experiment(**values):
@@ -123,6 +124,11 @@ def test_sections_that_are_not_given_have_their_defaults():
         ({"integer": True}, "integer: True is not int"),
         ({"integer": "3"}, "integer: '3' is not int"),
         ({"integer": None}, "integer: None is not int"),
+        ({"integer": float("nan")}, "integer: nan is not int"),
+        ({"integer": float("inf")}, "integer: inf is not int"),
+        ({"integer": 1 << 63}, "integer: it does not fit in 64 bits; it must be at least -2^63 and below 2^63"),
+        ({"integer": 1e30}, "integer: it does not fit in 64 bits; it must be at least -2^63 and below 2^63"),
+        ({"integer": -(10**5000)}, "integer: it does not fit in 64 bits; it must be at least -2^63 and below 2^63"),
         ({"real": True}, "real: True is not float"),
         ({"real": float("nan")}, "real: nan is not a finite number"),
         ({"real": float("inf")}, "real: inf is not a finite number"),
@@ -171,12 +177,44 @@ def test_an_error_knows_where_it_is():
         (lambda o: require_one_of(o, "text", ("full", "none")), "text: 'ful' is not known; did you mean 'full'?"),
         (lambda o: require_at_least(o, 2, "real"), "real: 1.5 is too small; it must be at least 2"),
         (lambda o: require_below(o, 1, "real"), "real: 1.5 is too large; it must be below 1"),
+        (lambda o: require_at_least(NAN, 2, "nan"), "nan: nan is too small; it must be at least 2"),
+        (lambda o: require_positive(NAN, "nan"), "nan: nan is too small; it must be at least 1"),
+        (lambda o: require_below(NAN, 1, "nan"), "nan: nan is too large; it must be below 1"),
     ],
 )
 def test_checks_name_the_field_and_what_would_be_right(check, sentence):
     with pytest.raises(ExperimentError) as caught:
         check(build(text="ful", real=1.5))
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("parser", "text", "sentence"),
+    [
+        (whole("--n"), "x", "--n: 'x' is no whole number; give one such as 0"),
+        (whole("--n", 1), "1.5", "--n: '1.5' is no whole number; give one such as 1"),
+        (whole("--n"), str(1 << 63), "--n: 9223372036854775808 is too large; it must be at most 9223372036854775807"),
+        (whole("--n", 1), "0", "--n: 0 is too small; it must be at least 1"),
+        (whole("--n", 0, 7), "8", "--n: 8 is too large; it must be at most 7"),
+        (real("--t"), "warm", "--t: 'warm' is no finite number; give one such as 1"),
+        (real("--t", 0), "nan", "--t: 'nan' is no finite number; give one such as 1"),
+        (real("--t", 0), "1e999", "--t: '1e999' is no finite number; give one such as 1"),
+        (real("--t", 0), "-0.5", "--t: -0.5 is too small; it must be at least 0"),
+        (real("--t", 0, 1), "1.5", "--t: 1.5 is too large; it must be at most 1"),
+    ],
+)
+def test_a_flag_s_number_is_refused_in_one_sentence(parser, text, sentence):
+    with pytest.raises(UserError) as caught:
+        parser(text)
+    assert str(caught.value) == sentence
+
+
+def test_a_flag_s_number_is_read():
+    assert [whole("--n", 1)("7"), whole("--n")("-9223372036854775808"), real("--t", 0, 1)("0.5")] == [
+        7,
+        -(1 << 63),
+        0.5,
+    ]
 
 
 def test_checks_let_pass_what_is_right():
@@ -191,6 +229,9 @@ def test_checks_let_pass_what_is_right():
     ("values", "sentence"),
     [
         ({"steps": 0}, "steps: 0 is too small; it must be at least 1"),
+        ({"steps": 1 << 31}, "steps: 2147483648 is too large; it must be below 2147483648"),
+        ({"seed": 1 << 64}, "seed: it does not fit in 64 bits; it must be at least -2^63 and below 2^63"),
+        ({"data": {"batch_size": float("nan")}}, "data.batch_size: nan is not int"),
         (
             {"data": {"batch_size": 8, "lanes": 3}},
             "data.batch_size: 8 rows cannot be shared by 3 lanes; make it a multiple of data.lanes",
@@ -268,7 +309,7 @@ def test_json_there_and_back_is_the_same_experiment(values):
     built = experiment(**values)
     assert Experiment.from_json(built.to_json()) == built
     plain = built.to_dict()
-    assert plain == json.loads(built.to_json())
+    assert {"schema": migrations.newest(), **plain} == json.loads(built.to_json())
     assert Experiment.from_dict(plain).to_dict() == plain
     # Every default is spelled out, those of choices and presets too.
     assert plain["model"]["layers"] == 12

@@ -5,35 +5,44 @@ from typing import Any
 import jax
 import numpy as np
 
+from t5x_like import compat
 from t5x_like.experiment import Checkpoint, Data, Experiment, Initialize, Parallelism, Telemetry
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel.placement import place
+from t5x_like.schema1_model import model_tree
 from t5x_like.sections import Choice, choose
+from t5x_like.step import compiled_step
 
 # The tests are compile-bound, and want no fast code.
-COMPILER = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+COMPILER = compat.quick_compilation()
 
 ROWS, LENGTH, VOCABULARY = 8, 8, 32
 
 
 def architecture(**changes: Any) -> Any:
-    """A transformer that divides over any mesh of up to eight devices with `tensor` up to four."""
+    """A transformer that divides over any mesh of up to eight devices with `tensor` up to four.
+
+    Args:
+      **changes: options by the short names of the first schema, such as `heads` and `encoder_layers`.
+    """
     return choose(
         Choice("model", "llama", "family"),
-        {
-            "vocab_size": VOCABULARY,
-            "layers": 2,
-            "embed": 16,
-            "heads": 4,
-            "kv_heads": 4,
-            "head_dim": 4,
-            "mlp": 32,
-            "max_length": 16,
-            "gated": False,
-            "activation": "relu",
-            **changes,
-        },
+        model_tree(
+            {
+                "vocab_size": VOCABULARY,
+                "layers": 2,
+                "embed": 16,
+                "heads": 4,
+                "kv_heads": 4,
+                "head_dim": 4,
+                "mlp": 32,
+                "max_length": 16,
+                "gated": False,
+                "activation": "relu",
+                **changes,
+            }
+        ),
     )
 
 
@@ -44,6 +53,7 @@ def experiment(objective: Any, **changes: Any) -> Experiment:
     """
     values: dict[str, Any] = {
         "objective": objective,
+        "adaptations": {},
         "model": architecture(),
         "data": Data(task=None, sequence_length=LENGTH, batch_size=ROWS),
         "initialize": Initialize(),
@@ -72,7 +82,7 @@ class Steps:
     def __init__(self, program: Any, state: Any, batch: Any) -> None:
         """Compiles for states and batches like these."""
         self.program, self._abstract = program, program.abstract_state()
-        self._compiled = compiled(program.compiled_step(), *self.placed(state, batch))
+        self._compiled = compiled(compiled_step(program), *self.placed(state, batch))
 
     def placed(self, state: Any, batch: Any) -> tuple[Any, Any]:
         """Copies of both on the program's devices."""

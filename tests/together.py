@@ -11,6 +11,8 @@ import sys
 
 from runs import TINY, lines
 
+from t5x_like import compat
+
 STEPS = 10
 FLAGS = (
     *TINY,
@@ -34,7 +36,7 @@ class Together:
         """`own` holds, by process, flags of its own."""
         with socket.create_server(("", 0)) as free:
             port = free.getsockname()[1]
-        haste = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        haste = compat.as_flags(compat.quick_compilation())
         environment = {
             **os.environ,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {haste}",

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-LENGTH, ROWS, LANES = 2048, 16, 16
+LENGTH, ROWS, LANES, VOCABULARY = 2048, 16, 16, 30_000
 ROW = 512  # tokens of a row where texts are tokenised on the way
 STEPS = {"10": 10, "10 thousand": 10_000, "10 million": 10_000_000}
 
@@ -37,22 +37,22 @@ def reading(corpus: Any, length: int = LENGTH, state: Any = None, **options: Any
     from t5x_like.data.pipeline import Pipeline
     from t5x_like.objectives.causal_lm import CausalLM
 
-    return Pipeline(
-        corpus, CausalLM(), sequence_length=length, batch_size=ROWS, lanes=LANES, seed=0, state=state, **options
-    )
+    shape = {"sequence_length": length, "batch_size": ROWS, "lanes": LANES, "vocab_size": VOCABULARY}
+    return Pipeline(corpus, CausalLM(), seed=0, state=state, **shape, **options)
 
 
 def indexed(seconds: float) -> float:
     """Tokens a second, from tokens that are longer than the caches."""
     import numpy as np
 
-    from t5x_like.data.documents import Corpus, Documents
+    from t5x_like.data.dataset import Dataset
+    from t5x_like.data.documents import Documents
 
     rng = np.random.default_rng(0)
     lengths = rng.integers(50, 3000, 40_000)
-    tokens = rng.integers(3, 30_000, int(lengths.sum()), np.uint16)
+    tokens = rng.integers(3, VOCABULARY, int(lengths.sum()), np.uint16)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return speed(reading(Corpus.of(Documents(tokens, offsets, lengths))), seconds)
+    return speed(reading(Dataset.of(Documents(tokens, offsets, lengths))), seconds)
 
 
 def speed(pipeline: Iterator[Any], seconds: float) -> float:
@@ -91,7 +91,7 @@ def memory(gigabytes: float) -> float:
     """Megabytes that streaming grows by, from half of the way to its end; before, lanes fill their shuffle windows."""
     import numpy as np
 
-    from t5x_like.data.stream import Stream, StreamedCorpus
+    from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 
     pages = ["".join(chr(97 + (i * j) % 26) for j in range(3000 + 31 * i)) for i in range(200)]
 
@@ -103,8 +103,8 @@ def memory(gigabytes: float) -> float:
         bytes_a_token = 4
         return [np.append(np.frombuffer(text.encode(), np.uint8)[::bytes_a_token], 1) for text in texts]
 
-    stream = Stream("", (Generated(),) * LANES, lambda shard, record: True, encode, np.dtype(np.uint16))
-    pipeline = reading(StreamedCorpus((stream,)))
+    stream = StreamedComponent("", (Generated(),) * LANES, lambda shard, record: True, encode, np.dtype(np.uint16))
+    pipeline = reading(StreamedDataset((stream,)))
     tokens, begin = 0, 0.0
     while tokens < gigabytes * 1e9 / 4:
         tokens += next(pipeline).counts.tokens

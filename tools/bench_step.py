@@ -63,7 +63,7 @@ def main() -> None:
                     batch, _, counts = next(batches)
                 state, results = step(state, place(batch, placed))
                 journal.step(number, results, pulse.send(None, counts))
-            journal.settle()
+            journal.drain()
             whole = time.perf_counter() - begin
             if turn:  # the first one compiled
                 times["bare"].append(bare / STEPS)

@@ -15,7 +15,6 @@ from t5x_like.checks import require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.models.parameters import parameter
 from t5x_like.models.transformer.attention import Attention
-from t5x_like.models.transformer.inputs import Cache
 from t5x_like.objectives.roles import Roles, Trained
 
 
@@ -63,10 +62,10 @@ class KeyValuePrefix(nnx.Module):
         self.keys = parameter(rngs, shape, axes, "embedding", std=options.std)
         self.values = parameter(rngs, shape, axes, "embedding", std=options.std)
 
-    def __call__(self, rows: int, dtype: Any) -> Cache:
+    def __call__(self, rows: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
         """[rows, prefix, key-value heads, head width] each."""
 
         def for_rows(values_pke: jax.Array) -> jax.Array:
             return jnp.broadcast_to(values_pke.astype(dtype), (rows, *values_pke.shape))
 
-        return Cache(for_rows(self.keys[...]), for_rows(self.values[...]))
+        return for_rows(self.keys[...]), for_rows(self.values[...])

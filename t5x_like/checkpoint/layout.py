@@ -45,11 +45,11 @@ class Commit:
         """What it holds.
 
         Raises:
-          UserError: when the manifest is missing or damaged.
+          UserError: when the manifest is missing or damaged, or of a newer schema.
         """
         file = self.path / MANIFEST_ITEM / MANIFEST_FILE
         try:
-            found = Manifest.from_json(json.loads(file.read_text()))
+            found = Manifest.from_json(json.loads(file.read_text()), f"the checkpoint {self.path}")
             if found.step == self.step:
                 return found
             problem = f"says that it is of step {found.step}"

@@ -1,7 +1,8 @@
 """The manifest: one JSON file in every commit that says what the commit holds.
 
-It has the step, the leaves with their shapes, dtypes and digests, the data position, the metrics, and whatever the
-program adds as `meta` (the resolved experiment, the seed). A SHA-256 of its own text keeps it honest in turn.
+It has the step, the leaves with their shapes, dtypes and digests, the data position, the metrics, whatever the program
+adds as `meta` (the resolved experiment, the fingerprint of the data), and the number of the schema they are written in.
+A SHA-256 of its own text keeps it honest in turn.
 """
 
 import hashlib
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from t5x_like import migrations
 
 FORMAT = 1
 
@@ -24,11 +27,13 @@ class Leaf:
       shape: its shape.
       dtype: its dtype's name.
       digest: 16 hexadecimal digits, see `digest`.
+      stored: its path in the files of the commit, where that is another: a migration has renamed it.
     """
 
     shape: tuple[int, ...]
     dtype: str
     digest: str
+    stored: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Manifest:
         """
         content = {
             "format": FORMAT,
+            migrations.KEY: migrations.newest(),
             "step": self.step,
             "leaves": {
                 path: {"shape": list(leaf.shape), "dtype": leaf.dtype, "digest": leaf.digest}
@@ -70,10 +76,15 @@ class Manifest:
         return {**content, "sha256": _fingerprint(content)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Manifest":
-        """Reads what `to_json` gave.
+    def from_json(cls, values: Mapping[str, Any], what: str = "the checkpoint") -> "Manifest":
+        """Reads what `to_json` gave, in this schema or an earlier one; paths and meta become those of this schema.
+
+        Args:
+          values: the JSON.
+          what: what it was read from, for the error.
 
         Raises:
+          UserError: when it is of a newer schema.
           ValueError: when it is not a manifest, is of a later format, or was changed since it was written.
         """
         content = {key: value for key, value in values.items() if key != "sha256"}
@@ -81,16 +92,21 @@ class Manifest:
             raise ValueError(f"its format is {content.get('format')!r}, and this program reads {FORMAT}")
         if values.get("sha256") != _fingerprint(content):
             raise ValueError("its text is not what was written")
-        position = content["position"]
+        position, schema, saved = content["position"], content.get(migrations.KEY, 1), content["leaves"]
         return cls(
             step=content["step"],
             leaves={
-                path: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["digest"])
-                for path, leaf in content["leaves"].items()
+                path: Leaf(
+                    shape=tuple(saved[stored]["shape"]),
+                    dtype=saved[stored]["dtype"],
+                    digest=saved[stored]["digest"],
+                    stored="" if stored == path else stored,
+                )
+                for path, stored in migrations.upgrade_paths(saved, schema, what).items()
             },
             position=np.array(position["values"], np.uint64).reshape(position["shape"]),
             metrics=content["metrics"],
-            meta=content["meta"],
+            meta=migrations.upgrade_meta(content["meta"], schema, what),
         )
 
 

@@ -98,8 +98,11 @@ def _require_fit(commit: Commit, misfits: list[str]) -> None:
 
 def _read_verified(commit: Commit, manifest: Manifest, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The wanted leaves, compared with the digests of the manifest."""
+    placed = _placed(wanted)
     try:
-        values = arrays.read(commit.path, _placed(wanted))
+        stored = {manifest.leaves[path].stored or path: path for path in wanted}
+        read = arrays.read(commit.path, {name: placed[path] for name, path in stored.items()})
+        values = {path: read[name] for name, path in stored.items()}
     except (OSError, ValueError, KeyError) as error:  # what damaged or missing files make Orbax and TensorStore raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"the checkpoint {commit.path} cannot be read ({reason}); {advice(commit)}") from error

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from t5x_like.checkpoint import arrays, layout, leaves, reading, retention
+from t5x_like.checkpoint import arrays, evaluation, layout, leaves, reading, retention
 from t5x_like.checkpoint.digest import compile_ahead, digests
 from t5x_like.checkpoint.layout import Commit, open_checkpoint
-from t5x_like.checkpoint.manifest import Leaf, Manifest, finite
+from t5x_like.checkpoint.manifest import Leaf, Manifest
 from t5x_like.checkpoint.reading import Restored, initialize_from
 from t5x_like.errors import UserError
 from t5x_like.experiment import Checkpoint
@@ -66,7 +66,6 @@ class CheckpointStore:
         state: Any,
         meta: Mapping[str, Any],
         position: np.ndarray,
-        metrics: Mapping[str, float],
     ) -> None:
         """Commits a state, the data position and what belongs to them; all or nothing.
 
@@ -77,7 +76,6 @@ class CheckpointStore:
           state: a tree of arrays.
           meta: JSON values, such as the resolved experiment.
           position: the place in the data, uint64.
-          metrics: measurements at this step; `best_metric` is looked for here.
 
         Raises:
           UserError: when this or the previous commit could not be written. What was committed before is untouched, and
@@ -91,7 +89,7 @@ class CheckpointStore:
             step=step,
             leaves={path: Leaf(tuple(leaf.shape), str(leaf.dtype), found[path]) for path, leaf in flat.items()},
             position=np.asarray(position, np.uint64),
-            metrics=finite(metrics),
+            metrics={},
             meta=meta,
         )
         self._writer = self._writer or arrays.Writer()
@@ -99,10 +97,28 @@ class CheckpointStore:
             self._writer.start(self._path(step), flat, manifest.to_json())
         except OSError as error:
             self._fail(step, error)
-        self._scores[step] = manifest.metrics.get(self._policy.best_metric)
         self._pending = self._finisher.submit(self._finish, step, self._writer)
         if not self._asynchronous:
             self.wait()
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Joins to a complete commit what was measured at it, and applies the policy anew.
+
+        Every process calls this; the first one writes.
+
+        Args:
+          step: of the latest commit.
+          metrics: by full name; `best_metric` is looked for here.
+
+        Raises:
+          UserError: when the file cannot be written.
+        """
+        self.wait()
+        if jax.process_index() == 0:
+            evaluation.write(self.commit(step), metrics)
+            self._scores.pop(step, None)
+            self._committed = set(self.steps())
+            self._pending = self._finisher.submit(self._retain)
 
     def wait(self) -> None:
         """Returns when nothing is being written.
@@ -203,10 +219,14 @@ class CheckpointStore:
             self._fail(step, error)
         self._committed.add(step)
         if jax.process_index() == 0:
-            stay = retention.retained(self._committed, self._read_scores(self._committed), self._policy)
-            for past in self._committed - stay:
-                remove(self._path(past))
-            self._committed &= stay
+            self._retain()
+
+    def _retain(self) -> None:
+        """Removes the commits that the policy does not keep."""
+        stay = retention.retained(self._committed, self._read_scores(self._committed), self._policy)
+        for past in self._committed - stay:
+            remove(self._path(past))
+        self._committed &= stay
 
     def _fail(self, step: int, error: Exception) -> NoReturn:
         """Removes what was half-written and says in one sentence what happened."""
@@ -219,15 +239,12 @@ class CheckpointStore:
         ) from error
 
     def _read_scores(self, steps: Iterable[int]) -> dict[int, float | None]:
-        """`best_metric` of each step, read once from its manifest; None where that is damaged."""
-        if not self._policy.best_metric:
+        """`best_metric` of each step, read once; None where it was not measured or cannot be read."""
+        name = self._policy.best_metric
+        if not name:
             return {}
         for step in set(steps) - set(self._scores):
-            try:
-                metrics = Commit(self._path(step), step).manifest().metrics
-            except UserError:
-                metrics = {}
-            self._scores[step] = metrics.get(self._policy.best_metric)
+            self._scores[step] = evaluation.metrics(Commit(self._path(step), step)).get(name)
         return {step: self._scores[step] for step in steps}
 
 

@@ -1,5 +1,6 @@
 """What stands in a run's workdir beside its checkpoints, and whether an experiment may go on in one."""
 
+import fnmatch
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,12 @@ CHANGEABLE = (
     "data.prefetch",
     "data.skip",
     "compilation_cache",
+)
+# And where the data is: what is in it is compared by fingerprint, which no path is part of.
+PLACES = tuple(
+    f"data.task.{component}{field}"
+    for component in ("", "components.*.")
+    for field in ("path", "tokenizer", "data_dir", "cache_dirs", "cache_dirs[[]*]")
 )
 
 
@@ -64,8 +71,13 @@ def write_json(path: epath.Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def may_change(path: str) -> bool:
+    """Whether a field of the experiment may differ when a run goes on."""
+    return path.startswith(CHANGEABLE) or any(fnmatch.fnmatchcase(path, place) for place in PLACES)
+
+
 def _check_same(workdir: epath.Path, before: Experiment, now: Experiment) -> None:
-    different = {path: values for path, values in differences(before, now).items() if not path.startswith(CHANGEABLE)}
+    different = {path: values for path, values in differences(before, now).items() if not may_change(path)}
     if not different:
         return
     shown = "; ".join(f"{path} was {was!r} and is {now!r}" for path, (was, now) in list(different.items())[:3])

@@ -5,8 +5,12 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from t5x_like.checks import real, whole
 from t5x_like.commands.modules import import_modules as import_modules
 from t5x_like.errors import UserError
+
+# Of one run; far above any machine there is, and few enough to be listed.
+MOST_PROCESSES = 1 << 20
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +37,15 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         " themselves what these flags say, and so do JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="a free port of the host of process 0")
-    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
-    group.add_argument("--wait", type=float, metavar="SECONDS", help="for the others (default 20; 300 on pods)")
+    group.add_argument(
+        "--processes", type=whole("--processes", 1, MOST_PROCESSES), metavar="N", help="how many there are"
+    )
+    group.add_argument(
+        "--process", type=whole("--process", 0, MOST_PROCESSES - 1), metavar="I", help="which one this is, from 0"
+    )
+    group.add_argument(
+        "--wait", type=real("--wait", 0), metavar="SECONDS", help="for the others (default 20; 300 on pods)"
+    )
 
 
 def run_processes(options: argparse.Namespace, command: Callable[[], int]) -> int:

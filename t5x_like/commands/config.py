@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_like import migrations
 from t5x_like.commands import common
 from t5x_like.distributed import startup
 
@@ -51,7 +52,9 @@ def _show(experiment: Any, *, json_output: bool) -> int:
     totals = {**described, "train_tokens": tokens, "train_flops": described["flops_per_step"] * experiment.steps}
     flags = {"here": os.environ.get("XLA_FLAGS", ""), "nvidia": startup.xla_flags(os.environ.get("XLA_FLAGS", ""))}
     if json_output:
-        common.print_json({"experiment": experiment.to_dict(), **totals, "xla_flags": flags})
+        common.print_json(
+            {migrations.KEY: migrations.newest(), "experiment": experiment.to_dict(), **totals, "xla_flags": flags}
+        )
         return 0
     from rich.console import Console
 

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_like.checks import real, whole
 from t5x_like.commands import common
 
 
@@ -18,15 +19,29 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or one step inside it")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="a text to continue; may be repeated")
-    parser.add_argument("--tokens", type=int, default=100, metavar="N", help="new tokens at most (default 100)")
     parser.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T", help="divides the logits; 0 is greedy (default 0.8)"
+        "--tokens", type=whole("--tokens", 1), default=100, metavar="N", help="new tokens at most (default 100)"
     )
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="keep the K likeliest tokens; 0 keeps all")
     parser.add_argument(
-        "--top-p", type=float, default=0.95, metavar="P", help="keep the likeliest P of probability (default 0.95)"
+        "--temperature",
+        type=real("--temperature", 0),
+        default=0.8,
+        metavar="T",
+        help="divides the logits; 0 is greedy (default 0.8)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random choices (default 0)")
+    parser.add_argument(
+        "--top-k", type=whole("--top-k", 0), default=0, metavar="K", help="keep the K likeliest tokens; 0 keeps all"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=real("--top-p", 0, 1),
+        default=0.95,
+        metavar="P",
+        help="keep the likeliest P of probability (default 0.95)",
+    )
+    parser.add_argument(
+        "--seed", type=whole("--seed"), default=0, metavar="N", help="of the random choices (default 0)"
+    )
     common.add_modules(parser)
     common.add_json(parser)
     common.add_processes(parser)
@@ -66,11 +81,8 @@ def run_generate(
     """Restores the parameters, continues every prompt and prints the texts."""
     common.import_modules(modules)
     from t5x_like.distributed.processes import is_first
-    from t5x_like.errors import UserError
     from t5x_like.evaluation.restored import Restored
 
-    if tokens < 1:
-        raise UserError(f"--tokens is {tokens}; it must be at least 1")
     restored = Restored(checkpoint)
     texts = restored.generate(prompts, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if not is_first():

@@ -3,10 +3,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from t5x_like.checks import whole
 from t5x_like.commands import common
 from t5x_like.errors import UserError
 
@@ -27,11 +28,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--topology", metavar="NAME", help="such as v5e:16x16, v5p:4x4x4, or of GPUs h200:8 and h200:2x8"
     )
-    parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices of that shape; 1 by default")
+    parser.add_argument(
+        "--slices", type=whole("--slices", 1, 1024), default=1, metavar="N", help="slices of that shape; 1 by default"
+    )
     parser.add_argument(
         "--search",
         nargs="?",
-        type=int,
+        type=whole("--search", 1),
         const=8,
         metavar="N",
         help="compile the N (8) most promising mesh shapes, remat policies and microbatches, and rank what fits",
@@ -78,14 +81,10 @@ def run_preflight(experiment: Any, topology: Any, options: argparse.Namespace) -
       options: `save`, a directory or None; `page`, a file or None; `prices`, a file or
         empty; `json`.
     """
-    from t5x_like.preflight import build, page, report, show
+    from t5x_like.preflight import page, prices, show
 
-    built = build.build(experiment, topology)
-    figures = report.report(built, options.prices)
-    if options.save:
-        from etils import epath
-
-        figures["executable"] = str(build.save(built, epath.Path(options.save).expanduser()))
+    prices.read(topology.chip.name, options.prices)
+    figures = _isolated(topology)(lambda: _figures(experiment, topology, options))
     if options.page:
         figures["page"] = page.write(figures, options.page)
     if options.json:
@@ -99,15 +98,49 @@ def run_preflight(experiment: Any, topology: Any, options: argparse.Namespace) -
     return 0
 
 
+def _figures(experiment: Any, topology: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """The report of the compiled step, which is saved where `--save` asks for it."""
+    from etils import epath
+
+    from t5x_like.preflight import build, report
+
+    built = build.build(experiment, topology)
+    figures = report.report(built, options.prices)
+    if options.save:
+        figures["executable"] = str(build.save(built, epath.Path(options.save).expanduser()))
+    return figures
+
+
+def _isolated(topology: Any) -> Callable[[Callable[[], Any]], Any]:
+    """Runs a function that compiles in a child process, so that a compiler that aborts is an error like others."""
+    from t5x_like.parallel import topologies
+    from t5x_like.preflight import child
+
+    known = topologies.nearest(topology.chip, topology.chips // topology.slices)
+    meant = "" if topology.name in topologies.slices_of(topology.chip) else f"; did you mean --topology={known}?"
+
+    def run(work: Callable[[], Any]) -> Any:
+        try:
+            return child.run(work, f"--topology: the compilation for {topology}")
+        except child.AbortedError as error:
+            raise UserError(f"{error}{meant}") from error
+
+    return run
+
+
 def _search(experiment: Any, topology: Any, options: argparse.Namespace) -> int:
-    from t5x_like.preflight import search, show
+    from t5x_like.preflight import prices, search, show
 
     if options.page:
         raise UserError("--page: a search has no page; run preflight --page with the flags that it ranks first")
-    if options.search < 1:
-        raise UserError(f"--search: {options.search} is too small; it must be at least 1")
+    prices.read(topology.chip.name, options.prices)
     reports = search.search(
-        experiment, topology, options.search, lambda line: print(line, file=sys.stderr, flush=True), options.prices
+        experiment,
+        topology,
+        options.search,
+        lambda line: print(line, file=sys.stderr, flush=True),
+        options.prices,
+        _isolated(topology),
     )
     if options.json:
         common.print_json({"ranking": reports})

@@ -1,12 +1,14 @@
-"""What a split holds as tokens, and the windows it is read in."""
+"""Documents of tokens, and the windows in which they are read: the records of a corpus of text."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from t5x_like.data.cleaning.counts import Counts
+from t5x_like.data.records.base import Arrays, Records, RecordSource
 from t5x_like.data.vocabulary import PAD_ID
 
 
@@ -116,84 +118,8 @@ class Documents:
         return Documents(np.concatenate(tokens), offsets, self.byte_lengths[first::stride], self.names, ends)
 
 
-class Component(NamedTuple):
-    """A part of what is read.
-
-    Attributes:
-      name: what a mixture calls it; empty where there is one part alone.
-      shards: its documents, in files that are cut into windows each by itself.
-      counts: what cleaning did on the way; None where nothing was cleaned.
-    """
-
-    name: str
-    shards: tuple[Documents, ...]
-    counts: Counts | None = None
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all shards."""
-        return sum(len(shard.tokens) for shard in self.shards)
-
-    @property
-    def documents(self) -> int:
-        """Documents of all shards."""
-        return sum(map(len, self.shards))
-
-
-class Stage(NamedTuple):
-    """A stretch of a run with one mixture.
-
-    Attributes:
-      step: the step it begins at; the first stage's is 0.
-      weights: each component's share of the tokens, relative to the others'; 0 leaves it out.
-    """
-
-    step: int
-    weights: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What a task opens: a split as tokens.
-
-    Attributes:
-      components: its parts.
-      stages: how often each part is read, and from when; empty reads every window of every part once an epoch.
-    """
-
-    components: tuple[Component, ...]
-    stages: tuple[Stage, ...] = ()
-
-    @classmethod
-    def of(cls, *shards: Documents) -> "Corpus":
-        """Documents that are no mixture."""
-        return cls((Component("", shards),))
-
-    @property
-    def shards(self) -> tuple[Documents, ...]:
-        """The shards of all components, in the order in which their windows are numbered."""
-        return tuple(shard for component in self.components for shard in component.shards)
-
-    @property
-    def bytes(self) -> int:
-        """UTF-8 bytes of the texts."""
-        return sum(int(np.sum(shard.byte_lengths)) for shard in self.shards)
-
-    def sampled(self, tokens: int) -> "Corpus":
-        """Whole documents from all over the corpus, of about `tokens` tokens: every k-th, k being the same for all."""
-        stride = max(sum(component.tokens for component in self.components) // tokens, 1)
-        components, seen = [], 0
-        for component in self.components:
-            shards = []
-            for shard in component.shards:
-                shards.append(shard.every(stride, -seen % stride))
-                seen += len(shard)
-            components.append(Component(component.name, tuple(shards)))
-        return Corpus(tuple(components), self.stages)
-
-
 class Piece(NamedTuple):
-    """What one window holds of one document, which is what an objective calls a record.
+    """The part of one document that lies in one window.
 
     Attributes:
       tokens: int32 [n].
@@ -209,36 +135,76 @@ class Piece(NamedTuple):
     start: int
     sequences: Mapping[str, np.ndarray] = {}
 
+    def arrays(self) -> Arrays:
+        """The piece as an objective's `example` gets it."""
+        return {
+            "tokens": self.tokens,
+            "previous": self.previous,
+            "document": self.document,
+            "start": self.start,
+            **self.sequences,
+        }
 
-class Windows:
-    """A corpus cut every `length` tokens, across documents; the last window of a shard may be shorter.
+
+class TokenRecords(Records):
+    """Documents of tokens, in shards of which each is cut into windows by itself."""
+
+    def __init__(self, shards: Sequence[Documents]) -> None:
+        """Reads `shards`, in this order."""
+        self.shards = tuple(shards)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all shards."""
+        return sum(len(shard.tokens) for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        """Documents of all shards."""
+        return sum(map(len, self.shards))
+
+    @functools.cached_property
+    def bytes(self) -> int:  # type: ignore[override]
+        """UTF-8 bytes of the documents' texts."""
+        return sum(int(np.sum(shard.byte_lengths)) for shard in self.shards)
+
+    def source(self, length: int) -> "Windows":
+        """The windows of `length` tokens."""
+        return Windows(self.shards, length)
+
+    def every(self, stride: int, first: int) -> "TokenRecords":
+        """A copy of the documents first, first + stride, …, counted through all shards."""
+        shards, seen = [], 0
+        for shard in self.shards:
+            shards.append(shard.every(stride, (first - seen) % stride))
+            seen += len(shard)
+        return TokenRecords(shards)
+
+    def mean_length(self, length: int) -> float:
+        """Tokens of a record: `length`, or what whole examples have on average."""
+        if any(shard.names for shard in self.shards) and self.documents:
+            return self.tokens / self.documents
+        return length
+
+
+class Windows(RecordSource):
+    """Shards of documents cut every `length` tokens, across documents; the last window of a shard may be shorter.
 
     Cutting whole shards, and not document by document, makes windows full: a row holds exactly one, whatever the
     documents' lengths, so that nothing is padded and nothing is lost. Of documents with named sequences, each is one
     window, whatever its length.
     """
 
-    def __init__(self, corpus: Corpus, length: int) -> None:
-        """Cuts `corpus` into windows of `length` tokens, numbered through all its shards."""
-        self.corpus, self.length = corpus, length
-        self._shards = corpus.shards
+    decodes = False
+
+    def __init__(self, shards: Sequence[Documents], length: int) -> None:
+        """Cuts `shards` into windows of `length` tokens, numbered through all of them."""
+        self._shards, self.length = tuple(shards), length
         counts = [len(shard) if shard.names else -(-len(shard.tokens) // length) for shard in self._shards]
         self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
-        ends = np.cumsum([len(component.shards) for component in corpus.components])
-        self._component_first = self._first[np.concatenate([[0], ends])]
 
     def __len__(self) -> int:
         return int(self._first[-1])
-
-    def counts(self) -> list[int]:
-        """The windows of each component."""
-        return np.diff(self._component_first).tolist()
-
-    def mean_length(self, component: Component) -> float:
-        """Tokens in one of its windows: `length`, or what its whole examples have on average."""
-        if any(shard.names for shard in component.shards) and component.documents:
-            return component.tokens / component.documents
-        return self.length
 
     def pieces(self, window: int) -> Iterator[Piece]:
         """The pieces of one window, in order."""
@@ -247,6 +213,19 @@ class Windows:
         if shard.names:
             return iter([whole(shard.tokens, shard.offsets, shard.names, shard.ends, window)])
         return cut(shard.tokens, shard.offsets, window * self.length, (window + 1) * self.length)
+
+    def read(self, number: int, rng: np.random.Generator) -> Iterator[Arrays]:
+        """The pieces of window `number`, in which nothing is random: what `Piece.arrays` gives of each."""
+        return (piece.arrays() for piece in self.pieces(number))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of tokens, ends and the windows' length."""
+        total = hashlib.sha256(str(self.length).encode())
+        for shard in self._shards:
+            total.update(repr((shard.tokens.dtype.name, shard.names)).encode())
+            for values in (shard.tokens, shard.offsets, shard.ends):
+                total.update(np.ascontiguousarray(values).data)
+        return total.hexdigest()
 
 
 def cut(tokens: np.ndarray, offsets: np.ndarray, begin: int, stop: int) -> Iterator[Piece]:

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t5x_like.data.cleaning.counts import Counts
-from t5x_like.data.documents import Corpus
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.id_bounds import TEXTS
 from t5x_like.data.packing import Batch, groups_of, record_length_of
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.sentinels import vocabulary_of
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 
-# The features that are text, with an encoder and without.
-TEXTS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "inputs", "targets")
 _SHIFTED = {"inputs": "targets", "decoder_input_tokens": "decoder_target_tokens"}
 
 _SAMPLE = 1000  # documents of each streamed component that are looked at
@@ -102,7 +101,7 @@ class Inspection:
     cleaned: Mapping[str, Counts]
 
 
-def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, shown: int) -> Inspection:
+def inspect(experiment: Any, corpus: Dataset | StreamedDataset, *, rows: int, shown: int) -> Inspection:
     """Reads the first batches of a run.
 
     Args:
@@ -121,6 +120,8 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
         seed=experiment.seed,
         shuffle_window=data.shuffle_window,
         skip=data.skip,
+        vocab_size=experiment.model.vocab_size,
+        documents_per_row=data.documents_per_row,
     )
     try:
         for _ in range(-(-rows // data.batch_size)):
@@ -142,10 +143,10 @@ def inspect(experiment: Any, corpus: Corpus | StreamedCorpus, *, rows: int, show
         examples_a_row=float(np.mean([_examples(each.batch) for each in batches])),
         steps=tuple(stage.step for stage in corpus.stages),
         parts=tuple(_parts(corpus, experiment.steps, text_a_run)),
-        tokens_an_epoch=sum(part.tokens for part in corpus.components) if isinstance(corpus, Corpus) else None,
+        tokens_an_epoch=sum(part.tokens for part in corpus.components) if isinstance(corpus, Dataset) else None,
         tokens_a_run=tokens_a_run,
         lengths=tuple(histogram(lengths)),
-        sampled=None if isinstance(corpus, Corpus) else len(lengths),
+        sampled=None if isinstance(corpus, Dataset) else len(lengths),
         cleaned=cleaned,
     )
 
@@ -177,9 +178,9 @@ def histogram(lengths: np.ndarray) -> Iterator[Bin]:
         yield Bin(low + 1, high, len(inside), int(inside.sum()))
 
 
-def look_at_documents(corpus: Corpus | StreamedCorpus) -> tuple[np.ndarray, dict[str, Counts]]:
+def look_at_documents(corpus: Dataset | StreamedDataset) -> tuple[np.ndarray, dict[str, Counts]]:
     """Tokens of each document, int64 [documents], and by component what cleaning did; see `Inspection`."""
-    if isinstance(corpus, Corpus):
+    if isinstance(corpus, Dataset):
         found = [np.diff(shard.offsets) for shard in corpus.shards]
         cleaned = {part.name: part.counts for part in corpus.components if part.counts is not None}
     else:
@@ -192,16 +193,16 @@ def look_at_documents(corpus: Corpus | StreamedCorpus) -> tuple[np.ndarray, dict
     return np.concatenate([np.zeros(0, np.int64), *found]), cleaned
 
 
-def _records(stream: Stream) -> Iterator[Any]:
+def _records(stream: StreamedComponent) -> Iterator[Any]:
     """The texts of the split from the beginning of the first file on."""
     for file, shard in enumerate(stream.shards):
         yield from (text for number, text in shard.records() if stream.holds(file, number))
 
 
-def _parts(corpus: Corpus | StreamedCorpus, steps: int, text_a_run: int) -> Iterator[Part]:
+def _parts(corpus: Dataset | StreamedDataset, steps: int, text_a_run: int) -> Iterator[Part]:
     """The components; without weights, each is read as often as the others."""
     sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(corpus.components)
-    if isinstance(corpus, Corpus):
+    if isinstance(corpus, Dataset):
         sizes = [(part.documents, part.tokens) for part in corpus.components]
     names = [part.name for part in corpus.components]
     stages = [stage.weights for stage in corpus.stages] or [tuple(float(tokens or 1) for _, tokens in sizes)]

@@ -14,8 +14,11 @@ from typing import Annotated, Any
 
 from t5x_like import registry
 from t5x_like.checks import require_one_of
-from t5x_like.data.documents import Component, Corpus, Stage
-from t5x_like.data.stream import StreamedCorpus
+from t5x_like.data import fingerprints
+from t5x_like.data.dataset import Component, Dataset, MixtureStage
+from t5x_like.data.documents import TokenRecords
+from t5x_like.data.records.base import Records
+from t5x_like.data.streaming import StreamedDataset
 from t5x_like.errors import ExperimentError
 from t5x_like.sections import Choices
 
@@ -81,7 +84,7 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Later:
+class LaterRates:
     """Other rates from a step on.
 
     Attributes:
@@ -106,7 +109,7 @@ class MixtureTask:
     name: str = "mixture"
     components: Annotated[Mapping[str, Any], Choices("task")]
     rates: Rates = Rates()
-    stages: tuple[Later, ...] = ()
+    stages: tuple[LaterRates, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.components:
@@ -136,7 +139,7 @@ class MixtureTask:
         """The first component's, whose vocabulary is everybody's."""
         return next(iter(self.components.values())).assets()
 
-    def open(self, split: str) -> Corpus:
+    def open(self, split: str) -> Dataset:
         """The components that have the split, with weights for each stage.
 
         Raises:
@@ -145,12 +148,12 @@ class MixtureTask:
         self.vocabulary()
         opened = {name: self._of(name, lambda task: task.open(split)) for name, task in self._with(split).items()}
         components = tuple(
-            Component(name, corpus.shards, corpus.components[0].counts) for name, corpus in opened.items()
+            Component(name, _records(dataset), dataset.components[0].counts) for name, dataset in opened.items()
         )
         sizes = {component.name: (component.tokens, component.documents) for component in components}
-        return Corpus(components, self._stages(lambda rates: rates.weights(sizes), len(components)))
+        return Dataset(components, self._stages(lambda rates: rates.weights(sizes), len(components)))
 
-    def stream(self, split: str) -> StreamedCorpus:
+    def stream(self, split: str) -> StreamedDataset:
         """The components as streams, whose sizes nobody knows: their rates have to be explicit, by tokens.
 
         Raises:
@@ -168,13 +171,20 @@ class MixtureTask:
             for name in self._with(split)
         ]
         sizes = {part.name: (1, 1) for part in parts}
-        return StreamedCorpus(tuple(parts), self._stages(lambda rates: rates.weights(sizes), len(parts)))
+        return StreamedDataset(tuple(parts), self._stages(lambda rates: rates.weights(sizes), len(parts)))
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
         """What decides what `open` or `stream` gives: every component's, by field."""
+        return self._fingerprint(split, lambda task: task.fingerprint(split, streamed=streamed))
+
+    def former_fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """`fingerprint` as earlier programs wrote it; see `fingerprints`."""
+        return self._fingerprint(split, lambda task: fingerprints.former(task, split, streamed))
+
+    def _fingerprint(self, split: str, of: Callable[[Any], Mapping[str, str]]) -> dict[str, str]:
         found = {"data.task.components": ", ".join(self._with(split))}
         for name in self._with(split):
-            for field, value in self._of(name, lambda task: task.fingerprint(split, streamed=streamed)).items():
+            for field, value in self._of(name, of).items():
                 found[f"{_COMPONENTS}.{name}{field.removeprefix('data.task')}"] = value
         return found
 
@@ -203,10 +213,10 @@ class MixtureTask:
     def _all_rates(self) -> list[tuple[str, Rates]]:
         return [("rates", self.rates)] + [(f"stages[{i}].rates", stage.rates) for i, stage in enumerate(self.stages)]
 
-    def _stages(self, weights: Callable[[Rates], tuple[float, ...]], components: int) -> tuple[Stage, ...]:
+    def _stages(self, weights: Callable[[Rates], tuple[float, ...]], components: int) -> tuple[MixtureStage, ...]:
         if components == 1:
             return ()
-        stages = [Stage(0, weights(self.rates)), *(Stage(s.step, weights(s.rates)) for s in self.stages)]
+        stages = [MixtureStage(0, weights(self.rates)), *(MixtureStage(s.step, weights(s.rates)) for s in self.stages)]
         for (where, _), stage in zip(self._all_rates(), stages, strict=True):
             if not sum(stage.weights):
                 raise ExperimentError(f"data.task.{where}", "no component that has the split has a rate above 0")
@@ -216,6 +226,13 @@ class MixtureTask:
         """What a component does, its errors told from where it stands in the experiment."""
         with _named(name):
             return use(self.components[name])
+
+
+def _records(dataset: Dataset) -> Records:
+    """All records of a component, which may be of several components itself."""
+    if len(dataset.components) == 1:
+        return dataset.components[0].records
+    return TokenRecords(dataset.shards)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
-class Shuffled:
+class ShuffledOrder:
     """Every window once an epoch, in another order each epoch, for ever."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -55,7 +55,7 @@ class Shuffled:
         return left * self._radix + right
 
 
-class Blend(NamedTuple):
+class OrderStage(NamedTuple):
     """A stretch of the order in which components have one set of weights.
 
     Attributes:
@@ -67,7 +67,7 @@ class Blend(NamedTuple):
     weights: tuple[float, ...]
 
 
-class Mixed:
+class MixtureOrder:
     """The windows of several components, each by its weight and shuffled by itself, for ever.
 
     Examples come in cycles of 4,096 (more with many components), in which each component has its share, at places that
@@ -77,7 +77,7 @@ class Mixed:
     again.
     """
 
-    def __init__(self, counts: Sequence[int], blends: Sequence[Blend], seed: int) -> None:
+    def __init__(self, counts: Sequence[int], blends: Sequence[OrderStage], seed: int) -> None:
         """Mixes components of `counts` windows, which are numbered one component after the other."""
         windows = np.array(counts, np.uint64)
         self.count = int(windows.sum())
@@ -89,10 +89,10 @@ class Mixed:
         for blend, after in itertools.pairwise(self._blends):
             self._before.append(self._before[-1] + blend.read(after.begin - blend.begin))
         seeds = _mix(np.array([self._seed], np.uint64) + np.arange(1, len(counts) + 1, dtype=np.uint64))
-        self._inside = [Shuffled(int(n), int(own)) if n else None for n, own in zip(windows, seeds, strict=True)]
+        self._inside = [ShuffledOrder(int(n), int(own)) if n else None for n, own in zip(windows, seeds, strict=True)]
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pass through its component, and the window, of each example; as `Shuffled.locate`."""
+        """The pass through its component, and the window, of each example; as `ShuffledOrder.locate`."""
         components, own = self.own(indices)
         epochs, windows = np.empty_like(own), np.empty_like(own)
         for number, order in enumerate(self._inside):
@@ -116,7 +116,7 @@ class Mixed:
 class _Blend:
     """One blend, cycle by cycle; the cycles that were looked at last are kept."""
 
-    def __init__(self, blend: Blend, number: int, seed: int, components: int) -> None:
+    def __init__(self, blend: OrderStage, number: int, seed: int, components: int) -> None:
         self.begin = blend.begin
         total = sum(blend.weights)
         # In units of 2⁻³², as integers: the same on every machine, however far the run goes.
@@ -125,7 +125,7 @@ class _Blend:
         # Others' shares of a cycle are off by less than one each, and the heaviest must be able to give all of that.
         least = components * total / max(blend.weights)
         self._length = max(_CYCLE, 1 << math.ceil(math.log2(least)))
-        self._slots = Shuffled(self._length, int(_mix(np.array([seed + number & _MASK], np.uint64))[0]))
+        self._slots = ShuffledOrder(self._length, int(_mix(np.array([seed + number & _MASK], np.uint64))[0]))
         self._cycle = functools.lru_cache(max(1, _PLACES_KEPT // self._length))(self._make_cycle)
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +164,7 @@ class _Blend:
         return of_places, ranks
 
 
-class Sequential:
+class SequentialOrder:
     """Every window once, in order, as an evaluation reads them."""
 
     def __init__(self, count: int) -> None:

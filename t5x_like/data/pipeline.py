@@ -1,88 +1,41 @@
-"""Batches: the training stream, prepared ahead in a thread, and a split read once for evaluation.
+"""The input pipeline: training batches, prepared ahead in threads.
 
 Global row r of a batch comes from lane ⌊r · lanes / batch_size⌋, so that a host's contiguous rows are whole lanes, and
 each host reads its own lanes alone. Which rows a batch has is a function of the split, the objective, the shape, the
-lanes and the seed: not of hosts, restarts or prefetching. All the state of the stream is where its lanes stand.
+lanes and the seed: not of hosts, restarts, workers or prefetching. The whole state of the pipeline is the place of each
+lane.
 """
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from t5x_like.data.documents import Corpus, Windows
+from t5x_like.data.batches import BatchCounts, BatchSource, Feed, PreparedBatch
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.id_bounds import BatchBound, bounded
 from t5x_like.data.indexed import IndexedReader
-from t5x_like.data.order import Sequential
-from t5x_like.data.packing import Batch, ExampleMaker
-from t5x_like.data.stream import StreamedCorpus, StreamReader
+from t5x_like.data.lanes import Filled, open_lane
+from t5x_like.data.packing import ExampleMaker
+from t5x_like.data.prefetch import Prefetcher
+from t5x_like.data.streaming import StreamedDataset, StreamingReader
+from t5x_like.data.vocabulary import usable_cores
 from t5x_like.errors import ExperimentError, UserError
 
-_POLL = 0.1  # seconds between two looks at whether anybody still wants batches
+_MOST_WORKERS = 16  # threads that decode, where the experiment does not say how many
 
 
-class Counts(NamedTuple):
-    """What is in this host's part of a batch.
+class Pipeline(BatchSource):
+    """The endless training batches of one host.
 
-    Attributes:
-      tokens: real tokens.
-      places: rows × places for tokens in a row, padding included.
-      dropped: tokens of records that the objective made no example of.
-      epoch: how often the split has been read since the start of the run, after this batch.
-      examples: windows of the order up to the farthest lane's, which is how `data.skip` counts.
-      bytes_read: where texts are cleaned on the way, the bytes of those around each lane's place, which were read
-        together.
-      bytes_left: what cleaning left of them.
+    At most `prefetch` batches are in memory that have not been taken, records that are decoded ahead included.
     """
-
-    tokens: int
-    places: int
-    dropped: int
-    epoch: float
-    examples: int
-    bytes_read: int = 0
-    bytes_left: int = 0
-
-    @property
-    def fill_fraction(self) -> float:
-        """Real tokens over all."""
-        return self.tokens / self.places
-
-    @property
-    def dropped_fraction(self) -> float:
-        """Dropped tokens over those read."""
-        return self.dropped / (self.tokens + self.dropped) if self.dropped else 0.0
-
-    @property
-    def cleaned_fraction(self) -> float | None:
-        """Bytes that cleaning took out over those read; None where nothing is cleaned."""
-        return 1 - self.bytes_left / self.bytes_read if self.bytes_read else None
-
-
-class Prepared(NamedTuple):
-    """A batch and where the stream stands after it.
-
-    Attributes:
-      batch: the objective's features, with a leading axis of rows, and `row`, int32 [rows]: each row's number in the
-        global batch.
-      state: uint64 [lanes, words]: where each lane stands. Of what is indexed that is the next window's place in the
-        order, and the next piece of it. A host knows its own lanes; the others are 0, so that the sum over hosts is the
-        whole.
-      counts: what is in the batch.
-    """
-
-    batch: Batch
-    state: np.ndarray
-    counts: Counts
-
-
-class Pipeline:
-    """The endless stream of training batches of one host, an iterator of `Prepared`."""
 
     def __init__(
         self,
-        corpus: Corpus | StreamedCorpus,
+        dataset: Dataset | StreamedDataset,
         objective: Any,
         *,
         sequence_length: int,
@@ -95,151 +48,152 @@ class Pipeline:
         host_count: int = 1,
         state: np.ndarray | None = None,
         prefetch: int = 4,
+        workers: int = 0,
+        vocab_size: int | None = None,
+        documents_per_row: int = 0,
     ) -> None:
         """Starts preparing batches.
 
         Args:
-          corpus: the split.
+          dataset: the split.
           objective: makes the examples.
           sequence_length: tokens a row.
           batch_size: rows of the global batch.
-          lanes: independent streams; they divide the batch, and hosts divide them.
+          lanes: independent sequences of rows; they divide the batch, and hosts divide them.
           seed: of the order and of the objective's randomness.
-          shuffle_window: documents that are permuted together where the corpus is streamed.
+          shuffle_window: documents that are permuted together where the dataset is streamed.
           skip: ranges [a, b) of the order's examples that are left out.
           host_index: which host this is.
           host_count: hosts that share the batch.
-          state: where to go on, as the whole `Prepared.state` after the last batch; None begins.
+          state: where to go on, as the whole `PreparedBatch.state` after the last batch; None begins.
           prefetch: batches prepared ahead.
+          workers: threads that decode records, where records are decoded; 0 is one for each core, and 16 at most.
+          vocab_size: the model's ids; a batch with others is refused. None checks none.
+          documents_per_row: the most examples that a row holds; 0 for as many as fit.
 
         Raises:
           ExperimentError: when batch, lanes and hosts do not divide.
         """
         _check_division(batch_size, lanes, host_count)
-        self._maker = ExampleMaker(objective, sequence_length, seed)
+        self._maker = ExampleMaker(objective, sequence_length, seed, documents_per_row)
+        self._bound = BatchBound(self._maker.features, vocab_size, dataset)
         own = lanes // host_count
         self._first, self._rows_per_lane = host_index * own, batch_size // lanes
-        words = 2 if isinstance(corpus, Corpus) else StreamReader.words(corpus) + 1
+        length = self._maker.record_length
+        if isinstance(dataset, Dataset):
+            words = 2
+            open_reader: Any = IndexedReader.factory(dataset, length, batch_size, lanes, seed, skip)
+            decodes = dataset.records(length).decodes
+        else:
+            words = StreamingReader.words(dataset) + 1
+            open_reader = StreamingReader.factory(dataset, length, batch_size, lanes, seed, skip, shuffle_window)
+            decodes = False
         self._state = np.zeros((lanes, words), np.uint64) if state is None else _checked_state(state, lanes, words)
-        open_reader = (
-            IndexedReader.factory(corpus, self._maker.record_length, batch_size, lanes, seed, skip)
-            if isinstance(corpus, Corpus)
-            else StreamReader.factory(corpus, self._maker.record_length, batch_size, lanes, seed, skip, shuffle_window)
-        )
+        self._workers = decoding_threads(workers) if decodes else None
         self._lanes = []
         for lane in range(self._first, self._first + own):
             *place, piece = self._state[lane].tolist()
-            self._lanes.append(self._maker.lane(open_reader(lane, place), piece))
+            self._lanes.append(open_lane(self._maker, open_reader(lane, place), piece, self._workers))
         rows = np.arange(own * self._rows_per_lane, dtype=np.int32)
         self._row_numbers = rows + np.int32(self._first * self._rows_per_lane)
-        self._stop = threading.Event()
-        self._ready: queue.Queue[Prepared | BaseException] = queue.Queue(prefetch)
-        self._worker = threading.Thread(target=self._work, name="t5x_like-data", daemon=True)
-        self._worker.start()
+        self._prepared: Prefetcher[PreparedBatch] = Prefetcher(self._prepare, prefetch)
 
-    def __iter__(self) -> Iterator[Prepared]:
-        return self
-
-    def __next__(self) -> Prepared:
+    def __next__(self) -> PreparedBatch:
         """The next batch.
 
         Raises:
           Exception: what went wrong while it was prepared, each time it is asked for.
         """
-        if self._stop.is_set():
-            raise StopIteration
-        item = self._ready.get()
-        if isinstance(item, BaseException):
-            self._ready.put(item)  # the worker is gone: whoever asks again hears the same
-            raise item
-        return item
+        return next(self._prepared)
 
     def close(self) -> None:
         """Stops preparing; may be called again."""
-        self._stop.set()
-        self._worker.join()
+        if self._workers:
+            self._workers.shutdown(wait=False, cancel_futures=True)
+        self._prepared.close()
+        if self._workers:
+            self._workers.shutdown()
 
-    def _work(self) -> None:
-        while not self._stop.is_set():
-            item: Prepared | BaseException
-            try:
-                item = self._prepare()
-            except BaseException as error:
-                item = error
-            while not self._stop.is_set():
-                try:
-                    self._ready.put(item, timeout=_POLL)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(item, BaseException):
-                return
-
-    def _prepare(self) -> Prepared:
+    def _prepare(self, room: int) -> PreparedBatch:
+        """The next batch; `room` is for how many batches there is room, this one included."""
         batch = self._maker.empty_batch(len(self._row_numbers))
-        tokens = dropped = 0
+        for lane in self._lanes:
+            lane.read_ahead(self._rows_per_lane * room)
+        total = Filled()
         for number, lane in enumerate(self._lanes):
             for row in range(number * self._rows_per_lane, (number + 1) * self._rows_per_lane):
-                laid, left_out = lane.fill(batch, row)
-                tokens, dropped = tokens + laid, dropped + left_out
+                total = total.plus(lane.fill(batch, row))
+        self._bound.require(batch)
         batch["row"] = self._row_numbers
         state = np.zeros_like(self._state)
         for number, lane in enumerate(self._lanes, self._first):
             state[number] = lane.state()
-        epoch = sum(lane.reader.epoch() for lane in self._lanes) / len(self._lanes)
-        places = len(self._row_numbers) * self._maker.places
-        examples = int(state[:, 0].max()) * len(state)
-        cleaned = [lane.reader.cleaned for lane in self._lanes if isinstance(lane.reader, StreamReader)]
-        read, left = sum(each.read for each in cleaned), sum(each.left for each in cleaned)
-        return Prepared(batch, state, Counts(tokens, places, dropped, epoch, examples, read, left))
-
-
-def evaluation_batches(
-    corpus: Corpus,
-    objective: Any,
-    *,
-    sequence_length: int,
-    batch_size: int,
-    seed: int = 0,
-    host_index: int = 0,
-    host_count: int = 1,
-) -> Iterator[Batch]:
-    """The split once, in order: every token in one row of one batch.
-
-    All batches have the same shape: the last is filled up with empty rows, which are zeros.
-
-    Args:
-      corpus: the split.
-      objective: makes the examples.
-      sequence_length: tokens a row.
-      batch_size: rows of the global batch.
-      seed: of the objective's randomness, which is the same each time.
-      host_index: which host this is; it gets its contiguous part of each batch.
-      host_count: hosts that share the batch.
-
-    Yields:
-      Features as in `Prepared.batch`.
-
-    Raises:
-      ExperimentError: when the objective makes no example of the whole split.
-    """
-    if batch_size % host_count:
-        raise ExperimentError("data.batch_size", f"{batch_size} rows cannot be shared by {host_count} hosts")
-    maker = ExampleMaker(objective, sequence_length, seed)
-    windows = Windows(corpus, maker.record_length)
-    lane = maker.lane(IndexedReader(windows, Sequential(len(windows)), stop=len(windows)))
-    rows = batch_size // host_count
-    own = slice(host_index * rows, (host_index + 1) * rows)
-    laid = 0
-    while not lane.ended():
-        batch = maker.empty_batch(batch_size)
-        laid += sum(lane.fill(batch, row)[0] for row in range(batch_size))
-        batch["row"] = np.arange(batch_size, dtype=np.int32)
-        yield {name: values[own] for name, values in batch.items()}
-    if not laid:
-        raise ExperimentError(
-            "objective", "it makes no example of any document; it needs longer ones, or another split"
+        cleaned = [lane.reader.cleaned for lane in self._lanes if isinstance(lane.reader, StreamingReader)]
+        counts = BatchCounts(
+            tokens=total.tokens,
+            places=len(self._row_numbers) * self._maker.places,
+            dropped=total.dropped,
+            epoch=sum(lane.reader.epoch() for lane in self._lanes) / len(self._lanes),
+            examples=int(state[:, 0].max()) * len(state),
+            bytes_read=sum(each.read for each in cleaned),
+            bytes_left=sum(each.left for each in cleaned),
+            broken=total.broken,
+            closed_early=total.closed_early,
         )
+        return PreparedBatch(batch, state, counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """The batch source that reads `data.task`: the experiment's other fields of `data` are its options."""
+
+    name: str = "pipeline"
+
+    def open(self, experiment: Any) -> "OpenedPipeline":
+        """Opens the split that is trained on; see `batches.BatchSourceOptions`."""
+        return OpenedPipeline(experiment)
+
+
+class OpenedPipeline:
+    """A split that has been found, by index or as a stream.
+
+    Attributes:
+      fingerprint: by field, a digest of what decides the records.
+    """
+
+    def __init__(self, experiment: Any) -> None:
+        """Opens the split of an experiment."""
+        self._experiment, data = experiment, experiment.data
+        self.fingerprint: Mapping[str, str] = data.task.fingerprint(data.split, streamed=data.streaming)
+        dataset = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
+        self._dataset = bounded(dataset, experiment.model.vocab_size, data.task)
+
+    def start(self, feed: Feed) -> Pipeline:
+        """This process's rows of every global batch."""
+        data = self._experiment.data
+        return Pipeline(
+            self._dataset,
+            self._experiment.objective,
+            sequence_length=data.sequence_length,
+            batch_size=data.batch_size,
+            lanes=data.lanes,
+            seed=self._experiment.seed,
+            shuffle_window=data.shuffle_window,
+            skip=[(begin, end) for begin, end in data.skip],
+            host_index=feed.host_index,
+            host_count=feed.host_count,
+            state=feed.position,
+            prefetch=data.prefetch,
+            workers=data.workers,
+            vocab_size=self._experiment.model.vocab_size,
+            documents_per_row=data.documents_per_row,
+        )
+
+
+def decoding_threads(workers: int) -> ThreadPoolExecutor:
+    """A pool of threads for decoding: Pillow, libsndfile and most of NumPy let others run meanwhile."""
+    count = workers or min(usable_cores(), _MOST_WORKERS)
+    return ThreadPoolExecutor(count, thread_name_prefix="t5x_like-decode")
 
 
 def _check_division(batch_size: int, lanes: int, host_count: int) -> None:
@@ -258,7 +212,7 @@ def _checked_state(state: Any, lanes: int, words: int) -> np.ndarray:
     state = np.asarray(state)
     if len(state) != lanes:
         raise UserError(
-            f"data.lanes: the checkpoint stands in {len(state)} lanes and the experiment has {lanes}; a run keeps its"
+            f"data.lanes: the checkpoint has {len(state)} lanes and the experiment has {lanes}; a run keeps its"
             " number of lanes"
         )
     if state.shape[1] != words:

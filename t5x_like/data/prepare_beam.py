@@ -19,6 +19,7 @@ from typing import Any
 
 from etils import epath
 
+from t5x_like import migrations
 from t5x_like.data import prepare_steps as steps
 from t5x_like.data import sources
 from t5x_like.data.cleaning.base import Record
@@ -221,7 +222,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     else:
         try:
             values = json.loads(sources.read_bytes(options.experiment, "--experiment"))
-            task = values.get("experiment", values)["data"]["task"]
+            schema = {migrations.KEY: values.get(migrations.KEY, 1)}
+            task = migrations.upgrade(values.get("experiment", values) | schema, options.experiment)["data"]["task"]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"--experiment: {options.experiment} holds no experiment: {error}") from None
     found = section(Data, {"task": task}, "data").task

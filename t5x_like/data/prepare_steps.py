@@ -75,7 +75,7 @@ class Plan:
             FORMAT,
             [source.sha256 for source in found],
             self.task.corpus().settings(),
-            self.task.vocabulary().digest,
+            self.task.vocabulary().identity,
             {split: dataclasses.asdict(self.task.rule(split)) for split in sorted(self.splits)},
             self.cleaner.identity(),
             [self.shard_tokens, self.block_bytes],

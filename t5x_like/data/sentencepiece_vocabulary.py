@@ -47,7 +47,9 @@ class SentencePieceVocabulary(Vocabulary):
         self.unk_id: int = self._processor.unk_id()
         self.sentinels = count_sentinels(self.size, self._processor.id_to_piece)
         if self.eos_id < 0:
-            raise ExperimentError(where, f"{path} has no piece that ends a text; train it with an eos_id")
+            raise ExperimentError(
+                where, f"{path} has no piece that ends a text and that no text becomes; train it with an eos_id"
+            )
         # SentencePiece writes nothing for a piece that no text becomes.
         tops = range(self.size - self.sentinels, self.size)
         self._unwritten = {i: sentinel(self.size - 1 - i) for i in tops if self._processor.is_control(i)}

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from t5x_like import registry
 from t5x_like.data import sources
-from t5x_like.data.documents import Component, Corpus, Documents, Sequences, Stage
+from t5x_like.data.dataset import Component, Dataset, MixtureStage
+from t5x_like.data.detokenization import text_of
+from t5x_like.data.documents import Documents, Sequences
 from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.data.tasks import TextTask
 from t5x_like.data.vocabulary import BYTES, PAD_ID, Vocabulary
 from t5x_like.errors import ExperimentError, UserError
@@ -73,7 +76,7 @@ class SeqioTask:
         """Whether SeqIO's task, or a task of its mixture, has it."""
         return split in self._provider.splits
 
-    def open(self, split: str) -> Corpus:
+    def open(self, split: str) -> Dataset:
         """The examples of a split as documents, task after task in SeqIO's unshuffled order.
 
         Text is ended once; `features` are as SeqIO makes them.
@@ -90,7 +93,7 @@ class SeqioTask:
         vocabulary = self._vocabulary
         return {vocabulary.file: vocabulary.model} if isinstance(vocabulary, Vocabulary) else {}
 
-    def stream(self, split: str) -> StreamedCorpus:
+    def stream(self, split: str) -> StreamedDataset:
         """The same, as SeqIO's shards of each task: for what does not fit into memory, such as C4.
 
         A mixture's rates are shares of the examples where `features` are given. Else they are read as shares of the
@@ -105,21 +108,21 @@ class SeqioTask:
 
         rates = self._rates(split)
         parts = tuple(
-            Stream(task.name, self._shards(task, split), lambda shard, record: True, encode, dtype, names=names)
+            StreamedComponent(
+                task.name, self._shards(task, split), lambda shard, record: True, encode, dtype, names=names
+            )
             for task, _ in rates
         )
-        return StreamedCorpus(parts, (Stage(0, tuple(rate for _, rate in rates)),) if len(parts) > 1 else ())
+        return StreamedDataset(parts, (MixtureStage(0, tuple(rate for _, rate in rates)),) if len(parts) > 1 else ())
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
         """SHA-256 of the split's tokens and their documents: SeqIO has no digest of a source.
 
-        Of what is streamed, the names of tasks and their files.
+        Of what is streamed, the names of tasks and the sizes and a sample of their files, wherever these are.
         """
         made = {"data.task.features": json.dumps(list(self.features.items()))} if self.features else {}
         if streamed:
-            rates = self._rates(split)
-            names = [[task.name, list(task.source.list_shards(split))] for task, _ in rates]
-            return made | {_WHERE: json.dumps(names), f"{_WHERE} rates": json.dumps([rate for _, rate in rates])}
+            return made | self._outline(split, lambda task: _outline(task.source.list_shards(split)))
         corpus = self.open(split)
         total = hashlib.sha256(json.dumps([part.name for part in corpus.components]).encode())
         for documents in corpus.shards:
@@ -128,8 +131,18 @@ class SeqioTask:
                 total.update(np.ascontiguousarray(values).data)
         return made | {_WHERE: total.hexdigest(), f"{_WHERE} rates": json.dumps(corpus.stages)}
 
+    def former_fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """`fingerprint` as programs wrote it that took the names of files for what is streamed."""
+        found = self.fingerprint(split, streamed=streamed)
+        return found | self._outline(split, lambda task: list(task.source.list_shards(split))) if streamed else found
+
+    def _outline(self, split: str, of: Callable[[Any], Any]) -> dict[str, str]:
+        rates = self._rates(split)
+        shards = json.dumps([[task.name, of(task)] for task, _ in rates])
+        return {_WHERE: shards, f"{_WHERE} rates": json.dumps([rate for _, rate in rates])}
+
     @functools.cached_property
-    def _opened(self) -> dict[str, Corpus]:
+    def _opened(self) -> dict[str, Dataset]:
         return {}
 
     @functools.cached_property
@@ -186,17 +199,17 @@ class SeqioTask:
         rates = [(task, provider.get_rate(task)) for task in mixed] if mixed else [(provider, 1.0)]
         return [(task, rate) for task, rate in rates if rate > 0 and split in task.splits]
 
-    def _read(self, split: str) -> Corpus:
+    def _read(self, split: str) -> Dataset:
         rates, vocabulary = self._rates(split), self._vocabulary
         parts = [self._read_task(task, split, vocabulary) for task, _ in rates]
         if not sum(map(len, parts)):
             raise ExperimentError("data.split", f"split {split!r} of {self.mixture} is empty")
         if len(parts) == 1:
-            return Corpus.of(parts[0])
+            return Dataset.of(parts[0])
         # SeqIO's rates are shares of the examples, and a component's weight is its share of the tokens.
         weights = [rate * len(part.tokens) / max(len(part), 1) for (_, rate), part in zip(rates, parts, strict=True)]
-        components = tuple(Component(task.name, (part,)) for (task, _), part in zip(rates, parts, strict=True))
-        return Corpus(components, (Stage(0, tuple(weights)),))
+        components = tuple(Component.of(task.name, part) for (task, _), part in zip(rates, parts, strict=True))
+        return Dataset(components, (MixtureStage(0, tuple(weights)),))
 
     def _read_task(self, task: Any, split: str, vocabulary: Any) -> Documents:
         examples = (example for _, example in self._examples(task, split))
@@ -213,9 +226,10 @@ class SeqioTask:
         try:
             dataset = self._dataset(task, split, shard)
             for number, example in enumerate(dataset.skip(start).as_numpy_iterator(), start):
+                place = f"record {number} of {task.name!r}"
                 if not self.features:
-                    yield number, example[self.feature]
-                elif len(sequences := self._joined(example)):
+                    yield number, self._checked(self.feature, example[self.feature], place)
+                elif len(sequences := self._joined(example, place)):
                     yield number, sequences
         except UserError:
             raise
@@ -257,32 +271,51 @@ class SeqioTask:
         """(tokens with one end, UTF-8 bytes of their text) of each example that has tokens."""
         for ids in examples:
             ids = self._end_once(ids)
-            yield ids, len(str(vocabulary.decode(ids[:-1].tolist())).encode())
+            yield ids, len(str(text_of(vocabulary, ids[:-1].tolist())).encode())
 
     def _sized(self, examples: Iterable[Sequences], vocabulary: Any) -> Iterator[tuple[Sequences, int]]:
         """Each example and the UTF-8 bytes of its features."""
         for example in examples:
-            texts = (vocabulary.decode(ids.tolist()) for ids in np.split(example.tokens, example.ends[:-1]))
+            texts = (text_of(vocabulary, ids.tolist()) for ids in np.split(example.tokens, example.ends[:-1]))
             yield example, sum(len(str(text).encode()) for text in texts)
 
-    def _joined(self, example: Mapping[str, np.ndarray]) -> Sequences:
+    def _joined(self, example: Mapping[str, np.ndarray], place: str) -> Sequences:
         """The features of an example, end to end."""
-        parts = [self._checked(name, example[name]) for name in self.features]
+        parts = [self._checked(name, example[name], place) for name in self.features]
         return Sequences(np.concatenate(parts), tuple(np.cumsum([len(part) for part in parts]).tolist()))
 
-    def _checked(self, name: str, ids: np.ndarray) -> np.ndarray:
+    def _checked(self, name: str, ids: np.ndarray, place: str) -> np.ndarray:
+        """Ids that the type in which they are kept can hold; whether the model can is for `id_bounds` to say."""
+        where = "data.task.features" if self.features else "data.task.feature"
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-            where = "data.task.features" if self.features else "data.task.feature"
             raise ExperimentError(
                 where, f"{name!r} is {ids.dtype.name} of {ids.ndim} dimensions; it must be a list of token ids"
+            )
+        most = np.iinfo(self._vocabulary.dtype).max
+        if len(ids) and not 0 <= ids.min() <= ids.max() <= most:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise ExperimentError(
+                where,
+                f"{name!r} of {place} has the id {wrong}, and its vocabulary's ids are at least 0 and below"
+                f" {self._vocabulary.size}; mend the task, or the vocabulary of its feature",
             )
         return ids
 
     def _end_once(self, ids: np.ndarray) -> np.ndarray:
         """An example's tokens without padding, and with one end."""
-        ids = self._checked(self.feature, ids)
         text = np.flatnonzero((ids != PAD_ID) & (ids != self._vocabulary.eos_id))
         return np.append(ids[: text[-1] + 1] if len(text) else ids[:0], self._vocabulary.eos_id)
+
+
+def _outline(shards: Sequence[Any]) -> Any:
+    """What is in the files of a source; of a function's shards, which are no files, their names."""
+    names = [str(shard) for shard in shards]
+    files = [epath.Path(name) for name in names]
+    try:
+        are_files = all(file.exists() for file in files)
+    except (OSError, ValueError):
+        are_files = False
+    return sources.outline(files, _WHERE) if are_files else names
 
 
 def _needs_lengths(preprocessor: Any) -> bool:

@@ -18,9 +18,10 @@ from t5x_like.data import vocabulary as vocabularies
 from t5x_like.data.cleaning.base import AnyStage
 from t5x_like.data.cleaning.cleaner import Cleaner
 from t5x_like.data.cleaning.counts import Counts
-from t5x_like.data.documents import Component, Corpus, Documents
+from t5x_like.data.dataset import Component, Dataset
+from t5x_like.data.documents import Documents
 from t5x_like.data.sources import formats
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError
 from t5x_like.sections import Choice
@@ -38,10 +39,10 @@ class Task(Protocol):
     def has_split(self, split: str) -> bool:
         """Whether there is a split of this name."""
 
-    def open(self, split: str) -> Corpus:
+    def open(self, split: str) -> Dataset:
         """The documents of a split, as tokens."""
 
-    def stream(self, split: str) -> StreamedCorpus:
+    def stream(self, split: str) -> StreamedDataset:
         """The same, as files that are read and tokenised while training."""
 
     def assets(self) -> Mapping[str, bytes]:
@@ -162,7 +163,7 @@ class TextTask:
             raise ExperimentError("data.split", f"data.task.splits has no {split!r}; {known}")
         return self.splits[split]
 
-    def open(self, split: str) -> Corpus:
+    def open(self, split: str) -> Dataset:
         """The documents of a split, tokenised at the first time and read from the local cache after.
 
         Raises:
@@ -174,17 +175,17 @@ class TextTask:
         def make() -> Documents:
             documents = self._tokenized(split, counts)
             if self.cleaning:  # first, so that the documents are never there without them
-                cache.remember(key, json.dumps(counts.to_dict()))
+                cache.write_note(key, json.dumps(counts.to_dict()))
             return documents
 
         documents = cache.cached(key, make)
         if not self.cleaning:
-            return Corpus.of(documents)
-        if not counts.taken.documents and (note := cache.recall(key)):
+            return Dataset.of(documents)
+        if not counts.taken.documents and (note := cache.read_note(key)):
             counts = Counts.from_dict(json.loads(note))
-        return Corpus((Component("", (documents,), counts),))
+        return Dataset((Component.of("", documents, counts=counts),))
 
-    def stream(self, split: str) -> StreamedCorpus:
+    def stream(self, split: str) -> StreamedDataset:
         """The files of the corpus, one a shard.
 
         Raises:
@@ -196,10 +197,10 @@ class TextTask:
         def holds(shard: int, record: int) -> bool:
             return rule.holds(shard + record)
 
-        stream = Stream(
+        stream = StreamedComponent(
             "", shards, holds, vocabulary.encode_documents, vocabulary.dtype, cleaner if self.cleaning else None
         )
-        return StreamedCorpus((stream,))
+        return StreamedDataset((stream,))
 
     def texts(self, split: str) -> Iterator[str]:
         """What cleaning leaves of the documents of a split, in the order of the corpus."""
@@ -212,15 +213,20 @@ class TextTask:
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
         """SHA-256 of the corpus and the tokenizer, how files are read and cleaned, the split's rule; no paths.
 
-        What is streamed may be too large to be read twice: of its files only names and sizes count.
+        What is streamed may be too large to be read twice: of its files the sizes and a sample of the content count.
         """
         return {
-            f"{_WHERE}.path": self._corpus.stamp() if streamed else self._corpus_digest,
+            f"{_WHERE}.path": self._corpus.outline() if streamed else self._corpus_digest,
             f"{_WHERE}.format": json.dumps(self._corpus.settings()),
-            f"{_WHERE}.tokenizer": self._vocabulary.digest,
+            f"{_WHERE}.tokenizer": self._vocabulary.identity,
             f"{_WHERE}.splits.{split}": json.dumps(dataclasses.asdict(self.rule(split))),
             **self._cleaner.fingerprint(f"{_WHERE}.cleaning"),
         }
+
+    def former_fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
+        """`fingerprint` as programs wrote it that took names and sizes for what is streamed."""
+        found = self.fingerprint(split, streamed=streamed)
+        return found | {f"{_WHERE}.path": self._corpus.stamp()} if streamed else found
 
     def as_seqio(self, name: str = "") -> Any:
         """Registers the task in SeqIO's registry, which imports TensorFlow; see `seqio_bridge.as_seqio`."""

@@ -1,9 +1,11 @@
 """The task `tokens`: a corpus that `t5x_like data prepare` wrote, mapped into memory."""
 
+import atexit
 import functools
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,11 @@ import numpy as np
 from etils import epath
 
 from t5x_like import registry
-from t5x_like.data import cache, sources
+from t5x_like.data import local_cache, sources
 from t5x_like.data import vocabulary as vocabularies
-from t5x_like.data.documents import Corpus, Documents
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.documents import Documents
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.data.token_files import INDEX, Manifest, Shard, Split, check_size, is_local, read_manifest
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError, UserError
@@ -55,19 +58,21 @@ class TokensTask:
         """Whether the split was prepared."""
         return split in self.manifest.splits
 
-    def open(self, split: str) -> Corpus:
+    def open(self, split: str) -> Dataset:
         """The documents of a split, shard by shard.
 
         Raises:
           UserError: for an unknown or empty split, or a file that is missing or of another size than it was.
         """
         dtype = self.manifest.dtype
-        return Corpus.of(*(map_shard(self._directory, shard, dtype) for shard in self._split(split).shards))
+        return Dataset.of(*(map_shard(self._directory, shard, dtype) for shard in self._split(split).shards))
 
-    def stream(self, split: str) -> StreamedCorpus:
+    def stream(self, split: str) -> StreamedDataset:
         """The same, for a mixture with what has to be streamed."""
         shards = tuple(map(_Streamed, self.open(split).shards))
-        return StreamedCorpus((Stream("", shards, lambda shard, record: True, list, self._vocabulary.dtype),))
+        return StreamedDataset(
+            (StreamedComponent("", shards, lambda shard, record: True, list, self._vocabulary.dtype),)
+        )
 
     def assets(self) -> dict[str, bytes]:
         """The tokenizer."""
@@ -159,14 +164,28 @@ class _Streamed:
         return ((number, self.documents.document(number)) for number in range(start, len(self.documents)))
 
 
+@functools.cache
+def _usable(kept: Path | None) -> Path:
+    """The place in the cache where copies of shards are kept, or one for this process where that cannot be used."""
+    try:
+        if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
+            if os.access(kept, os.W_OK):
+                return kept
+    except OSError:
+        pass
+    own = tempfile.TemporaryDirectory(prefix="t5x_like-shards-")
+    atexit.register(own.cleanup)
+    return Path(own.name)
+
+
 def _at_hand(file: epath.Path, digest: str, size: int) -> Path:
     """Where a file can be mapped: itself, or a copy in the local cache, under its digest, which is checked."""
     check_size(file, size)
     if is_local(file):
         return Path(file)
-    copy = cache.directory().parent / "shards" / digest
+    copy = _usable(local_cache.directory("shards")) / digest
     if not (copy.exists() and copy.stat().st_size == size):
-        copy.parent.mkdir(parents=True, exist_ok=True)
         draft = copy.with_name(f".{digest}-{os.getpid()}")
         try:
             with file.open("rb") as reader, draft.open("wb") as writer:

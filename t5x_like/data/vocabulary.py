@@ -26,6 +26,7 @@ class Vocabulary(abc.ABC):
       bos_id: the id for the start of a text, or -1; documents do not use it.
       unk_id: the id of what nothing else covers, or -1.
       size: the number of ids.
+      keeps_ends_from_text: whether a text that spells an end or a beginning would become it by the file alone.
       sentinels: how many ids at the top stand for dropped spans, counted down: <extra_id_0> is size − 1.
     """
 
@@ -37,11 +38,18 @@ class Vocabulary(abc.ABC):
     unk_id: int
     size: int
     sentinels: int
+    keeps_ends_from_text = False
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the file, in hexadecimal."""
         return hashlib.sha256(self.model).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """A digest of what decides the ids of a text: `digest`, unless text is kept from ends that the file has."""
+        kept = f"{self.digest} without ends in text".encode()
+        return hashlib.sha256(kept).hexdigest() if self.keeps_ends_from_text else self.digest
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -1,5 +1,6 @@
-"""What an evaluator is, and what it is given."""
+"""Evaluators: measurements of a model in training, or of a checkpoint."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +11,7 @@ from t5x_like.program import Program, State
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What an evaluator may use.
+    """The run that an evaluator is part of.
 
     Attributes:
       experiment: the run's.
@@ -30,8 +31,8 @@ class Sample(NamedTuple):
     text: str
 
 
-class Findings(NamedTuple):
-    """What an evaluator found.
+class Evaluation(NamedTuple):
+    """The result of one evaluator at one step.
 
     Attributes:
       metrics: numbers by name; the run prefixes them with the evaluator's key.
@@ -42,21 +43,26 @@ class Findings(NamedTuple):
     samples: tuple[Sample, ...] = ()
 
 
-class Running(Protocol):
-    """An evaluator at work: what it compiled and read is kept between runs."""
+class Evaluator(abc.ABC):
+    """An evaluator, ready to run: it keeps between runs what it has compiled and read."""
 
-    def run(self, state: State, step: int) -> Findings:
+    @abc.abstractmethod
+    def run(self, state: State, step: int) -> Evaluation:
         """Measures the model of `state`, which is the state after `step` updates."""
 
+    def metric_names(self) -> frozenset[str] | None:
+        """The names of the metrics that `run` will give; None where only running it tells."""
+        return None
 
-class Evaluator(Protocol):
-    """An evaluator's options; `every` is the number of steps between runs, 0 for the end alone."""
+
+class EvaluatorOptions(Protocol):
+    """Options of an evaluator, as the experiment holds them."""
 
     @property
     def every(self) -> int:
         """Steps between runs while training; 0 runs it at the end alone."""
 
-    def start(self, context: Context) -> Running:
+    def start(self, context: Context) -> Evaluator:
         """Reads and compiles what the evaluator needs.
 
         Raises:

@@ -97,14 +97,14 @@ class Generator:
           ExperimentError: when the model's tokens see later ones, which are not there yet.
         """
         architecture = program.architecture
-        if not getattr(architecture, "causal", True):
+        if "decoder" not in architecture.stacks:
             raise ExperimentError(
-                "model.causal",
+                "model.decoder",
                 f"{architecture.family!r} sees all of a text and continues none; leave out evaluators that generate, or"
-                " use a causal model",
+                " use a model with a decoder",
             )
         vocabulary = vocabulary_of(program.objective, vocabulary)
-        has_encoder = getattr(architecture, "encoder_layers", 0) > 0
+        has_encoder = "encoder" in architecture.stacks
         return cls(program.structure, vocabulary, architecture.max_length, encoder=has_encoder)
 
     def __call__(self, parameters: Tree, prompt: str, *, tokens: int, sampling: Sampling, key: jax.Array) -> str:
@@ -191,8 +191,8 @@ class Generator:
         """Likewise for a prompt that the encoder reads; the decoder begins with the padding id."""
         places_s = jnp.arange(prompt_t.shape[0])
         ids_bs = (places_s < prompt_length).astype(jnp.int32)[None]
-        states_bsd = model.encode(prompt_t[None], positions_bs=places_s[None], segment_ids_bs=ids_bs)
-        cache = model.remember(states_bsd, ids_bs, 1 + new_tokens)
+        encoded = model.encode(prompt_t[None], positions_bs=places_s[None], segment_ids_bs=ids_bs)
+        cache = model.encoded_cache(encoded, 1 + new_tokens)
         begin_bt = jnp.full((1, 1), self.vocabulary.pad_id, jnp.int32)
         logits_btv, cache = model.decode(begin_bt, cache, jnp.int32(0))
         return logits_btv[0, 0], cache, jnp.int32(1)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import jax
 
-from t5x_like.data.pipeline import evaluation_batches
+from t5x_like.data.evaluation import EvaluationReader
+from t5x_like.data.id_bounds import bounded
 from t5x_like.errors import ExperimentError
-from t5x_like.evaluation.base import Context, Findings
-from t5x_like.parallel.placement import place, share
+from t5x_like.evaluation.base import Context, Evaluation, Evaluator
+from t5x_like.parallel.placement import batch_shapes, place, share
 from t5x_like.program import MODEL_PARTS, State
 
 
@@ -38,42 +39,56 @@ class LossEvaluator:
             if getattr(self, field) < 0:
                 raise ExperimentError(field, f"{getattr(self, field)} is negative; it must be at least 0")
 
-    def start(self, context: Context) -> "RunningLoss":
+    def start(self, context: Context) -> "SplitLoss":
         """Opens the split."""
-        return RunningLoss(self, context)
+        return SplitLoss(self, context)
 
 
-class RunningLoss:
-    """The evaluator at work."""
+class SplitLoss(Evaluator):
+    """The evaluator of one split, open."""
 
     def __init__(self, options: LossEvaluator, context: Context) -> None:
         """Opens the split and compiles nothing yet."""
         self.options, self.context = options, context
-        split = context.task.open(options.split)
+        split = bounded(context.task.open(options.split), context.experiment.model.vocab_size, context.task)
         self.corpus = split.sampled(options.tokens) if options.tokens else split
-        self.sums = jax.jit(context.program.measure)
-
-    def run(self, state: State, step: int) -> Findings:
-        """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
-        experiment, layout, totals = self.context.experiment, self.context.program.layout, None
-        rows = self.options.batch_size or experiment.data.batch_size
-        part = share(layout, rows)
-        batches = evaluation_batches(
+        experiment = context.experiment
+        rows = options.batch_size or experiment.data.batch_size
+        part = share(context.program.layout, rows)
+        self.reader = EvaluationReader(
             self.corpus,
-            self.context.program.objective,
+            context.program.objective,
             sequence_length=experiment.data.sequence_length,
             batch_size=rows,
             seed=experiment.seed,
             host_index=part.index,
             host_count=part.count,
+            prefetch=experiment.data.prefetch,
+            workers=experiment.data.workers,
+            vocab_size=experiment.model.vocab_size,
+            documents_per_row=experiment.data.documents_per_row,
         )
-        for batch in batches:
+        self.sums = jax.jit(context.program.measure)
+
+    def run(self, state: State, step: int) -> Evaluation:
+        """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
+        layout, totals = self.context.program.layout, None
+        for batch in self.reader.batches():
             added = self.sums({name: state[name] for name in MODEL_PARTS}, place(batch, layout))
             totals = added if totals is None else jax.tree.map(jax.numpy.add, totals, added)
         sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
         metrics = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
-        total_bytes = self.corpus.bytes
-        whole_text = self.context.program.objective.predicts_every_token
-        if whole_text and "loss" in sums and total_bytes:
-            metrics["bits_per_byte"] = sums["loss"][0] / math.log(2) / total_bytes
-        return Findings(metrics)
+        if "loss" in sums and self._measures_bytes():
+            metrics["bits_per_byte"] = sums["loss"][0] / math.log(2) / self.corpus.bytes
+        return Evaluation(metrics)
+
+    def metric_names(self) -> frozenset[str]:
+        """The objective's metrics, from an abstract evaluation of its loss, and `bits_per_byte`."""
+        program = self.context.program
+        state, batch = program.abstract_state(), batch_shapes(self.context.experiment, program.layout)
+        names = frozenset(jax.eval_shape(program.measure, state, batch))
+        return names | {"bits_per_byte"} if "loss" in names and self._measures_bytes() else names
+
+    def _measures_bytes(self) -> bool:
+        """Whether the loss is of every token of texts whose bytes are known."""
+        return bool(self.context.program.objective.predicts_every_token and self.corpus.bytes)

@@ -6,7 +6,7 @@ import jax
 
 from t5x_like.checks import require_positive
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.evaluation.base import Context, Findings, Sample
+from t5x_like.evaluation.base import Context, Evaluation, Evaluator, Sample
 from t5x_like.evaluation.decoding import Generator, Sampling
 from t5x_like.program import State, purpose_key
 
@@ -50,7 +50,7 @@ class SamplesEvaluator:
         return RunningSamples(self, context)
 
 
-class RunningSamples:
+class RunningSamples(Evaluator):
     """The evaluator at work."""
 
     def __init__(self, options: SamplesEvaluator, context: Context) -> None:
@@ -59,7 +59,7 @@ class RunningSamples:
         self.key = purpose_key(context.experiment.seed, "sample")
         self.generate = Generator.of(context.program, context.task.vocabulary())
 
-    def run(self, state: State, step: int) -> Findings:
+    def run(self, state: State, step: int) -> Evaluation:
         """One sample a prompt, drawn with the same keys every time, so that only the model differs."""
         o = self.options
         samples = [
@@ -75,4 +75,8 @@ class RunningSamples:
             )
             for number, prompt in enumerate(o.prompts)
         ]
-        return Findings({}, tuple(samples))
+        return Evaluation({}, tuple(samples))
+
+    def metric_names(self) -> frozenset[str]:
+        """None: it writes texts."""
+        return frozenset()

@@ -15,10 +15,8 @@ import numpy as np
 from t5x_like import registry
 from t5x_like.checks import require_at_least, require_positive
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.evaluation.base import Context, Findings
+from t5x_like.evaluation.base import Context, Evaluation, Evaluator
 from t5x_like.evaluation.decoding import Generator, Padded, Sampling, pad
-from t5x_like.models.transformer.attention import same_segment
-from t5x_like.models.transformer.model import Memory
 from t5x_like.program import State
 
 Enumerated = Iterable[tuple[int, Mapping[str, np.ndarray]]]
@@ -61,7 +59,7 @@ class SeqioEvaluator:
         return RunningSeqio(self, context)
 
 
-class RunningSeqio:
+class RunningSeqio(Evaluator):
     """The evaluator at work."""
 
     def __init__(self, options: SeqioEvaluator, context: Context) -> None:
@@ -101,7 +99,7 @@ class RunningSeqio:
             raise UserError(f"evaluators: no task of {options.mixture!r} has a metric and a split {options.split!r}")
         self._responder = Responder(context, options.tokens)
 
-    def run(self, state: State, step: int) -> Findings:
+    def run(self, state: State, step: int) -> Evaluation:
         """SeqIO's metrics that are numbers, as TASK/METRIC."""
         metrics, _ = self._evaluator.evaluate(
             compute_metrics=True,
@@ -114,7 +112,7 @@ class RunningSeqio:
             for task, values in metrics.result().items()
             for name, value in values.items()
         }
-        return Findings({name: float(value) for name, value in found.items() if _is_number(value)})
+        return Evaluation({name: float(value) for name, value in found.items() if _is_number(value)})
 
 
 class Responder:
@@ -169,8 +167,7 @@ class Responder:
         if inputs is not None:
             inputs_s, read_s = (jnp.asarray(values) for values in inputs)
             places_s = jnp.arange(len(inputs_s))
-            states_bsd = model.encode(inputs_s[None], positions_bs=places_s[None], segment_ids_bs=read_s[None])
-            memory["memory"] = Memory(states_bsd, same_segment(real_t[None], read_s[None]))
+            memory["encoded"] = model.encode(inputs_s[None], positions_bs=places_s[None], segment_ids_bs=read_s[None])
         hidden_btd = model(
             jnp.pad(tokens_t[:-1], (1, 0))[None],  # a sequence begins after the padding id, as in training
             positions_bt=places_t[None],

@@ -16,7 +16,17 @@ from t5x_like.kernels import cudnn, splash, xla
 from t5x_like.kernels.specification import RESIDUAL, AttentionSpec, Backend
 from t5x_like.parallel import layout
 
-__all__ = ["BACKENDS", "RESIDUAL", "AttentionSpec", "Backend", "Prepared", "choose", "explain", "masked", "packed"]
+__all__ = [
+    "BACKENDS",
+    "RESIDUAL",
+    "AttentionSpec",
+    "Backend",
+    "PreparedAttention",
+    "choose",
+    "explain",
+    "masked",
+    "packed",
+]
 
 # In the order in which they are asked; the last one computes everything.
 BACKENDS: tuple[Backend, ...] = (splash.Splash(), cudnn.CuDNN(), xla.XLA())
@@ -24,7 +34,7 @@ BACKENDS: tuple[Backend, ...] = (splash.Splash(), cudnn.CuDNN(), xla.XLA())
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class PreparedAttention:
     """An attention call without its queries, keys and values: who computes it, and who may look at whom.
 
     Attributes:
@@ -41,11 +51,11 @@ class Prepared:
         """Attention of the queries to the keys; see `Backend.attend`."""
         return self.backend.attend(self.spec, q, k, v, self.arrays, bias)
 
-    def by_row(self) -> "Prepared":
+    def by_row(self) -> "PreparedAttention":
         """The same with arrays of which each row's part can be taken, for a pipeline of microbatches."""
         return dataclasses.replace(self, arrays=self.backend.by_row(self.arrays))
 
-    def again(self) -> "Prepared":
+    def again(self) -> "PreparedAttention":
         """Of some rows of `by_row`, what `attend` needs."""
         return dataclasses.replace(self, arrays=self.backend.again(self.spec, self.arrays))
 
@@ -71,7 +81,7 @@ def choose(spec: AttentionSpec) -> Backend:
     raise ValueError(f"no attention backend computes {spec}: {'; '.join(reasons)}")
 
 
-def packed(spec: AttentionSpec, segment_ids_bt: jax.Array, positions_bt: jax.Array) -> Prepared:
+def packed(spec: AttentionSpec, segment_ids_bt: jax.Array, positions_bt: jax.Array) -> PreparedAttention:
     """Self-attention within the segments of packed rows, by the backend that is chosen for it.
 
     Args:
@@ -80,17 +90,17 @@ def packed(spec: AttentionSpec, segment_ids_bt: jax.Array, positions_bt: jax.Arr
       positions_bt: int32 [batch, length], each token's place in its segment.
     """
     backend = choose(spec)
-    return Prepared(spec, backend, backend.prepare(spec, segment_ids_bt, positions_bt))
+    return PreparedAttention(spec, backend, backend.prepare(spec, segment_ids_bt, positions_bt))
 
 
-def masked(spec: AttentionSpec, mask_bts: jax.Array) -> Prepared:
+def masked(spec: AttentionSpec, mask_bts: jax.Array) -> PreparedAttention:
     """Attention with an explicit mask.
 
     Args:
       spec: of the call.
       mask_bts: bool [batch, queries, keys], true where a query may look.
     """
-    return Prepared(spec, choose(spec), mask_bts)
+    return PreparedAttention(spec, choose(spec), mask_bts)
 
 
 @functools.cache

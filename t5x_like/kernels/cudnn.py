@@ -44,7 +44,7 @@ class Runs(NamedTuple):
     offsets_bm: Any
 
 
-class Options(NamedTuple):
+class _Static(NamedTuple):
     """What is static of a call.
 
     Attributes:
@@ -185,7 +185,7 @@ def attention(
     Returns:
       [rows, length, heads, head width] in the dtype of `q_bthe`.
     """
-    options = Options(causal, window, q_bthe.shape[-1] ** -0.5 if scale is None else scale)
+    options = _Static(causal, window, q_bthe.shape[-1] ** -0.5 if scale is None else scale)
     queries, keys = ("batch", None, "attention_heads", None), ("batch", None, "attention_kv", None)
     described = Runs(*((("batch", None),) * 3))
     local = functools.partial(_attend, options)
@@ -206,12 +206,12 @@ def _on_each(function: Any, out_axes: Any, in_axes: tuple[Any, ...]) -> Any:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(options: Options, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs) -> jax.Array:
+def _attend(options: _Static, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs) -> jax.Array:
     return _attend_forward(options, q_bthe, k_btke, v_btke, mask)[0]
 
 
 def _attend_forward(
-    options: Options, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs
+    options: _Static, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs
 ) -> tuple[jax.Array, Any]:
     mixed_bthe, stats = _forward(options, q_bthe, k_btke, v_btke, mask)
     # The kernel's own residuals: what the backward kernel needs of the forward one.
@@ -219,7 +219,7 @@ def _attend_forward(
     return mixed_bthe, (q_bthe, k_btke, v_btke, mask, mixed_bthe, stats)
 
 
-def _attend_backward(options: Options, residuals: Any, grad_bthe: jax.Array) -> tuple[Any, ...]:
+def _attend_backward(options: _Static, residuals: Any, grad_bthe: jax.Array) -> tuple[Any, ...]:
     q_bthe, k_btke, v_btke, mask, mixed_bthe, stats = residuals
     return *_backward(options, q_bthe, k_btke, v_btke, mask, mixed_bthe, stats, grad_bthe), None
 
@@ -233,7 +233,7 @@ def _stats(q_bthe: jax.Array, mask: Runs) -> jax.ShapeDtypeStruct:
 
 
 def _forward(
-    options: Options, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs
+    options: _Static, q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array, mask: Runs
 ) -> tuple[jax.Array, jax.Array]:
     """The mixed values, and the logarithms of the softmax's sums as cuDNN lays them out."""
     b, t, h, e = q_bthe.shape
@@ -248,7 +248,7 @@ def _forward(
 
 
 def _backward(
-    options: Options,
+    options: _Static,
     q_bthe: jax.Array,
     k_btke: jax.Array,
     v_btke: jax.Array,
@@ -290,7 +290,7 @@ def _call(target: str, results: tuple[Any, ...], layouts: tuple[Any, ...], confi
     return lambda *operands: call(*operands)[:-1]
 
 
-def _config(options: Options, q_bthe: jax.Array, mask: Runs, *, backward: bool) -> str:
+def _config(options: _Static, q_bthe: jax.Array, mask: Runs, *, backward: bool) -> str:
     """XLA's CudnnfMHABackendConfig as JSON."""
     b, t, h, _ = q_bthe.shape
 

@@ -152,6 +152,38 @@ def attend(
     return mixed_bkgte.transpose(0, 3, 1, 2, 4).reshape(b, t, h, e)
 
 
+def attend_heads(
+    q_bthe: jax.Array,
+    k_bkse: jax.Array,
+    v_bkse: jax.Array,
+    mask_bts: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    soft_cap: float = 0.0,
+    scale: float = 1.0,
+) -> jax.Array:
+    """`attend` with keys and values that have heads before length, as a KV cache keeps them: nothing is transposed.
+
+    Args:
+      q_bthe: [batch, queries, heads, head width].
+      k_bkse: [batch, key-value heads, keys, head width].
+      v_bkse: likewise.
+      mask_bts: bool [batch, queries, keys], true where a query may look.
+      bias: see `attend`.
+      soft_cap: see `attend`.
+      scale: of the products of queries and keys.
+
+    Returns:
+      [batch, queries, heads, head width] in the dtype of `q_bthe`.
+    """
+    (b, t, h, e), k = q_bthe.shape, k_bkse.shape[1]
+    q_bkgte = (q_bthe if scale == 1 else q_bthe * scale).reshape(b, t, k, h // k, e).transpose(0, 2, 3, 1, 4)
+    if bias is not None:
+        bias = bias.astype(jnp.float32).reshape(*bias.shape[:-3], k, h // k, *bias.shape[-2:])
+    mixed_bkgte = _mix(q_bkgte, k_bkse, v_bkse, mask_bts, bias, _Static.of(soft_cap, bias))
+    return mixed_bkgte.transpose(0, 3, 1, 2, 4).reshape(b, t, h, e)
+
+
 class _Static(NamedTuple):
     """What is static of a block.
 

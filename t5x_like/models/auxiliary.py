@@ -2,9 +2,9 @@
 
 A router's balance loss, a probe's metric or the sums of a batch norm do not pass through the layers' outputs, and an
 objective does not know which model reports them. The program opens the channel with `collect` around the objective's
-loss; any module below calls `add_loss`, `add_metric` or `add_statistics`. A loop over layers opens `nested` in its body,
-returns what was reported as one of the body's results, and reports it again outside with `absorb`. Where nothing is open,
-as in decoding, a report is dropped and nothing is computed for it.
+loss; any module below calls `add_loss`, `add_metric` or `add_statistics`. A loop over layers opens `nested` in its
+body, returns what was reported as one of the body's results, and reports it again outside with `absorb`. Where
+nothing is open, as in decoding, a report is dropped and nothing is computed for it.
 """
 
 import contextlib
@@ -147,8 +147,8 @@ def add_metric(name: str, total: jax.Array, weight: jax.Array) -> None:
 def add_statistics(module: nnx.Module, sums: Any, below: Path = ()) -> None:
     """Reports sums over this part of the batch for `module.update_statistics`.
 
-    The module has `update_statistics(sums)`, which writes its variables of role `Statistics` after the step. It is called
-    on the module as the model holds it: in a stack of layers, variables and sums have a leading axis of layers.
+    The module has `update_statistics(sums)`, which writes its variables of role `Statistics` after the step. It is
+    called on the module as the model holds it: in a stack of layers, variables and sums have a leading axis of layers.
 
     Args:
       module: that reports.

@@ -53,7 +53,8 @@ class Statistics:
 Role = Trained | Ema | Frozen | Statistics
 
 # A filter of variables: a glob over the path, whose parts are joined by `/`, where `*` is within a part and `**` any
-# number of parts (`**/lora/**`, `teacher/**`); a kind of variable, such as `nnx.Param`; or a predicate of path and info.
+# number of parts (`**/lora/**`, `teacher/**`); a kind of variable, such as `nnx.Param`; or a predicate of path and
+# info.
 Filter = str | type[nnx.Variable] | Callable[[Path, ParameterInfo], bool]
 Roles = Sequence[tuple[Filter, Role]]
 

@@ -1,7 +1,7 @@
 """Sizes of an architecture, by which a mesh is checked, memory is estimated and a compiled step is read.
 
-Everything in `parallel` and `preflight` takes the `Dimensions` that `Architecture.dimensions` gives, and reads none of an
-architecture's own options.
+Everything in `parallel` and `preflight` takes the `Dimensions` that `Architecture.dimensions` gives, and reads none
+of an architecture's own options.
 """
 
 import dataclasses

@@ -17,6 +17,8 @@ import jaxlib
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
+from t5x_like.parallel import collective_order
+
 SUFFIX = ".executable"
 
 _MAGIC = b"t5x_like executable "
@@ -107,6 +109,12 @@ def find(
             except Exception as error:  # whatever is wrong with the file, the program can be compiled
                 nearest, why = len(key), f"{file} cannot be loaded ({type(error).__name__}: {_first_line(error)})"
                 continue
+        if not collective_order.survives(loaded.runtime_executable()):
+            nearest, why = (
+                len(key),
+                f"{file} is for a CPU's devices, where a program with collectives in loops may hang",
+            )
+            continue
         return loaded, f"the step is {file}, compiled before"
     return None, f"the step is compiled here: {why}"
 

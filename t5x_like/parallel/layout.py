@@ -23,7 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
-from t5x_like.parallel import strategies
+from t5x_like.parallel import collective_order, strategies
 
 MESH_AXES = ("data", "fsdp", "stage", "sequence", "tensor", "expert")
 
@@ -238,6 +238,8 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
     devices = list(devices if devices is not None else jax.devices())
     slices = len({getattr(device, "slice_index", None) for device in devices})
     sizes = strategies.resolve(options, MESH_AXES, len(devices), slices)
+    if len(devices) > 1 and devices[0].platform == "cpu":
+        collective_order.keep()
     mesh = _mesh(tuple(sizes.values()), devices, slices)
     state_rules = strategies.state_table(options, rules)
     return Layout(

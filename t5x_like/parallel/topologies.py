@@ -9,7 +9,7 @@ import dataclasses
 import importlib.util
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +19,7 @@ from t5x_like.errors import UserError
 from t5x_like.parallel import cuda_target
 from t5x_like.parallel.chips import CHIPS, GIB, Chip
 
-__all__ = ["CHIPS", "GIB", "Chip", "Topology", "parse", "prepare"]
+__all__ = ["CHIPS", "GIB", "Chip", "Topology", "nearest", "parse", "prepare", "slices_of"]
 
 # What people write for a chip, and what it is called here.
 _ALIASES: Mapping[str, str] = MappingProxyType({"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e"})
@@ -92,8 +92,8 @@ class Topology:
             found = topologies.get_topology_desc(platform="tpu", topology_name=self.name, **options)
         except jax.errors.JaxRuntimeError as error:
             raise UserError(
-                f"--topology: libtpu has no slice {self.name!r} ({str(error).splitlines()[0]}); each dimension is a"
-                " multiple of 2, such as v5e:16x16 or v5p:4x4x4"
+                f"--topology: libtpu has no slice {self.name!r} ({str(error).splitlines()[0]}); did you mean"
+                f" {nearest(self.chip, math.prod(self.shape))}?"
             ) from error
         return list(found.devices)
 
@@ -136,7 +136,7 @@ def parse(name: str, slices: int = 1) -> Topology:
     if len(shape) != chip.dimensions:
         raise UserError(
             f"--topology: {name!r} has {len(shape)} dimension(s) and {chip.name} slices have {chip.dimensions};"
-            f" did you mean {chip.name}:{'x'.join(map(str, _with_dimensions(math.prod(shape), chip.dimensions)))}?"
+            f" did you mean {nearest(chip, math.prod(shape))}?"
         )
     if math.prod(shape) > chip.most_chips:
         raise UserError(
@@ -144,6 +144,30 @@ def parse(name: str, slices: int = 1) -> Topology:
             f" did you mean several slices, such as --topology={example} --slices=2?"
         )
     return Topology(f"{chip.name}:{'x'.join(map(str, shape))}", slices, chip, shape)
+
+
+def slices_of(chip: Chip) -> Iterator[str]:
+    """The slices of a TPU that are for hire, smallest first, or whole hosts of a GPU: all that an error proposes.
+
+    Others can be written (`v4:1x2x4`) and may compile, or make the compiler abort (`v4:1x2x2`).
+    """
+    if chip.per_host:
+        yield f"{chip.name}:{chip.per_host}"
+        for power in range(1, int(math.log2(chip.most_chips // chip.per_host)) + 1):
+            yield f"{chip.name}:{1 << power}x{chip.per_host}"
+        return
+    yield f"{chip.name}:{'2x2x1' if chip.dimensions == 3 else '1x1'}"
+    sides = [2] * chip.dimensions
+    while math.prod(sides) <= chip.most_chips:
+        yield f"{chip.name}:{'x'.join(map(str, sides))}"
+        sides[sides.index(min(sides))] *= 2
+        sides.sort()
+
+
+def nearest(chip: Chip, chips: int) -> str:
+    """The smallest of `slices_of` with so many chips; the largest where none has."""
+    names = [*slices_of(chip)]
+    return next((name for name in names if parse(name).chips >= chips), names[-1])
 
 
 def _hosts(name: str, chip: Chip, shape: tuple[int, ...], slices: int) -> Topology:
@@ -204,14 +228,3 @@ def _keep_flags_from_libtpu() -> None:
     if known != flags:
         jax.devices("cpu")  # has read them now
         os.environ["XLA_FLAGS"] = " ".join(known)
-
-
-def _with_dimensions(chips: int, dimensions: int) -> tuple[int, ...]:
-    """A shape of so many chips with sides that are as even as they can be."""
-    shape: list[int] = []
-    for left in range(dimensions, 0, -1):
-        ideal = round(chips ** (1 / left))
-        side = min((d for d in range(1, chips + 1) if chips % d == 0), key=lambda d: abs(d - ideal))
-        shape.append(side)
-        chips //= side
-    return tuple(sorted(shape))

@@ -194,23 +194,10 @@ def _parts(experiment: Experiment, topology: Topology) -> list[int]:
 def _larger(topology: Topology) -> Iterator[Topology]:
     """Larger slices of the same chip, then slices of as many larger chips, and larger yet."""
     chip = topology.chip
-    for place in _shapes(chip):
+    for place in map(topologies.parse, topologies.slices_of(chip)):
         if place.chips > topology.chips:
             yield place
     for other in sorted(topologies.CHIPS.values(), key=lambda c: c.usable_hbm_bytes):
         if other.platform == chip.platform and other.usable_hbm_bytes > chip.usable_hbm_bytes:
-            yield from (place for place in _shapes(other) if place.chips >= topology.chips)
-
-
-def _shapes(chip: topologies.Chip) -> Iterator[Topology]:
-    """Slices of a chip in powers of two, smallest first; of GPUs whole hosts."""
-    if chip.per_host:
-        yield topologies.parse(f"{chip.name}:{chip.per_host}")
-        for power in range(1, int(math.log2(chip.most_chips // chip.per_host)) + 1):
-            yield topologies.parse(f"{chip.name}:{1 << power}x{chip.per_host}")
-        return
-    sides = [2] * chip.dimensions
-    while math.prod(sides) <= chip.most_chips:
-        yield topologies.parse(f"{chip.name}:{'x'.join(map(str, sides))}")
-        sides[sides.index(min(sides))] *= 2
-        sides.sort()
+            larger = map(topologies.parse, topologies.slices_of(other))
+            yield from (place for place in larger if place.chips >= topology.chips)

@@ -1,6 +1,7 @@
 """Other ways to lay out a step, compiled and ranked."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -54,7 +55,12 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
 
 
 def search(
-    experiment: Experiment, topology: Topology, limit: int, tell: Callable[[str], None], prices_file: str = ""
+    experiment: Experiment,
+    topology: Topology,
+    limit: int,
+    tell: Callable[[str], None],
+    prices_file: str = "",
+    run: Callable[[Callable[[], Any]], Any] = lambda work: work(),
 ) -> list[dict[str, Any]]:
     """Compiles the most promising candidates.
 
@@ -64,6 +70,8 @@ def search(
       limit: how many to compile.
       tell: called with a line before each compilation and after what came of it.
       prices_file: as `report` takes it.
+      run: calls a function that asks JAX for something, perhaps in another process, and gives its result; one call a
+        compilation.
 
     Returns:
       The reports of those that fit, the fastest first, each with `flags`.
@@ -72,11 +80,11 @@ def search(
       UserError: when none fits.
     """
     ranked = []
-    chosen = candidates(experiment, topology)[:limit]
+    chosen = run(lambda: candidates(experiment, topology)[:limit])
     for number, candidate in enumerate(chosen, 1):
         tell(f"[{number}/{len(chosen)}] {candidate.flags}")
         try:
-            figures = report(build.build(candidate.experiment, topology), prices_file)
+            figures = run(functools.partial(_report, candidate.experiment, topology, prices_file))
         except UserError as error:
             tell(f"    {error}")
             continue
@@ -85,6 +93,10 @@ def search(
     if not ranked:
         raise UserError(f"--search: nothing that was tried fits {topology}; use a larger one, or a smaller model")
     return sorted(ranked, key=lambda figures: figures["estimated_step_seconds"])
+
+
+def _report(experiment: Experiment, topology: Topology, prices_file: str) -> dict[str, Any]:
+    return report(build.build(experiment, topology), prices_file)
 
 
 def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:

@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
 
-from t5x_like.errors import UserError
+from t5x_like.io.files import cannot_write, is_remote
 
 
-class JsonLines:
+class JsonLinesFile:
     """Appends records that each hold a `step` to one file.
 
     On a disk every record is in the file when `append` returns, so a killed process loses none, and `flush` survives a
@@ -20,12 +20,15 @@ class JsonLines:
       path: the file.
       resume_step: the last step whose records stay; later ones, and a line torn by a crash, are removed at once.
         None starts the file afresh.
+      stays: of a record at `resume_step` itself, whether it stays; all do by default.
     """
 
-    def __init__(self, path: epath.Path, *, resume_step: int | None):
+    def __init__(
+        self, path: epath.Path, *, resume_step: int | None, stays: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    ):
         self._path = path
         self._remote = is_remote(path)
-        kept = _kept_lines(path, resume_step)
+        kept = _kept_lines(path, resume_step, stays)
         if self._remote:
             self._content = bytearray(kept)
             self._stored = path.read_bytes() if path.exists() else None
@@ -80,17 +83,6 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
     return [record for record in parsed if record is not None]
 
 
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether a path is on an object store (`gs://`, `s3://`), where nothing can be appended or renamed."""
-    return "://" in os.fspath(path)
-
-
-def cannot_write(path: epath.PathLike, error: OSError) -> UserError:
-    """The sentence for a disk or a store that refused a write."""
-    reason = error.strerror or str(error)
-    return UserError(f"{os.fspath(path)} cannot be written ({reason}); make room or choose another workdir")
-
-
 def _parse(line: bytes) -> dict[str, Any] | None:
     """The record of a line, or None where the line is not one whole record."""
     try:
@@ -100,14 +92,14 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
-def _kept_lines(path: epath.Path, resume_step: int | None) -> bytes:
+def _kept_lines(path: epath.Path, resume_step: int | None, stays: Callable[[Mapping[str, Any]], bool]) -> bytes:
     """The lines of the file that belong to a run resumed from `resume_step`, byte for byte."""
     if resume_step is None or not path.exists():
         return b""
     kept = []
     for line in path.read_bytes().split(b"\n"):
         record = _parse(line)
-        if record is not None and record["step"] <= resume_step:
+        if record is not None and (record["step"] < resume_step or record["step"] == resume_step and stays(record)):
             kept.append(line + b"\n")
     return b"".join(kept)
 

@@ -7,8 +7,8 @@ import jinja2
 from etils import epath
 from markupsafe import Markup
 
+from t5x_like.io import files
 from t5x_like.telemetry.charts import compact
-from t5x_like.telemetry.lines import cannot_write
 from t5x_like.telemetry.progress import format_number
 
 _STYLE = pathlib.Path(__file__).with_name("report.css")
@@ -38,9 +38,5 @@ def write(page: str, output: epath.Path) -> epath.Path:
     Raises:
       UserError: when the file cannot be written.
     """
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise cannot_write(output, error) from error
+    files.write(output, page.encode("utf-8", "replace"))
     return output

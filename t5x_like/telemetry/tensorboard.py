@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from t5x_like.telemetry.lines import cannot_write, is_remote
+from t5x_like.io.files import cannot_write, is_remote
 
 
 class TensorBoardWriter:

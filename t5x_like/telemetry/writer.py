@@ -6,11 +6,14 @@ from typing import Any
 
 from etils import epath
 
-from t5x_like.telemetry.lines import JsonLines, read_lines
+from t5x_like.telemetry.lines import JsonLinesFile, read_lines
 from t5x_like.telemetry.tensorboard import TensorBoardWriter
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
+
+# The first parts of the names of the run's own metrics, such as `train/loss`; evaluators have others.
+METRIC_PREFIXES = ("train", "data", "memory")
 
 
 class MetricsWriter:
@@ -24,11 +27,15 @@ class MetricsWriter:
       tensorboard: also write TensorBoard events, into `tensorboard/`.
       resume_step: the step of the checkpoint the run resumes from: what was written beyond it is removed. None starts
         afresh and removes everything.
+      evaluated: whether the evaluation of that checkpoint is finished; if not, what is there of it is removed too.
     """
 
-    def __init__(self, workdir: epath.Path, *, tensorboard: bool, resume_step: int | None):
-        self._metrics = JsonLines(workdir / METRICS_FILE, resume_step=resume_step)
-        self._samples = JsonLines(workdir / SAMPLES_FILE, resume_step=resume_step)
+    def __init__(self, workdir: epath.Path, *, tensorboard: bool, resume_step: int | None, evaluated: bool = True):
+        def stays(record: Mapping[str, Any]) -> bool:
+            return evaluated or any(name.partition("/")[0] in METRIC_PREFIXES for name in record)
+
+        self._metrics = JsonLinesFile(workdir / METRICS_FILE, resume_step=resume_step, stays=stays)
+        self._samples = JsonLinesFile(workdir / SAMPLES_FILE, resume_step=resume_step, stays=stays)
         self._tensorboard = TensorBoardWriter(workdir / "tensorboard", resume_step=resume_step) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

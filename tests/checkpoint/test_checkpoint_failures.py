@@ -26,9 +26,9 @@ from t5x_like.experiment import Checkpoint
 directory = pathlib.Path(sys.argv[1])
 store = CheckpointStore(directory, Checkpoint())
 state = {"x": jnp.arange(4_000_000.0)}
-store.save(1, state, {}, np.zeros(1, np.uint64), {})
+store.save(1, state, {}, np.zeros(1, np.uint64))
 store.wait()
-store.save(2, {"x": jnp.concatenate([state["x"]] * 8)}, {}, np.zeros(1, np.uint64), {})
+store.save(2, {"x": jnp.concatenate([state["x"]] * 8)}, {}, np.zeros(1, np.uint64))
 while not any(path.is_file() for path in (directory / "2").rglob("d/*")):
     pass
 os.kill(os.getpid(), signal.SIGKILL)
@@ -44,7 +44,7 @@ def test_a_kill_in_the_midst_of_a_save_loses_nothing(tmp_path, program_environme
     with CheckpointStore(tmp_path, Checkpoint()) as store:
         assert store.steps() == [1]
         np.testing.assert_array_equal(store.restore(1, jax.eval_shape(lambda: state)).state["x"], state["x"])
-        store.save(3, state, {}, POSITION, {})
+        store.save(3, state, {}, POSITION)
         store.wait()
         assert store.steps() == [1, 3]
     assert sorted(os.listdir(tmp_path)) == ["1", "3"]
@@ -62,10 +62,10 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(small_disk: Path, asynchr
         jax.tree.map(np.testing.assert_array_equal, restored, state(step))
 
     with CheckpointStore(directory, Checkpoint(keep=9), asynchronous=asynchronous) as store:
-        store.save(1, state(1), {}, POSITION, {})
-        store.save(2, state(2), {}, POSITION, {})
+        store.save(1, state(1), {}, POSITION)
+        store.save(2, state(2), {}, POSITION)
         with pytest.raises(UserError) as caught:  # noqa: PT012, asynchronous failures come with the wait
-            store.save(3, state(3), {}, POSITION, {})
+            store.save(3, state(3), {}, POSITION)
             store.wait()
         assert str(caught.value) == (
             f"the checkpoint of step 3 could not be written to {directory}: no space is left there; free some, or lower"
@@ -75,7 +75,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(small_disk: Path, asynchr
         assert_restored(1)
         assert_restored(2)
         subprocess.run(["rm", "-r", directory / "1"], check=True)
-        store.save(3, state(3), {}, POSITION, {})
+        store.save(3, state(3), {}, POSITION)
         store.wait()
         assert store.steps() == [2, 3]
         assert_restored(3)
@@ -86,6 +86,6 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     store = CheckpointStore(tmp_path / "file" / "checkpoints", Checkpoint())
     with pytest.raises(UserError, match="step 1 could not be written.*Not a directory.*nothing was committed before"):  # noqa: PT012
-        store.save(1, {"x": jnp.zeros(3)}, {}, POSITION, {})
+        store.save(1, {"x": jnp.zeros(3)}, {}, POSITION)
         store.wait()
     store.close()

@@ -16,7 +16,7 @@ def workdir(tmp_path, states):
     """A workdir with commits of steps 1 and 2."""
     with CheckpointStore(tmp_path / "checkpoints", Checkpoint()) as store:
         for step in (1, 2):
-            store.save(step, states.make(step), {}, states.position, {})
+            store.save(step, states.make(step), {}, states.position)
     return tmp_path
 
 
@@ -100,7 +100,7 @@ def large(tmp_path, states):
     """As `workdir`, with arrays that are too large to be stored inside an index."""
     with CheckpointStore(tmp_path / "checkpoints", Checkpoint()) as store:
         for step in (1, 2):
-            store.save(step, states.make(step, width=64), {}, states.position, {})
+            store.save(step, states.make(step, width=64), {}, states.position)
     return tmp_path
 
 

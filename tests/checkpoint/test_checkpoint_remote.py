@@ -39,7 +39,7 @@ def bucket(monkeypatch, tmp_path) -> epath.Path:
 def test_commits_in_an_object_store(bucket, states, tmp_path):
     with CheckpointStore(bucket / "checkpoints", Checkpoint(keep=2)) as store:
         for step in (1, 2, 3):
-            store.save(step, states.make(step), {"step": step}, states.position, {})
+            store.save(step, states.make(step), {"step": step}, states.position)
         store.wait()
         assert store.steps() == [2, 3]
         restored = store.restore(3, states.abstract(states.make()))
@@ -53,15 +53,15 @@ def test_commits_in_an_object_store(bucket, states, tmp_path):
 
 def test_a_failed_copy_is_no_commit(bucket, states, tmp_path, monkeypatch):
     with CheckpointStore(bucket / "checkpoints", Checkpoint()) as store:
-        store.save(1, states.make(1), {}, states.position, {})
+        store.save(1, states.make(1), {}, states.position)
         store.wait()
         with monkeypatch.context() as patch:
             patch.setattr("shutil.copyfileobj", _refuse)
-            store.save(2, states.make(2), {}, states.position, {})
+            store.save(2, states.make(2), {}, states.position)
             with pytest.raises(UserError, match="step 2 could not be written to s3://bucket.*quota.*step 1 is safe"):
                 store.wait()
         assert store.steps() == [1]
-        store.save(2, states.make(2), {}, states.position, {})
+        store.save(2, states.make(2), {}, states.position)
         store.wait()
         assert store.steps() == [1, 2]
     assert os.listdir(tmp_path) == []

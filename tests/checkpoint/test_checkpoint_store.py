@@ -1,4 +1,7 @@
+import dataclasses
+import json
 import logging
+import math
 import os
 
 import jax
@@ -8,14 +11,16 @@ import pytest
 from etils import epath
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from t5x_like.checkpoint import layout
+from t5x_like.checkpoint import evaluation, layout
 from t5x_like.checkpoint.store import CheckpointStore, remove
 from t5x_like.errors import UserError
 from t5x_like.experiment import Checkpoint
 
 
 def save(store, states, step, **metrics):
-    store.save(step, states.make(step), {"seed": step}, states.position, metrics)
+    store.save(step, states.make(step), {"seed": step}, states.position)
+    if metrics:
+        store.evaluated(step, metrics)
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def test_what_is_saved_is_restored_to_the_bit(directory, states, asynchronous):
     meta = {"experiment": {"steps": 5}, "seed": 7}
     with CheckpointStore(directory, Checkpoint(), asynchronous=asynchronous) as store:
         assert (store.steps(), store.latest(), store.best()) == ([], None, None)
-        store.save(4, states.make(4), meta, states.position, {"loss": 1.0})
+        store.save(4, states.make(4), meta, states.position)
         store.wait()
         assert (store.steps(), store.latest()) == ([4], 4)
     with CheckpointStore(directory, Checkpoint()) as store:
@@ -59,7 +64,7 @@ def test_a_state_may_be_donated_as_soon_as_it_is_saved(directory, states):
     with CheckpointStore(directory, Checkpoint(keep=5)) as store:
         for step in range(1, 4):
             state = {**states.make(step), "large": jnp.full((1000, 1000), float(step))}
-            store.save(step, state, {}, states.position, {})
+            store.save(step, state, {}, states.position)
             jax.block_until_ready(overwrite(state))
         store.wait()
         for step in store.steps():
@@ -79,7 +84,7 @@ def test_a_state_is_restored_on_another_mesh(directory, shape, spec):
     values = jax.random.normal(jax.random.key(0), (16, 8))
     before, after = place((4, 2), "a", "b"), place(shape, *spec)
     with CheckpointStore(directory, Checkpoint(), asynchronous=False) as store:
-        store.save(1, {"x": jax.device_put(values, before), "step": jnp.int32(1)}, {}, np.zeros(0, np.uint64), {})
+        store.save(1, {"x": jax.device_put(values, before), "step": jnp.int32(1)}, {}, np.zeros(0, np.uint64))
         abstract = {
             "x": jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=after),
             "step": jax.ShapeDtypeStruct((), jnp.int32),
@@ -178,6 +183,51 @@ def test_a_commit_loses_its_marker_before_its_files(directory, states, monkeypat
     assert CheckpointStore(directory, Checkpoint()).steps() == []
 
 
+def test_an_evaluation_joins_a_commit_when_it_is_done(directory, states):
+    with CheckpointStore(directory, Checkpoint(keep=1, best_metric="loss")) as store:
+        save(store, states, 1, loss=1.0)
+        store.save(2, states.make(2), {evaluation.DUE: ["validation"]}, states.position)
+        store.wait()
+        commit = store.commit(2)
+        assert store.steps() == [1, 2], "the best one stays while the new one is not measured"
+        assert evaluation.unfinished(commit, store.read_meta(2)) == ("validation",)
+        store.evaluated(2, {"loss": 0.5, "accuracy": math.nan})
+        store.wait()
+        assert evaluation.unfinished(commit, store.read_meta(2)) == ()
+        assert evaluation.metrics(commit) == {"loss": 0.5, "accuracy": None}
+        assert (store.steps(), store.best()) == ([2], 2), (
+            "the policy is applied when it is measured, not a commit later"
+        )
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"step": 2, "metrics": {"loss": 0.1}}'])
+def test_a_damaged_evaluation_counts_as_not_finished(directory, states, damage):
+    with CheckpointStore(directory, Checkpoint()) as store:
+        store.save(2, states.make(2), {evaluation.DUE: ["validation"]}, states.position)
+        store.evaluated(2, {"loss": 0.5})
+        store.wait()
+        (store.commit(2).path / evaluation.EVALUATION_FILE).write_text(damage)
+        assert evaluation.unfinished(store.commit(2), store.read_meta(2)) == ("validation",)
+        assert evaluation.metrics(store.commit(2)) == {}
+
+
+def test_commits_that_hold_their_metrics_in_the_manifest_keep_their_rank(directory, states):
+    """As they were written before there was an evaluation of its own."""
+    policy = Checkpoint(keep=1, best_metric="loss")
+    with CheckpointStore(directory, policy) as store:
+        save(store, states, 1)
+        store.wait()
+        file = directory / "1" / layout.MANIFEST_ITEM / layout.MANIFEST_FILE
+        before = dataclasses.replace(store.commit(1).manifest(), metrics={"loss": 1.0})
+        file.write_text(json.dumps(before.to_json()))
+    with CheckpointStore(directory, policy) as store:
+        assert evaluation.unfinished(store.commit(1), store.read_meta(1)) == ()
+        save(store, states, 2, loss=2.0)
+        save(store, states, 3, loss=3.0)
+        store.wait()
+        assert (store.steps(), store.best()) == ([1, 3], 1)
+
+
 # --- Readers, start-up ----------------------------------------------------------------------------------------------
 
 
@@ -205,6 +255,6 @@ def test_warm_up_leaves_nothing_to_compile(directory, caplog, warm):
             store.warm_up({"x": jax.ShapeDtypeStruct(shape, jnp.float32)})
             store.wait()
         with jax.log_compiles(), caplog.at_level(logging.WARNING):
-            store.save(1, {"x": jnp.asarray(np.zeros(shape, np.float32))}, {}, np.zeros(0, np.uint64), {})
+            store.save(1, {"x": jnp.asarray(np.zeros(shape, np.float32))}, {}, np.zeros(0, np.uint64))
     compiled = [record for record in caplog.records if "compilation of jit(_sums)" in record.getMessage()]
     assert bool(compiled) != warm

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import types
 
 import numpy as np
 import pytest
@@ -184,7 +185,8 @@ def test_stages_that_leave_nothing(pages):
 def test_inspection_has_the_counts(pages, streaming):
     settings = {"sequence_length": 32, "batch_size": 4, "lanes": 2, "streaming": streaming}
     data = dataclasses.replace(section(Data, {**settings, "task": "sotu"}, "data"), task=task_of(pages))
-    experiment = type("Run", (), {"data": data, "objective": CausalLM(), "seed": 0, "steps": 10})
+    model = types.SimpleNamespace(vocab_size=4096)
+    experiment = type("Run", (), {"data": data, "objective": CausalLM(), "model": model, "seed": 0, "steps": 10})
     corpus = data.task.stream("train") if streaming else data.task.open("train")
     found = inspection.inspect(experiment, corpus, rows=4, shown=0)
     expected, counts = left_of(data.task, "train")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from t5x_like.data.documents import Component, Corpus, Documents, Windows
+from t5x_like.data.dataset import Component, Dataset
+from t5x_like.data.documents import Documents, Windows
 
 
 def made_of(*lengths, dtype=np.uint16):
@@ -17,7 +18,7 @@ def made_of(*lengths, dtype=np.uint16):
 @pytest.mark.parametrize("length", [1, 3, 8, 100])
 def test_windows_hold_every_token_once(lengths, length):
     documents = made_of(*lengths)
-    windows = Windows(Corpus.of(documents), length)
+    windows = Windows(Dataset.of(documents).shards, length)
     pieces = [piece for w in range(len(windows)) for piece in windows.pieces(w)]
     assert np.array_equal(np.concatenate([piece.tokens for piece in pieces]), documents.tokens)
     for piece in pieces:
@@ -30,13 +31,13 @@ def test_windows_hold_every_token_once(lengths, length):
 
 
 def test_all_windows_but_the_last_are_full():
-    windows = Windows(Corpus.of(made_of(3, 1, 4, 1, 5)), 4)
+    windows = Windows(Dataset.of(made_of(3, 1, 4, 1, 5)).shards, 4)
     assert [sum(len(p.tokens) for p in windows.pieces(w)) for w in range(len(windows))] == [4, 4, 4, 2]
 
 
 def test_tokens_above_16_bits():
     documents = Documents.collect([(np.array([70_000, 262_143]), 1)], np.dtype(np.uint32))
-    (piece,) = Windows(Corpus.of(documents), 8).pieces(0)
+    (piece,) = Windows(Dataset.of(documents).shards, 8).pieces(0)
     assert piece.tokens.tolist() == [70_000, 262_143]
 
 
@@ -54,12 +55,13 @@ def test_arrays_that_do_not_belong_together_are_refused():
 
 def test_windows_are_numbered_through_shards_and_components():
     empty = Documents.collect([], np.dtype(np.uint16))
-    parts = [Component("a", (made_of(3, 4), made_of(2))), Component("b", (empty,)), Component("c", (made_of(10),))]
-    corpus = Corpus(tuple(parts))
-    windows = Windows(corpus, 4)
-    assert windows.counts() == [3, 0, 3]
+    parts = [Component.of("a", made_of(3, 4), made_of(2)), Component.of("b", empty), Component.of("c", made_of(10))]
+    corpus = Dataset(tuple(parts))
+    records = corpus.records(4)
+    assert records.counts() == [3, 0, 3]
     assert corpus.bytes == 3 * (3 + 4 + 2 + 10)
-    read = [[p.tokens.tolist() for p in windows.pieces(number)] for number in range(len(windows))]
+    rng = np.random.default_rng(0)
+    read = [[p["tokens"].tolist() for p in records.read(number, rng)] for number in range(len(records))]
     assert read == [
         [[5, 6, 7], [8]],
         [[9, 10, 11]],
@@ -72,8 +74,8 @@ def test_windows_are_numbered_through_shards_and_components():
 
 @pytest.mark.parametrize(("tokens", "stride"), [(60, 1), (1000, 1), (59, 1), (30, 2), (20, 3), (7, 8), (1, 60)])
 def test_a_sample_is_every_kth_document(tokens, stride):
-    parts = [Component("a", (made_of(3, 4, 2), made_of(1))), Component("b", (made_of(10, 20, 5, 15),))]
-    corpus = Corpus(tuple(parts))
+    parts = [Component.of("a", made_of(3, 4, 2), made_of(1)), Component.of("b", made_of(10, 20, 5, 15))]
+    corpus = Dataset(tuple(parts))
     whole = [(shard.document(d).tolist(), size) for shard in corpus.shards for d, size in enumerate(shard.byte_lengths)]
     sample = corpus.sampled(tokens)
     taken = [(shard.document(d).tolist(), size) for shard in sample.shards for d, size in enumerate(shard.byte_lengths)]

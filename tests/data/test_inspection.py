@@ -46,7 +46,8 @@ class Causal:
 
 def experiment_of(task, objective, **data):
     settings = {"task": task, "sequence_length": 32, "batch_size": 4, "lanes": 2, **data}
-    return SimpleNamespace(data=section(Data, settings, "data"), objective=objective, seed=0, steps=100)
+    model = SimpleNamespace(vocab_size=4096)
+    return SimpleNamespace(data=section(Data, settings, "data"), objective=objective, model=model, seed=0, steps=100)
 
 
 @pytest.fixture

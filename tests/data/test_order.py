@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t5x_like.data.order import Blend, Mixed, Sequential, Shuffled
+from t5x_like.data.order import MixtureOrder, OrderStage, SequentialOrder, ShuffledOrder
 
 
 def windows_of(order, start, stop):
@@ -12,7 +12,7 @@ def windows_of(order, start, stop):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 16, 17, 100, 255, 256, 257, 1000, 9089, 65536, 100_003])
 def test_every_epoch_is_a_permutation(count):
-    order = Shuffled(count, seed=3)
+    order = ShuffledOrder(count, seed=3)
     for epoch in (0, 1, 5):
         epochs, windows = order.locate(np.arange(epoch * count, (epoch + 1) * count, dtype=np.uint64))
         assert (epochs == epoch).all()
@@ -20,7 +20,7 @@ def test_every_epoch_is_a_permutation(count):
 
 
 def test_lookups_are_independent_of_each_other():
-    order = Shuffled(1000, seed=1)
+    order = ShuffledOrder(1000, seed=1)
     indices = np.array([2999, 0, 1500, 10**15, 0], np.uint64)
     epochs, windows = order.locate(indices)
     for index, epoch, window in zip(indices, epochs, windows, strict=True):
@@ -29,7 +29,9 @@ def test_lookups_are_independent_of_each_other():
 
 
 def test_seed_and_epoch_change_the_order():
-    orders = [windows_of(Shuffled(1000, seed), e * 1000, (e + 1) * 1000) for seed in (0, 1, -1, 2**63) for e in (0, 1)]
+    orders = [
+        windows_of(ShuffledOrder(1000, seed), e * 1000, (e + 1) * 1000) for seed in (0, 1, -1, 2**63) for e in (0, 1)
+    ]
     for i, a in enumerate(orders):
         for b in orders[:i]:
             assert (a == b).sum() < 12  # two random orders of 1000 agree in one place, on average
@@ -37,14 +39,14 @@ def test_seed_and_epoch_change_the_order():
 
 def test_golden_values():
     """The order is part of what a run is: a change of it would silently change every experiment."""
-    assert windows_of(Shuffled(1000, 0), 0, 8).tolist() == [842, 891, 541, 37, 919, 378, 521, 364]
-    assert windows_of(Shuffled(9089, 7), 9089, 9097).tolist() == [4180, 9019, 4935, 8509, 1549, 2693, 4709, 4373]
+    assert windows_of(ShuffledOrder(1000, 0), 0, 8).tolist() == [842, 891, 541, 37, 919, 378, 521, 364]
+    assert windows_of(ShuffledOrder(9089, 7), 9089, 9097).tolist() == [4180, 9019, 4935, 8509, 1549, 2693, 4709, 4373]
 
 
 @pytest.mark.parametrize("count", [6, 10, 100])
 def test_every_window_comes_to_every_place_equally_often(count):
     trials = 4000
-    order = Shuffled(count, seed=11)
+    order = ShuffledOrder(count, seed=11)
     windows = windows_of(order, 0, trials * count).reshape(trials, count)
     expected = trials / count
     for place in (0, count // 2, count - 1):
@@ -54,20 +56,20 @@ def test_every_window_comes_to_every_place_equally_often(count):
 
 
 def test_neighbours_are_not_kept_together():
-    windows = windows_of(Shuffled(10_000, seed=2), 0, 10_000)
+    windows = windows_of(ShuffledOrder(10_000, seed=2), 0, 10_000)
     assert (np.abs(np.diff(windows)) <= 1).sum() < 15  # 2 of 10,000 by chance
     assert abs(np.corrcoef(windows[:-1], windows[1:])[0, 1]) < 0.05
 
 
 def test_all_orders_of_three_are_reached():
-    orders = windows_of(Shuffled(3, seed=5), 0, 3 * 600).reshape(-1, 3)
+    orders = windows_of(ShuffledOrder(3, seed=5), 0, 3 * 600).reshape(-1, 3)
     _, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(counts) == 6
     assert counts.min() > 60  # 100 by chance
 
 
 def test_sequential_is_the_index():
-    epochs, windows = Sequential(5).locate(np.arange(5, dtype=np.uint64))
+    epochs, windows = SequentialOrder(5).locate(np.arange(5, dtype=np.uint64))
     assert not epochs.any()
     assert windows.tolist() == [0, 1, 2, 3, 4]
 
@@ -76,7 +78,7 @@ def test_sequential_is_the_index():
 
 
 def mixed(counts, *blends, seed=1):
-    return Mixed(counts, [Blend(begin, weights) for begin, weights in blends], seed)
+    return MixtureOrder(counts, [OrderStage(begin, weights) for begin, weights in blends], seed)
 
 
 def numbered_through(order, total):

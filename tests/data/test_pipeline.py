@@ -6,8 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from t5x_like.data.documents import Component, Corpus, Documents, Stage
-from t5x_like.data.pipeline import Pipeline, evaluation_batches
+from t5x_like.data.dataset import Component, Dataset, MixtureStage
+from t5x_like.data.documents import Documents
+from t5x_like.data.evaluation import evaluation_batches
+from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError, UserError
 
 
@@ -47,7 +49,7 @@ class Packs:
 
 
 def take(count, documents, example, **options):
-    corpus = Corpus.of(documents) if isinstance(documents, Documents) else documents
+    corpus = Dataset.of(documents) if isinstance(documents, Documents) else documents
     pipeline = Pipeline(corpus, Packs(example), **{**SHAPE, **options})
     try:
         return list(itertools.islice(pipeline, count))
@@ -177,6 +179,40 @@ def test_counts(documents):
     assert np.mean([p.counts.fill_fraction for p in batches]) > 0.95
 
 
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_a_row_has_at_most_as_many_documents_as_the_bound_and_nothing_is_lost(documents, hosts):
+    free, bound = (
+        [
+            take(60, documents, causal, documents_per_row=most, host_index=host, host_count=hosts)
+            for host in range(hosts)
+        ]
+        for most in (0, 2)
+    )
+    most = [max(p.batch["segment_ids"].max() for p in host) for host in free]
+    assert max(most) > 2, "no row has more without the bound, so this tests nothing"
+    assert all(p.batch["segment_ids"].max() <= 2 for host in bound for p in host)
+    assert not any(p.counts.closed_early for host in free for p in host)
+    closed = sum(p.counts.closed_early for host in bound for p in host)
+    part = [p.batch["segment_ids"] for host in bound for p in host]
+    assert 0 < closed <= sum((ids.max(1) == 2).sum() for ids in part)
+    for host_free, host_bound in zip(free, bound, strict=True):  # the same documents in the same order, further apart
+        for row in range(8 // hosts):
+            texts = [
+                np.concatenate([p.batch["targets"][row][p.batch["segment_ids"][row] > 0] for p in host])
+                for host in (host_free, host_bound)
+            ]
+            shorter = min(map(len, texts))
+            assert len(texts[1]) < len(texts[0]) and np.array_equal(texts[0][:shorter], texts[1][:shorter])
+
+
+def test_resumption_with_a_bound_is_exact(documents):
+    whole = take(30, documents, causal, documents_per_row=1)
+    for number in (7, 8, 20):
+        rest = take(30 - number, documents, causal, documents_per_row=1, state=whole[number - 1].state)
+        for a, b in zip(rest, whole[number:], strict=True):
+            assert_equal(a.batch, b.batch)
+
+
 def test_tokens_without_an_example_are_counted_as_dropped(documents):
     dropped = sum(p.counts.dropped for p in take(20, documents, noisy))
     assert dropped > 0
@@ -198,8 +234,8 @@ def test_fewer_windows_than_lanes():
 
 def test_mixture_is_read_by_its_weights(documents):
     shifted = Documents(documents.tokens + np.uint16(5000), documents.offsets, documents.byte_lengths)
-    components = (Component("plain", (documents,)), Component("shifted", (shifted,)))
-    mixed = Corpus(components, (Stage(0, (1.0, 3.0)),))
+    components = (Component.of("plain", documents), Component.of("shifted", shifted))
+    mixed = Dataset(components, (MixtureStage(0, (1.0, 3.0)),))
     targets = np.concatenate([real(p.batch) for p in take(100, mixed, causal)])
     assert 0.70 < (targets > 5000).mean() < 0.80
 
@@ -238,7 +274,7 @@ class Rows:
 
 
 def test_without_segments_an_example_is_a_row(documents):
-    pipeline = Pipeline(Corpus.of(documents), Rows(), **SHAPE)
+    pipeline = Pipeline(Dataset.of(documents), Rows(), **SHAPE)
     batches = list(itertools.islice(pipeline, 30))
     pipeline.close()
     for prepared in batches:
@@ -257,7 +293,7 @@ def test_a_row_that_does_not_fit_is_an_error(documents):
         def example(self, record, rng):
             return {"table": np.zeros((3, 1), np.int32), "weight": np.float32(1)}
 
-    pipeline = Pipeline(Corpus.of(documents), TooLong(), **SHAPE)
+    pipeline = Pipeline(Dataset.of(documents), TooLong(), **SHAPE)
     with pytest.raises(
         ExperimentError, match=r"^data.sequence_length: an example's 'table' of shape \[3, 1\] does not"
     ):
@@ -275,7 +311,7 @@ def test_evaluation_reads_everything_once_in_order(documents, batch_size, hosts)
     parts = [
         list(
             evaluation_batches(
-                Corpus.of(documents),
+                Dataset.of(documents),
                 Packs(causal),
                 sequence_length=16,
                 batch_size=batch_size,
@@ -323,7 +359,7 @@ def test_what_goes_wrong_ahead_is_raised_at_its_turn(documents):
             raise RuntimeError("the objective failed")
         return causal(record, rng)
 
-    pipeline = Pipeline(Corpus.of(documents), Packs(failing), **SHAPE)
+    pipeline = Pipeline(Dataset.of(documents), Packs(failing), **SHAPE)
     expected = take(200, documents, causal)
     good = []
     with pytest.raises(RuntimeError, match="the objective failed"):
@@ -338,7 +374,7 @@ def test_what_goes_wrong_ahead_is_raised_at_its_turn(documents):
 
 def test_close_ends_the_thread_and_may_be_called_again(documents):
     before = set(threading.enumerate())
-    pipeline = Pipeline(Corpus.of(documents), Packs(causal), **{**SHAPE, "prefetch": 1})
+    pipeline = Pipeline(Dataset.of(documents), Packs(causal), **{**SHAPE, "prefetch": 1})
     assert set(threading.enumerate()) - before
     next(pipeline)
     pipeline.close()
@@ -361,7 +397,7 @@ def test_close_ends_the_thread_and_may_be_called_again(documents):
         ),
         (
             {"state": np.zeros((4, 2), np.uint64)},
-            "data.lanes: the checkpoint stands in 4 lanes and the experiment has 8; a run keeps its number of lanes",
+            "data.lanes: the checkpoint has 4 lanes and the experiment has 8; a run keeps its number of lanes",
         ),
     ],
 )

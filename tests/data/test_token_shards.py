@@ -123,7 +123,7 @@ def test_opening_reads_no_file(task, monkeypatch):
     shard = corpus.shards[0]
     assert not shard.tokens.flags.owndata and not shard.tokens.flags.writeable
     monkeypatch.undo()
-    assert len(Windows(corpus, 16)) > 10
+    assert len(Windows(corpus.shards, 16)) > 10
 
 
 def test_it_is_streamed_too(task):

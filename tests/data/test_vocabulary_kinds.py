@@ -21,7 +21,7 @@ from t5x_like.data.token_shards import TokensTask
 from t5x_like.data.vocabulary import load, read
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Data
-from t5x_like.objectives.preprocessing.span_corruption import SpanCorruption
+from t5x_like.objectives.span_corruption import SpanCorruption
 from t5x_like.sections import section
 
 _SOTU = sources.read_texts(sources.find("package:sotu/sotu.jsonl.zst"), "text", "")

@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_like.data.documents import Component, Corpus, Documents, Sequences, Stage, Windows
-from t5x_like.data.pipeline import Pipeline, evaluation_batches
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.dataset import Component, Dataset, MixtureStage
+from t5x_like.data.documents import Documents, Sequences, Windows
+from t5x_like.data.evaluation import evaluation_batches
+from t5x_like.data.pipeline import Pipeline
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 
 NAMES = ("inputs", "targets")
 
@@ -53,15 +55,15 @@ def indexed(made):
 
 
 def corpus(kind, *parts, weights=()):
-    stages = (Stage(0, weights),) if weights else ()
+    stages = (MixtureStage(0, weights),) if weights else ()
     if kind == "indexed":
-        return Corpus(tuple(Component(str(n), (indexed(made),)) for n, made in enumerate(parts)), stages)
+        return Dataset(tuple(Component.of(str(n), indexed(made)) for n, made in enumerate(parts)), stages)
     files = [(File(made[0::2]), File(made[1::2])) for made in parts]
     streams = (
-        Stream(str(n), shards, lambda shard, record: True, list, np.dtype(np.uint32), names=NAMES)
+        StreamedComponent(str(n), shards, lambda shard, record: True, list, np.dtype(np.uint32), names=NAMES)
         for n, shards in enumerate(files)
     )
-    return StreamedCorpus(tuple(streams), stages)
+    return StreamedDataset(tuple(streams), stages)
 
 
 def take(count, corpus, **options):
@@ -114,7 +116,7 @@ def test_weights_of_what_is_streamed_are_shares_of_the_examples():
 
 def test_evaluation_reads_them_in_order():
     made = examples(100, 11)
-    batches = list(evaluation_batches(Corpus.of(indexed(made)), Pair(), sequence_length=10, batch_size=4))
+    batches = list(evaluation_batches(Dataset.of(indexed(made)), Pair(), sequence_length=10, batch_size=4))
     rows = [row for batch in batches for row in zip(*(batch[name].tolist() for name in NAMES), strict=True)]
     found = [tuple(tuple(filter(None, part)) for part in row) for row in rows]
     assert found == [*map(split, made), ((), ())]
@@ -122,7 +124,7 @@ def test_evaluation_reads_them_in_order():
 
 def test_windows_know_their_sequences_and_the_token_before_each():
     made = examples(100, 6)
-    windows = Windows(Corpus.of(indexed(made)), 4)
+    windows = Windows(Dataset.of(indexed(made)).shards, 4)
     assert len(windows) == 6
     for number, example in enumerate(made):
         (piece,) = windows.pieces(number)

@@ -5,11 +5,11 @@ import signal
 import numpy as np
 import pytest
 
-from t5x_like.data.pipeline import Counts
+from t5x_like.data.batches import BatchCounts
 from t5x_like.distributed import exchange
 from t5x_like.pulse import Beat, Pulse
 
-COUNTS = Counts(tokens=5, places=8, dropped=1, epoch=0.25, examples=12)
+COUNTS = BatchCounts(tokens=5, places=8, dropped=1, epoch=0.25, examples=12)
 
 
 def rows(*said):
@@ -25,12 +25,12 @@ def test_alone_it_says_what_it_was_told():
 
 
 def test_a_batch_is_the_sum_of_its_parts():
-    beat = rows((0, 1, 5, 8, 1, 0.5, 40, 90, 60), (0, 0, 7, 8, 0, 0.25, 64, 30, 20))
-    assert beat.counts == Counts(12, 16, 1, 0.375, 64, 120, 80)
+    beat = rows((0, 1, 5, 8, 1, 0.5, 40, 90, 60, 1, 3), (0, 0, 7, 8, 0, 0.25, 64, 30, 20, 2, 4))
+    assert beat.counts == BatchCounts(12, 16, 1, 0.375, 64, 120, 80, 3, 7)
 
 
 def test_processes_with_the_same_part_count_once():
-    first, second = (0, 0, 5, 8, 1, 0.5, 40, 90, 60), (0, 1, 7, 8, 0, 0.25, 64, 30, 20)
+    first, second = (0, 0, 5, 8, 1, 0.5, 40, 90, 60, 1, 3), (0, 1, 7, 8, 0, 0.25, 64, 30, 20, 2, 4)
     assert rows(first, first, second, second).counts == rows(first, second).counts
 
 

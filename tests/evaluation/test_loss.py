@@ -7,7 +7,8 @@ import pytest
 import tiny
 
 from t5x_like import program as step
-from t5x_like.data.documents import Corpus, Documents
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.documents import Documents
 from t5x_like.evaluation.base import Context
 from t5x_like.evaluation.loss import LossEvaluator
 from t5x_like.objectives.causal_lm import CausalLM
@@ -22,7 +23,7 @@ class Task:
         del split
         rng = np.random.default_rng(0)
         pairs = [(rng.integers(1, tiny.VOCABULARY, size), 3 * size) for size in SIZES]
-        return Corpus.of(Documents.collect(pairs, np.dtype(np.uint16)))
+        return Dataset.of(Documents.collect(pairs, np.dtype(np.uint16)))
 
 
 @pytest.mark.parametrize(("tokens", "read"), [(0, SIZES), (sum(SIZES) // 10, SIZES[::10])])

@@ -12,7 +12,7 @@ from flax import nnx
 from t5x_like import variables
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
-from t5x_like.models.transformer.attention import same_segment
+from t5x_like.kernels.xla import same_segment
 from t5x_like.models.transformer.model import Memory
 from t5x_like.sections import Choice, choose
 

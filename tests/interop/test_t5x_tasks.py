@@ -27,7 +27,8 @@ import_modules(["tasks.py", "tasks"])  # which registers nothing twice
 import numpy as np
 import seqio
 from t5x_like.data.documents import Windows
-from t5x_like.data.pipeline import Pipeline, evaluation_batches
+from t5x_like.data.evaluation import evaluation_batches
+from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.seqio_bridge import SeqioTask
 from t5x_like.errors import UserError
 
@@ -65,7 +66,7 @@ found["vocabulary"] = [vocabulary.size, vocabulary.eos_id, vocabulary.sentinels]
 (documents,) = task.open("train").shards
 theirs = task._provider.get_dataset(FEATURES, "train", shuffle=False, seed=0)
 found["theirs"] = [[e["inputs"].tolist(), e["targets"].tolist()] for e in theirs.as_numpy_iterator()]
-windows = Windows(task.open("train"), 64)
+windows = Windows(task.open("train").shards, 64)
 pieces = [next(windows.pieces(n)) for n in range(len(windows))]
 found["ours"] = [[p.sequences["inputs"].tolist(), p.sequences["targets"].tolist()] for p in pieces]
 found["tokens are both"] = all(p.tokens.tolist() == [*p.sequences["inputs"], *p.sequences["targets"]] for p in pieces)

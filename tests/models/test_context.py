@@ -8,8 +8,8 @@ from objectives.sketches import records
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
-from t5x_like.models import kernels
-from t5x_like.models.transformer import context_parallel as context
+from t5x_like.kernels import splash
+from t5x_like.models import context
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo
@@ -75,11 +75,11 @@ def test_the_kernel_gets_whole_rows_of_some_heads():
     keys = jax.random.split(jax.random.key(0), 3)
     q = jax.random.normal(keys[0], (2, 128, 4, 32))
     k, v = (jax.random.normal(key, (2, 128, 2, 32)) for key in keys[1:])
-    segments = kernels.Segments(np.repeat([[1] * 50 + [2] * 60 + [0] * 18], 2, 0))
+    segments = splash.Segments(np.repeat([[1] * 50 + [2] * 60 + [0] * 18], 2, 0))
 
     def run(q, k, v):
         q, k, v = (each.swapaxes(1, 2) for each in context.whole_rows(q, k, v))
-        return context.own_tokens(kernels.splash(q, k, v, segments, interpret=True).swapaxes(1, 2))
+        return context.own_tokens(splash.splash(q, k, v, segments, interpret=True).swapaxes(1, 2))
 
     expected = run(q, k, v)
     with layout.make(Parallelism(data=2, sequence=4)).use() as made:

@@ -8,7 +8,7 @@ from flax import nnx
 from transformer_reference import forward
 
 from t5x_like import variables
-from t5x_like.models.dropout import Noise
+from t5x_like.models.dropout import RowRngs
 from t5x_like.parallel.layout import Layout
 
 TINY = {"vocab_size": 48, "layers": 3, "embed": 32, "heads": 4, "head_dim": 8, "mlp": 40, "max_length": 24}
@@ -112,12 +112,12 @@ def test_rows_decoded_at_places_of_their_own_equal_reading_each_at_once(model):
 def test_every_way_of_running_is_the_same(build_architecture, name):
     arch = options(build_architecture, name, dropout=0.1 if name == "gpt2" else 0.0)
     structure, tree = variables.split(arch.build(nnx.Rngs(0)))
-    noise = Noise(jax.random.key(3), jnp.arange(2))
+    noise = RowRngs(jax.random.key(3), jnp.arange(2))
 
     def loss(tree, setting):
         with setting.use():
             model = structure.merge(tree)
-            return jnp.square(model.logits(model(**packed(), noise=noise))).mean()
+            return jnp.square(model.logits(model(**packed(), rngs=rngs))).mean()
 
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     expected_loss, expected = run(tree, _Hashable())

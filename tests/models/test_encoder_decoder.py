@@ -8,10 +8,10 @@ import t5_reference
 from flax import nnx
 
 from t5x_like import variables
-from t5x_like.models.transformer import positions as relative
-from t5x_like.models.transformer.attention import same_segment
+from t5x_like.kernels.xla import same_segment
+from t5x_like.models import relative
+from t5x_like.models.dropout import RowRngs
 from t5x_like.models.transformer.model import Memory
-from t5x_like.models.dropout import Noise
 from t5x_like.parallel.layout import Layout
 
 TINY = {
@@ -66,14 +66,14 @@ class Subject:
     def model(self):
         return self.structure.merge(self.tree)
 
-    def logits(self, encoder, decoder, noise=None):
+    def logits(self, encoder, decoder, rngs=None):
         return np.asarray(self._compiled(self.tree, encoder, decoder, places(encoder[1]), places(decoder[1]), noise))
 
     def compute(self, tree, encoder, decoder, input_places, target_places, noise):
         model, (inputs, input_ids), (targets, target_ids) = self.structure.merge(tree), encoder, decoder
-        states = model.encode(inputs, positions_bs=input_places, segment_ids_bs=input_ids, noise=noise)
+        states = model.encode(inputs, positions_bs=input_places, segment_ids_bs=input_ids, rngs=rngs)
         memory = Memory(states, same_segment(target_ids, input_ids))
-        hidden = model(targets, positions_bt=target_places, segment_ids_bt=target_ids, noise=noise, memory=memory)
+        hidden = model(targets, positions_bt=target_places, segment_ids_bt=target_ids, rngs=rngs, memory=memory)
         return model.logits(hidden)
 
 
@@ -130,7 +130,7 @@ def test_the_encoder_sees_ahead_and_the_decoder_does_not(subject):
 
 def test_every_way_of_running_is_the_same(build_architecture):
     subject = Subject(build_architecture({**TINY, "family": "t5_1_1", "dropout": 0.1}))
-    noise = Noise(jax.random.key(3), jnp.arange(2))
+    noise = RowRngs(jax.random.key(3), jnp.arange(2))
 
     def loss(tree, setting):
         with setting.use():

@@ -11,7 +11,8 @@ from objectives.sketches import records
 from t5x_like import variables
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data, Parallelism
-from t5x_like.models import cudnn
+from t5x_like.kernels import attention as backends
+from t5x_like.kernels import xla
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo
@@ -123,26 +124,44 @@ def test_decoding_and_rows_that_fill_no_stage_go_layer_by_layer(options):
         np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_a_gpus_packed_attention_is_described_anew_for_every_microbatch(monkeypatch):
-    """The kernel's place is taken by what stands in for it where it has no room, which reads the same rows."""
+class OneBatch(xla.XLA):
+    """A backend that, like cuDNN's, describes all rows that a device has at once."""
+
+    def __init__(self):
+        self.described = []
+
+    def prepare(self, spec, segment_ids_bt, positions_bt):
+        self.described.append(segment_ids_bt.shape)
+        return {"ids": segment_ids_bt, "mask": super().prepare(spec, segment_ids_bt, positions_bt)}
+
+    def by_row(self, prepared):
+        return prepared | {"mask": None}
+
+    def again(self, spec, rows):
+        places_bt = jnp.broadcast_to(jnp.arange(rows["ids"].shape[1]), rows["ids"].shape)
+        return self.prepare(spec, rows["ids"], places_bt)
+
+    def attend(self, spec, q, k, v, prepared, bias=None):
+        return super().attend(spec, q, k, v, prepared["mask"], bias)
+
+
+def test_a_kernels_description_of_packed_rows_is_made_anew_for_every_microbatch(monkeypatch):
     structure, parameters = variables.split(tiny.architecture(layers=LAYERS).build(nnx.Rngs(0)))
     numbers = np.arange(ROWS)[:, None]
     segment_ids_bt = (np.arange(tiny.LENGTH) > numbers % 5).astype(np.int32) + 1  # another border in every row
-    tokens_bt, described = (numbers + np.arange(tiny.LENGTH)) % tiny.VOCABULARY, []
+    tokens_bt = (numbers + np.arange(tiny.LENGTH)) % tiny.VOCABULARY
 
     def read(parameters):
         places = {"positions_bt": jnp.arange(tiny.LENGTH)[None], "segment_ids_bt": jnp.asarray(segment_ids_bt)}
         return structure.merge(parameters)(jnp.asarray(tokens_bt), **places)
 
     expected = tiny.compiled(jax.jit(read), parameters)(parameters)
-    runs = cudnn.runs
-    monkeypatch.setattr(cudnn, "can_attend", lambda options, *, causal: causal)
-    monkeypatch.setattr(cudnn, "_is_too_large", lambda q_bthe: True)
-    monkeypatch.setattr(cudnn, "runs", lambda ids_bt: described.append(ids_bt.shape) or runs(ids_bt))
+    backend = OneBatch()
+    monkeypatch.setattr(backends, "BACKENDS", (backend,))
     with layout.make(Parallelism(data=2, fsdp=2, stage=2, stage_microbatches=2)).use():
         found = tiny.compiled(jax.jit(lambda parameters: read(parameters)), parameters)(parameters)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert {shape[0] for shape in described} == {ROWS, ROWS // 2 // 2}  # of all rows, and of one of `data` in a half
+    assert {shape[0] for shape in backend.described} == {ROWS, ROWS // 2 // 2}  # all, and of one of `data` in a half
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from flax import nnx
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 from t5x_like.losses.cross_entropy import CHUNK_BYTES, WHOLE_BYTES
-from t5x_like.models.dropout import Noise, dropout
+from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Embedding
 from t5x_like.objectives import token_loss
 from t5x_like.objectives.causal_lm import CausalLM
@@ -33,7 +33,7 @@ class Bigram(nnx.Module):
         self.tokens = Embedding(tiny.VOCABULARY, 8, "vocab", std=1.0, rngs=rngs)
         self.head = Embedding(tiny.VOCABULARY, 8, "vocab", std=1.0, rngs=rngs)
 
-    def __call__(self, tokens_bt, *, positions_bt, segment_ids_bt, noise=None):
+    def __call__(self, tokens_bt, *, positions_bt, segment_ids_bt, rngs=None):
         return dropout(self.tokens(tokens_bt, jnp.float32), self.rate, noise)
 
     def head_table(self):
@@ -125,7 +125,7 @@ def first_steps():
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_a_step_is_the_reference(first_steps, normalization):
     run, state, after, metrics = first_steps(normalization, 1)
-    noise = Noise(jax.random.fold_in(purpose_key(run.seed, "loss"), 0), jnp.arange(tiny.ROWS))
+    noise = RowRngs(jax.random.fold_in(purpose_key(run.seed, "loss"), 0), jnp.arange(tiny.ROWS))
     mask = np.asarray(dropout(jnp.ones((tiny.ROWS, tiny.LENGTH, 8)), DROPOUT, noise), np.float64)
     loss, expected = reference(state["parameters"], batch(), normalization, mask)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)

@@ -8,13 +8,17 @@ import pytest
 import t5_reference
 import tiny
 
-from t5x_like.data.documents import Corpus, Documents, Windows
-from t5x_like.data.pipeline import Pipeline, evaluation_batches
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.documents import Documents, Windows
+from t5x_like.data.evaluation import evaluation_batches
+from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.sentinels import SentinelVocabulary
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data
 from t5x_like.objectives.causal_lm import CausalLM
-from t5x_like.objectives.denoising import MixtureOfDenoisers, PrefixLM, SpanCorruption
+from t5x_like.objectives.prefix_lm import PrefixLM
+from t5x_like.objectives.span_corruption import SpanCorruption
+from t5x_like.objectives.ul2 import MixtureOfDenoisers
 from t5x_like.optim.adafactor import Adafactor
 from t5x_like.optim.schedules import Constant
 from t5x_like.program import program
@@ -34,7 +38,7 @@ MODEL = {
 def corpus(seed=0, documents=60):
     rng = np.random.default_rng(seed)
     texts = [np.append(rng.integers(2, 1000, rng.integers(1, 300)), END) for _ in range(documents)]
-    return Corpus.of(Documents.collect([(text, len(text)) for text in texts], np.dtype(np.uint16)))
+    return Dataset.of(Documents.collect([(text, len(text)) for text in texts], np.dtype(np.uint16)))
 
 
 def span_corruption(**options):
@@ -139,7 +143,7 @@ def test_rows_that_cannot_be(objective, length, sentence):
 def test_an_epoch_is_every_window_once_and_nothing_is_lost():
     objective, read = span_corruption(), corpus()
     length = objective.record_length(64)
-    windows = Windows(read, length)
+    windows = Windows(read.shards, length)
     texts = [np.concatenate([piece.tokens for piece in windows.pieces(number)]) for number in range(len(windows))]
     expected = sorted((text[:-1] if text[-1] == END else text).tolist() for text in texts)
     found = []

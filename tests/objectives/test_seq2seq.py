@@ -5,8 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from t5x_like.data.documents import Corpus, Documents, Sequences
-from t5x_like.data.pipeline import Pipeline, evaluation_batches
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.documents import Documents, Sequences
+from t5x_like.data.evaluation import evaluation_batches
+from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.seq2seq import GivenPairs
 
@@ -47,7 +49,7 @@ def expected(documents):
 
 def take(documents, count, **options):
     shape = {"sequence_length": 16, "batch_size": 4, "lanes": 2, "seed": 1}
-    pipeline = Pipeline(Corpus.of(documents), GivenPairs(target_length=6), **{**shape, **options})
+    pipeline = Pipeline(Dataset.of(documents), GivenPairs(target_length=6), **{**shape, **options})
     try:
         return list(itertools.islice(pipeline, count))
     finally:
@@ -57,7 +59,7 @@ def take(documents, count, **options):
 def test_examples_are_packed_whole_and_none_is_lost():
     documents = made(drawn())
     batches = list(
-        evaluation_batches(Corpus.of(documents), GivenPairs(target_length=6), sequence_length=16, batch_size=4)
+        evaluation_batches(Dataset.of(documents), GivenPairs(target_length=6), sequence_length=16, batch_size=4)
     )
     assert list(pairs(batches)) == list(expected(documents))
     assert max(batch["encoder_segment_ids"].max() for batch in batches) > 1
@@ -84,7 +86,7 @@ def test_training_is_exact_on_resumption_and_over_hosts():
 
 def test_an_example_without_inputs_or_targets_is_none():
     documents = made([(3, 2), (0, 4), (4, 0), (2, 2)])
-    batches = evaluation_batches(Corpus.of(documents), GivenPairs(), sequence_length=16, batch_size=1)
+    batches = evaluation_batches(Dataset.of(documents), GivenPairs(), sequence_length=16, batch_size=1)
     kept = list(expected(documents))
     assert list(pairs(batches)) == [kept[0], kept[3]]
 
@@ -98,14 +100,14 @@ def test_lengths():
 
 def test_what_does_not_fit_is_refused():
     batches = evaluation_batches(
-        Corpus.of(made([(3, 9)])), GivenPairs(target_length=6), sequence_length=16, batch_size=1
+        Dataset.of(made([(3, 9)])), GivenPairs(target_length=6), sequence_length=16, batch_size=1
     )
     with pytest.raises(ExperimentError, match="9 decoder tokens does not fit a row of 6"):
         list(batches)
 
 
 def test_text_is_refused():
-    text = Corpus.of(Documents.collect([(np.array([5, 6, 1]), 2)], np.dtype(np.uint16)))
+    text = Dataset.of(Documents.collect([(np.array([5, 6, 1]), 2)], np.dtype(np.uint16)))
     with pytest.raises(ExperimentError) as caught:
         list(evaluation_batches(text, GivenPairs(), sequence_length=16, batch_size=1))
     assert str(caught.value) == (

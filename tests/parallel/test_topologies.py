@@ -45,6 +45,7 @@ def test_a_name_is_chips(name, slices, chips, spelled):
         ("v5e:four", 1, "says no shape"),
         ("v5e:4x4x4", 1, "did you mean v5e:8x8?"),
         ("v5p:8x8", 1, "did you mean v5p:4x4x4?"),
+        ("v4:4", 1, "did you mean v4:2x2x1?"),
         ("v5e:32x32", 1, "at most 256; did you mean several slices"),
         ("v5e:4x4", 0, "--slices: 0 is too small"),
         ("h200", 1, "write it as h200:2x8"),
@@ -130,8 +131,18 @@ def test_devices_are_chips_of_the_kind(name, slices, devices):
 
 
 def test_a_slice_that_the_compiler_does_not_know_is_one_sentence():
-    with pytest.raises(UserError, match=r"libtpu has no slice 'v5e:3x3' .*multiple of 2"):
+    with pytest.raises(UserError, match=r"libtpu has no slice 'v5e:3x3' .*did you mean v5e:4x4\?"):
         topologies.parse("v5e:3x3").devices()
+
+
+@pytest.mark.parametrize("chip", ["v4", "v5e", "v5p", "v6e"])
+def test_what_is_proposed_is_a_slice_that_the_compiler_knows(chip):
+    names = [*topologies.slices_of(topologies.CHIPS[chip])]
+    sizes = [topologies.parse(name).chips for name in names]
+    assert sizes == sorted({*sizes}) and sizes[-1] <= topologies.CHIPS[chip].most_chips < 2 * sizes[-1]
+    for name, size in zip(names[:5], sizes, strict=False):
+        assert len(topologies.parse(name).devices()) == size
+        assert topologies.nearest(topologies.CHIPS[chip], size) == name
 
 
 @pytest.mark.parametrize("inside", [{"fsdp": 4, "tensor": 4}, {"fsdp": 8, "tensor": 2}, {"fsdp": 2, "expert": 8}])

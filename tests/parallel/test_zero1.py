@@ -114,7 +114,7 @@ def test_one_and_the_same_run_goes_on_from_one_strategy_to_another(steps, initia
     before, after = steps(**first), steps(**then)
     state, _ = before.on_devices(*before.placed(initial, batch))
     with CheckpointStore(epath.Path(tmp_path), Checkpoint(), asynchronous=False) as store:
-        store.save(1, state, {}, np.zeros(0, np.uint64), {})
+        store.save(1, state, {}, np.zeros(0, np.uint64))
         restored = store.restore(1, after.program.abstract_state()).state
     places = jax.tree.map(lambda leaf: leaf.sharding, after.program.abstract_state())
     assert jax.tree.map(lambda leaf: leaf.sharding, restored) == places

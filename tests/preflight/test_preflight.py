@@ -12,8 +12,8 @@ from t5x_like.__main__ import main
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
-from t5x_like.models import kernels
-from t5x_like.models import sharded_linear as shared
+from t5x_like.kernels import splash
+from t5x_like.models import shared
 from t5x_like.parallel import scatter, topologies
 from t5x_like.preflight import build, prices, report, show
 
@@ -132,7 +132,7 @@ def test_it_is_shown_and_compared(figures, capsys):
 
 @pytest.mark.slow
 def test_attention_without_a_kernel_is_seen(monkeypatch):
-    monkeypatch.setattr(kernels, "has_splash", lambda length: False)
+    monkeypatch.setattr(splash.Splash, "supports", lambda self, spec: "is left out")
     found = report.report(build.build(experiment(model={"layers": 2}), TOPOLOGY))
     assert found["attention_kernel_calls_per_layer"] == 0
     assert any("[length, length]" in problem for problem in found["problems"])

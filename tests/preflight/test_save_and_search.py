@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pickle
 import types
 
 import jax
@@ -17,7 +18,7 @@ from t5x_like.experiment import Experiment, Parallelism, Telemetry
 from t5x_like.parallel import executables, topologies
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.placement import batch_shapes, place
-from t5x_like.preflight import build, fit, search
+from t5x_like.preflight import build, child, fit, search
 from t5x_like.sections import flatten
 from t5x_like.telemetry.environment import versions
 
@@ -150,3 +151,22 @@ def test_a_search_ranks_what_fits_and_tells_what_does_not(monkeypatch):
     assert [figures["estimated_step_seconds"] for figures in found] == [1.0, 3.0]
     assert any("it does not fit" in line for line in told) and len(told) == 6
     assert all("--config.parallelism.remat=" in figures["flags"] for figures in found)
+
+
+def test_a_search_goes_on_after_a_candidate_whose_compiler_aborts(monkeypatch):
+    def run(work):
+        made.append(work)
+        if len(made) == 2:
+            raise child.AbortedError("--topology: the compilation ended with SIGABRT")
+        return work()
+
+    made, told = [], []
+    monkeypatch.setattr(search, "_report", lambda *_: {"estimated_step_seconds": 1.0, "mfu_estimate": 0.5})
+    found = search.search(experiment(), TOPOLOGY, 3, told.append, run=run)
+    assert len(made) == 4  # the list of candidates, and three of them
+    assert len(found) == 2 and "ended with SIGABRT" in told[1]
+
+
+def test_candidates_can_be_sent_from_a_child_process():
+    candidates = search.candidates(experiment(), TOPOLOGY)
+    assert pickle.loads(pickle.dumps(candidates)) == candidates

@@ -107,7 +107,14 @@ def test_a_wrong_corpus_is_named(tmp_path, content, expected):
         (["generate", "--checkpoint=nowhere"], "there is nothing at"),
         (["evaluate", "--checkpoint=nowhere"], "there is nothing at"),
         (["report", "nowhere"], "nowhere"),
-        (["generate", "--checkpoint=x", "--tokens=0"], "--tokens is 0"),
+        (["generate", "--checkpoint=x", "--temperature=nan"], "--temperature: 'nan' is no finite number"),
+        (["generate", "--checkpoint=x", "--seed=18446744073709551616"], "--seed: 18446744073709551616 is too large"),
+        (["train", "--config=c.py", "--workdir=w", "--processes=0"], "--processes: 0 is too small"),
+        (["train", "--config=c.py", "--workdir=w", "--process=-1"], "--process: -1 is too small"),
+        (["train", "--config=c.py", "--workdir=w", "--wait=nan"], "--wait: 'nan' is no finite number"),
+        (["preflight", "--config=c.py", "--topology=v5e:2x2", "--slices=2000"], "--slices: 2000 is too large"),
+        (["preflight", "--config=c.py", "--topology=v5e:2x2", "--search=0"], "--search: 0 is too small"),
+        (["generate", "--checkpoint=x", "--tokens=0"], "--tokens: 0 is too small"),
         (["generate", "--checkpoint=x", "--sed=1"], "generate does not know '--sed=1'"),
     ],
 )
@@ -156,7 +163,12 @@ def test_a_diverged_run_stops_and_keeps_its_commits(run):
 
 def test_a_full_disk_ends_a_run_that_can_go_on(small_disk, hasty_environment):
     program = Program(small_disk, hasty_environment)
-    few = ("--config.checkpoint.keep=1000", "--config.checkpoint.every=1", "--config.evaluators={}")
+    few = (
+        "--config.checkpoint.keep=1000",
+        "--config.checkpoint.every=1",
+        "--config.evaluators={}",
+        "--config.checkpoint.best_metric=",
+    )
     _, err = program.train(small_disk / "run", *few, "--config.steps=1000", "--config.model.vocab_size=9000", status=2)
     assert "error: " in err and "space" in err.splitlines()[-1] and "Traceback" not in err
     steps = sorted(int(path.name) for path in (small_disk / "run" / "checkpoints").iterdir() if path.name.isdigit())

@@ -67,6 +67,7 @@ def small(arguments):
     tiny += [
         "--config.steps=2",
         "--config.evaluators={}",
+        "--config.checkpoint.best_metric=",
         "--config.model.vocab_size=4096",
         "--config.model.max_length=256",
     ]

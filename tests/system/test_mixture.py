@@ -35,6 +35,7 @@ FLAGS = (
     "--config=mixture.py",
     *(flag for flag in TINY[1:] if "splits" not in flag and "evaluators" not in flag),
     "--config.evaluators={}",
+    "--config.checkpoint.best_metric=",
     "--config.data.streaming=true",
     "--config.data.shuffle_window=4",
     "--config.steps=24",

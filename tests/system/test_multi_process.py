@@ -90,7 +90,12 @@ def wait_for_line(processes, workdir, step):
     pytest.fail(str([process.communicate() for process in processes]))
 
 
-ENDLESS = ("--config.steps=100000", "--config.checkpoint.every=100000", "--config.evaluators={}")
+ENDLESS = (
+    "--config.steps=100000",
+    "--config.checkpoint.every=100000",
+    "--config.evaluators={}",
+    "--config.checkpoint.best_metric=",
+)
 
 
 def test_asked_to_stop_one_process_stops_all_at_one_step(together, tmp_path):

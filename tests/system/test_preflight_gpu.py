@@ -83,7 +83,7 @@ SAME_CALL = """
 import json, re
 import jax, jax.numpy as jnp
 from jax._src.cudnn import fused_attention_stablehlo as theirs
-from t5x_like.models import cudnn
+from t5x_like.kernels import cudnn
 theirs.check_cudnn_version = lambda: 92800
 theirs.check_compute_capability = lambda capability: True
 b, t, h, e, n = 2, 512, 4, 64, 16
@@ -91,10 +91,10 @@ q = jax.ShapeDtypeStruct((b, t, h, e), jnp.bfloat16)
 ids = jax.ShapeDtypeStruct((b, t), jnp.int32)
 
 def ours(q, k, v, ids, grad):
-    return jax.vjp(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(ids)), q, k, v)[1](grad)
+    return jax.vjp(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(ids, n - 1)), q, k, v)[1](grad)
 
 def jaxs(q, k, v, ids, grad):
-    runs = cudnn.runs(ids)
+    runs = cudnn.runs(ids, n - 1)
     call = lambda q, k, v: theirs.dot_product_attention(
         q, k, v, q_seqlen=runs.lengths_bn, kv_seqlen=runs.lengths_bn, q_offsets=runs.offsets_bm,
         kv_offsets=runs.offsets_bm, scale=e**-0.5, mask_type=theirs.MaskType.CAUSAL)

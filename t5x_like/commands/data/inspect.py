@@ -32,6 +32,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the command."""
     import dataclasses
 
+    from t5x_like.data.id_bounds import bounded
     from t5x_like.data.inspection import inspect
     from t5x_like.errors import UserError
     from t5x_like.frontends import configdict
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     experiment = configdict.load(options.config, rest)
     data = experiment.data
     opened = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
+    opened = bounded(opened, experiment.model.vocab_size, data.task)
     rows = max(options.rows, options.examples)
     found = inspect(experiment, opened, rows=rows, shown=options.examples)
     if options.json:

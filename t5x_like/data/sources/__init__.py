@@ -9,7 +9,7 @@ faults    what can be wrong, by kind
 
 from t5x_like.data.sources.base import POLICIES, UNITS, Options, Reader, Shard, Source, Stamp
 from t5x_like.data.sources.corpus import Corpus, open_corpus, read_texts
-from t5x_like.data.sources.paths import SHIPPED, digest, file_digest, find, is_glob, read_bytes, resolve
+from t5x_like.data.sources.paths import SHIPPED, digest, file_digest, find, is_glob, outline, read_bytes, resolve
 
 __all__ = [
     "POLICIES",
@@ -26,6 +26,7 @@ __all__ = [
     "find",
     "is_glob",
     "open_corpus",
+    "outline",
     "read_bytes",
     "read_texts",
     "resolve",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from etils import epath
 
+from t5x_like.data import local_cache
 from t5x_like.data.sources import faults
 from t5x_like.data.sources.faults import Fault, UnreadableError
 from t5x_like.data.sources.paths import explained, file_digest
@@ -19,6 +20,7 @@ from t5x_like.errors import ExperimentError, UserError
 
 UNITS = ("file", "block", "line")
 POLICIES = ("stop", "skip")
+_DIGESTS = "digests"  # of files, by their state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,8 +141,14 @@ class Shard(abc.ABC):
     def digest(self) -> str:
         """SHA-256 of the file as it is stored, in hexadecimal."""
         _ = self.seen
-        digest = file_digest(self.file, f"{self.options.where}.path")
-        self.check_unchanged()
+        path = os.fspath(self.file)
+        key = None if "://" in path else local_cache.file_key(path)
+        # Kept, because a corpus is read through for it at every start otherwise.
+        if key is None or (digest := local_cache.read_note(_DIGESTS, key)) is None:
+            digest = file_digest(self.file, f"{self.options.where}.path")
+            self.check_unchanged()
+            if key is not None:
+                local_cache.write_note(_DIGESTS, key, digest)
         return digest
 
     def open(self) -> Guarded:

@@ -11,7 +11,7 @@ from etils import epath
 from t5x_like.data.sources import formats
 from t5x_like.data.sources.base import Options, Shard
 from t5x_like.data.sources.faults import UnreadableError
-from t5x_like.data.sources.paths import find, joint_digest
+from t5x_like.data.sources.paths import find, joint_digest, outline
 from t5x_like.errors import ExperimentError
 
 
@@ -73,6 +73,10 @@ class Corpus:
     def digest(self) -> str:
         """SHA-256 over the content of the shards as they are stored, in order; their names do not count."""
         return joint_digest(shard.digest() for shard in self._shards)
+
+    def outline(self) -> str:
+        """What can be told of the content of the shards without reading it all; their names do not count."""
+        return outline([epath.Path(shard.file) for shard in self._shards], f"{self._options.where}.path")
 
     def stamp(self) -> str:
         """SHA-256 over names and sizes of the shards: what can be told of them without reading."""

@@ -12,13 +12,14 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from t5x_like.kernels import attention as kernels
-from t5x_like.kernels.attention import AttentionSpec, Prepared
+from t5x_like.kernels.attention import AttentionSpec, PreparedAttention
 from t5x_like.kernels.barrier import materialize
+from t5x_like.kernels.xla import attend_heads
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Linear
 from t5x_like.models.transformer import context_parallel
 from t5x_like.models.transformer.config import DotProduct, Transformer
-from t5x_like.models.transformer.inputs import AttentionInputs, Cache
+from t5x_like.models.transformer.inputs import CACHED, AttentionInputs, Cache
 from t5x_like.models.transformer.positions import rotate, rotate_heads
 from t5x_like.parallel import layout
 
@@ -93,7 +94,7 @@ class Attention(nnx.Module):
         self,
         x_btd: jax.Array,
         inputs: AttentionInputs,
-        mask: Prepared,
+        mask: PreparedAttention | jax.Array,
         rngs: RowRngs | None = None,
         cache: Cache | None = None,
     ) -> tuple[jax.Array, Cache | None]:
@@ -109,28 +110,65 @@ class Attention(nnx.Module):
         Returns:
           [batch, length, embed], and the cache with the new tokens in it.
         """
+        if not isinstance(mask, PreparedAttention):
+            return self._with_cache(x_btd, inputs, mask, cache)
         if mask.backend.heads_first and not self.has_content_bias:
             return dropout(self._heads_first(x_btd, inputs, mask, rngs), self.dropout, rngs), None
         q_bthe, (k_bske, v_bske) = self._queries(x_btd), self.keys_and_values(x_btd)
         if inputs.rotation is not None:
             q_bthe, k_bske = rotate(q_bthe, inputs.rotation), rotate(k_bske, inputs.rotation)
         q_bthe, k_bske, v_bske = self._named(q_bthe, k_bske, v_bske)
-        if cache is not None and inputs.slot is not None:
-            cache = Cache(write(cache.key_bske, k_bske, inputs.slot), write(cache.value_bske, v_bske, inputs.slot))
-            k_bske, v_bske = cache
+        bias = self._bias(q_bthe, k_bske, inputs)
+        v_bske = self._drop_weights(v_bske, rngs)
+        k_bske, v_bske = self._with_prefix(k_bske, v_bske)
+        q_bthe, k_bske, v_bske = context_parallel.whole_rows(q_bthe, k_bske, v_bske)
+        return self._project(mask.attend(q_bthe, k_bske, v_bske, bias), rngs), None
+
+    def _with_cache(
+        self, x_btd: jax.Array, inputs: AttentionInputs, mask_bts: jax.Array, cache: Cache | None
+    ) -> tuple[jax.Array, Cache]:
+        """Decoding: writes the new tokens' keys and values into the cache and attends to all of it."""
+        assert cache is not None and inputs.slot is not None  # masks of arrays are for caches
+        q_bthe, (k_btke, v_btke) = self._queries(x_btd), self.keys_and_values(x_btd)
+        if inputs.rotation is not None:
+            q_bthe, k_btke = rotate(q_bthe, inputs.rotation), rotate(k_btke, inputs.rotation)
+        constrain = layout.current().constrain
+        cache = Cache(*(constrain(each, CACHED) for each in write(cache, k_btke, v_btke, inputs.slot)))
+        bias = (
+            self._bias(q_bthe, cache.key_bkse.swapaxes(1, 2), inputs) if self.has_content_bias else _shared(inputs.bias)
+        )
+        k_bkse, v_bkse = cache
+        if self.prefix is not None:
+            front = self.prefix(len(x_btd), k_bkse.dtype)
+            k_bkse = jnp.concatenate([front[0].swapaxes(1, 2), k_bkse], 2)
+            v_bkse = jnp.concatenate([front[1].swapaxes(1, 2), v_bkse], 2)
+            ahead = (self.prefix.length, 0)
+            mask_bts = jnp.pad(mask_bts, ((0, 0), (0, 0), ahead), constant_values=True)
+            bias = None if bias is None else jnp.pad(bias, (*((0, 0),) * (bias.ndim - 1), ahead))
+        q_bthe = constrain(q_bthe, ("batch", "length", "act_heads", None))
+        return self._project(self._attend_heads(q_bthe, k_bkse, v_bkse, mask_bts, bias), None), cache
+
+    def _attend_heads(
+        self,
+        q_bthe: jax.Array,
+        k_bkse: jax.Array,
+        v_bkse: jax.Array,
+        mask_bts: jax.Array,
+        bias: jax.Array | None = None,
+    ) -> jax.Array:
+        scale = self.options.head_dim**-0.5 if self.options.scaled else 1.0
+        return attend_heads(q_bthe, k_bkse, v_bkse, mask_bts, bias, soft_cap=self.options.soft_cap, scale=scale)
+
+    def _bias(self, q_bthe: jax.Array, k_bske: jax.Array, inputs: AttentionInputs) -> jax.Array | None:
+        """The bias by distance and the one that depends on the tokens, as backends take them."""
         bias = inputs.bias
         if self.has_content_bias:
             content = self.content_bias(q_bthe, k_bske, inputs)
             bias = content if bias is None else bias + content
-        v_bske = self._drop_weights(v_bske, rngs)
-        k_bske, v_bske = self._with_prefix(k_bske, v_bske)
-        if cache is None:
-            q_bthe, k_bske, v_bske = context_parallel.whole_rows(q_bthe, k_bske, v_bske)
-        mixed_bthe = mask.attend(q_bthe, k_bske, v_bske, _without_rows(bias))
-        return self._project(mixed_bthe, rngs), cache
+        return _shared(bias)
 
     def _heads_first(
-        self, x_btd: jax.Array, inputs: AttentionInputs, mask: Prepared, rngs: RowRngs | None
+        self, x_btd: jax.Array, inputs: AttentionInputs, mask: PreparedAttention, rngs: RowRngs | None
     ) -> jax.Array:
         """The same with heads before length throughout, so that what is saved is what the kernel takes."""
         o = self.options
@@ -169,22 +207,24 @@ class Attention(nnx.Module):
         b, t, _ = x_btd.shape
         q_bthe = self._queries(x_btd)
         if cache is not None:
-            k_bske, v_bske = cache
-            q_bthe = self._named(q_bthe)[0]
-        else:
-            q_bthe, k_bske, v_bske = self._named(q_bthe, *self.keys_and_values(inputs.encoded_bsd))
+            q_bthe = layout.current().constrain(q_bthe, ("batch", "length", "act_heads", None))
+            return self._project(self._attend_heads(q_bthe, *cache, inputs.encoded_mask), None)
+        q_bthe, k_bske, v_bske = self._named(q_bthe, *self.keys_and_values(inputs.encoded_bsd))
         v_bske = self._drop_weights(v_bske, rngs)
-        if cache is None:
-            q_bthe, k_bske, v_bske = context_parallel.whole_rows(q_bthe, k_bske, v_bske)
+        q_bthe, k_bske, v_bske = context_parallel.whole_rows(q_bthe, k_bske, v_bske)
         mask = kernels.masked(self.spec(b, t, k_bske.shape[1], mask=True), inputs.encoded_mask)
         return self._project(mask.attend(q_bthe, k_bske, v_bske), rngs)
 
     # --- Shared by both -----------------------------------------------------------------------------------------------
 
-    def keys_and_values(self, x_bsd: jax.Array) -> Cache:
+    def keys_and_values(self, x_bsd: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys and values of a sequence, [batch, length, key-value heads, head width] each."""
         shape = (*x_bsd.shape[:2], self.options.kv_heads, self.options.head_dim)
-        return Cache(self.key(x_bsd).reshape(shape), self.value(x_bsd).reshape(shape))
+        return self.key(x_bsd).reshape(shape), self.value(x_bsd).reshape(shape)
+
+    def encoded_cache(self, states_bsd: jax.Array) -> Cache:
+        """Keys and values of an encoder's states, [batch, inputs, embed], for a decoder to attend to again."""
+        return Cache(*(x_bske.transpose(0, 2, 1, 3) for x_bske in self.keys_and_values(states_bsd)))
 
     def _queries(self, x_btd: jax.Array) -> jax.Array:
         return self.query(x_btd).reshape(*x_btd.shape[:2], self.options.heads, self.options.head_dim)
@@ -199,7 +239,7 @@ class Attention(nnx.Module):
         if self.prefix is None:
             return k_bske, v_bske
         front = self.prefix(len(k_bske), k_bske.dtype)
-        return jnp.concatenate([front.key_bske, k_bske], 1), jnp.concatenate([front.value_bske, v_bske], 1)
+        return jnp.concatenate([front[0], k_bske], 1), jnp.concatenate([front[1], v_bske], 1)
 
     def _drop_weights(self, v_bske: jax.Array, rngs: RowRngs | None) -> jax.Array:
         """The values, some of them 0 where the model drops weights: one that is 0 for all queries of a head is that."""
@@ -212,23 +252,25 @@ class Attention(nnx.Module):
         return dropout(self.output(mixed_bthe.reshape(*mixed_bthe.shape[:2], -1)), self.dropout, rngs)
 
 
-def write(cache_bske: jax.Array, new_btke: jax.Array, slot: jax.Array) -> jax.Array:
-    """A cache with new keys or values in it, from a slot on.
+def write(cache: Cache, k_btke: jax.Array, v_btke: jax.Array, slot: jax.Array) -> Cache:
+    """A cache with the keys and values of new tokens in it, from a slot on.
 
     Args:
-      cache_bske: [batch, slots, key-value heads, head width].
-      new_btke: [batch, new tokens, key-value heads, head width].
+      cache: of one layer.
+      k_btke: [batch, new tokens, key-value heads, head width].
+      v_btke: likewise.
       slot: int32 scalar, or int32 [batch], where each row's first token goes.
 
     Returns:
-      The shape of the cache; like any update of a slice, one that does not fit is moved to the last slots.
+      A cache of the same shape; like any update of a slice, one that does not fit is moved to the last slots.
     """
-    new_btke = new_btke.astype(cache_bske.dtype)
-    if jnp.ndim(slot) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache_bske, new_btke, slot, 1)
-    return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))(cache_bske, new_btke, slot)
+    new = (x.astype(old.dtype).transpose(0, 2, 1, 3) for x, old in zip((k_btke, v_btke), cache, strict=True))
+    update = partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
+    if jnp.ndim(slot):
+        update = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=1))
+    return Cache(*(update(old, x, slot) for old, x in zip(cache, new, strict=True)))
 
 
-def _without_rows(bias: jax.Array | None) -> jax.Array | None:
+def _shared(bias: jax.Array | None) -> jax.Array | None:
     """A bias that is the same for all rows without its axis of rows, as backends take it."""
     return bias[0] if bias is not None and len(bias) == 1 else bias

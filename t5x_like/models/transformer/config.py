@@ -1,18 +1,19 @@
 """Options of a transformer: the tree below `model` in an experiment, without any array or module.
 
 `Transformer` holds up to two stacks, an encoder and a decoder. A stack is a number of equal layers, or of a repeated
-pattern of layers that differ; a layer is attention, a feed-forward half and norms. Parts that come in kinds with options of
-their own are choices by name: attention, positions, feed_forward, embeddings, head. Each kind's class has `build`, which
-imports its module when it is called.
+pattern of layers that differ; a layer is attention, a feed-forward half and norms. Parts that come in kinds with
+options of their own are choices by name: attention, positions, feed_forward, embeddings, head. The class of a kind
+that has a module names it in `module`, and imports it when it is built.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from flax import nnx
 
+from t5x_like import registry
 from t5x_like.checks import require_at_least, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.models.transformer import operations
@@ -70,6 +71,8 @@ class DotProduct:
       soft_cap: c of c·tanh(score / c), which keeps the scores between −c and c (Gemma 2, 2024, section 2); 0 for none.
     """
 
+    module: ClassVar[str] = "t5x_like.models.transformer.attention:Attention"
+
     name: str = "dot_product"
     heads: int
     kv_heads: int
@@ -89,9 +92,7 @@ class DotProduct:
 
     def build(self, model: "Transformer", rngs: nnx.Rngs, *, causal: bool, cross: bool = False) -> nnx.Module:
         """The module of one layer: self-attention, or attention to an encoder's states with `cross`."""
-        from t5x_like.models.transformer.attention import Attention
-
-        return Attention(model, self, rngs, causal=causal, cross=cross)
+        return registry.imported(self.module)(model, self, rngs, causal=causal, cross=cross)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,8 @@ class Dense:
       bias: whether the linear layers have biases.
     """
 
+    module: ClassVar[str] = "t5x_like.models.transformer.feed_forward:FeedForward"
+
     name: str = "dense"
     hidden: int
     activation: str = "gelu"
@@ -117,9 +120,7 @@ class Dense:
 
     def build(self, model: "Transformer", rngs: nnx.Rngs) -> nnx.Module:
         """The module of one layer."""
-        from t5x_like.models.transformer.feed_forward import FeedForward
-
-        return FeedForward(model, self, rngs)
+        return registry.imported(self.module)(model, self, rngs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,8 @@ class Experts:
       balance_loss: weight of the loss that evens out the experts' shares of the tokens (Fedus et al. 2022, eq. 4).
       z_loss: weight of log²Z of the router's softmax, which keeps its scores small (Zoph et al. 2022, eq. 5).
     """
+
+    module: ClassVar[str] = "t5x_like.models.transformer.experts:MixtureOfExperts"
 
     name: str = "experts"
     hidden: int
@@ -157,11 +160,9 @@ class Experts:
 
     def build(self, model: "Transformer", rngs: nnx.Rngs) -> nnx.Module:
         """The module of one layer."""
-        from t5x_like.models.transformer.experts import MixtureOfExperts
-
         if model.dropout_inside:
             raise ExperimentError("model.dropout_inside", "no hidden unit of an expert is dropped; set it to False")
-        return MixtureOfExperts(model, self, rngs)
+        return registry.imported(self.module)(model, self, rngs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,13 +471,12 @@ class Transformer:
 
     # --- The protocol of an architecture (models/base.py) -------------------------------------------------------------
 
-    couples_batch = False
+    couples_batch: ClassVar[bool] = False
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The model with its first parameters."""
-        from t5x_like.models.transformer.model import EncoderDecoder, LanguageModel
-
-        return EncoderDecoder(self, rngs) if self.encoder and self.decoder else LanguageModel(self, rngs)
+        kind = "EncoderDecoder" if self.encoder and self.decoder else "LanguageModel"
+        return registry.imported(f"t5x_like.models.transformer.model:{kind}")(self, rngs)
 
     def check(self, layout: Layout | None, data: Any, rows: int) -> None:
         """See `Architecture.check`."""

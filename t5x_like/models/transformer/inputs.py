@@ -8,20 +8,20 @@ from typing import Any, NamedTuple
 
 import jax
 
-from t5x_like.kernels.attention import Prepared
+from t5x_like.kernels.attention import PreparedAttention
 from t5x_like.models.transformer.positions import Rotation
 
 
 class Cache(NamedTuple):
-    """KV cache: keys and values of the tokens decoded so far.
+    """KV cache of one layer: keys and values of the tokens decoded so far, heads before slots as their products want.
 
     Attributes:
-      key_bske: [batch, slots, key-value heads, head width].
-      value_bske: likewise.
+      key_bkse: [batch, key-value heads, slots, head width].
+      value_bkse: likewise.
     """
 
-    key_bske: jax.Array
-    value_bske: jax.Array
+    key_bkse: jax.Array
+    value_bkse: jax.Array
 
 
 class Encoded(NamedTuple):
@@ -43,7 +43,8 @@ class AttentionInputs:
     Attributes:
       positions_bt: int32 [batch, length], each token's place in its segment.
       segment_ids_bt: int32 [batch, length]; tokens attend within their own segment. 0 is padding.
-      masks: who may attend to whom, prepared for the chosen backend: one for each distinct kind of self-attention.
+      masks: who may attend to whom, one for each distinct kind of self-attention: prepared for the chosen backend, or
+        with caches bool [batch, length, slots].
       rotation: rotary angles, or None.
       bias: float32 [1 or batch, heads, queries, keys], added to the scores of self-attention; or None.
       encoded_bsd: an encoder's states, or None where there is none or caches hold keys and values of it.
@@ -53,7 +54,7 @@ class AttentionInputs:
 
     positions_bt: jax.Array
     segment_ids_bt: jax.Array
-    masks: tuple[Prepared, ...]
+    masks: tuple[PreparedAttention | jax.Array, ...]
     rotation: Rotation | None = None
     bias: jax.Array | None = None
     encoded_bsd: jax.Array | None = None
@@ -67,13 +68,20 @@ class AttentionInputs:
 
     def by_row(self) -> "AttentionInputs":
         """The same with masks of which each row's part can be taken, for a pipeline of microbatches."""
-        return dataclasses.replace(self, masks=tuple(mask.by_row() for mask in self.masks))
+        return dataclasses.replace(self, masks=tuple(_prepared(mask).by_row() for mask in self.masks))
 
     def again(self) -> "AttentionInputs":
         """The inputs of some rows, from their part of `by_row`."""
-        return dataclasses.replace(self, masks=tuple(mask.again() for mask in self.masks))
+        return dataclasses.replace(self, masks=tuple(_prepared(mask).again() for mask in self.masks))
+
+
+def _prepared(mask: PreparedAttention | jax.Array) -> PreparedAttention:
+    if not isinstance(mask, PreparedAttention):
+        raise TypeError("caches do not go through pipeline stages")
+    return mask
 
 
 jax.tree_util.register_dataclass(AttentionInputs, [field.name for field in dataclasses.fields(AttentionInputs)], [])
 
 LayerCache = Any  # a `Cache`; with an encoder a pair of them, its own and the encoder's; of a group a tuple of those
+CACHED = ("batch", "act_kv", None, None)  # logical axes of a cache's keys and values

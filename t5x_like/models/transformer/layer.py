@@ -85,8 +85,13 @@ class Layer(nnx.Module):
         return norm(x_btd) if self.post else x_btd
 
     @property
+    def parts(self) -> tuple["Layer", ...]:
+        """The layers of the group, in order: here this one."""
+        return (self,)
+
+    @property
     def self_attentions(self) -> tuple[Any, ...]:
-        """The attention modules of the group's layers, in order: here the one."""
+        """The attention modules of the layers."""
         return (self.attention,)
 
 
@@ -107,6 +112,11 @@ class Group(nnx.Module):
             x_btd, own = layer(x_btd, own, rngs and rngs.fold(number), inputs)
             caches.append(own)
         return x_btd, None if cache is None else tuple(caches)
+
+    @property
+    def parts(self) -> tuple[Layer, ...]:
+        """See `Layer.parts`."""
+        return tuple(self.layers)
 
     @property
     def self_attentions(self) -> tuple[Any, ...]:

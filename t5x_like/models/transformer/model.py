@@ -155,11 +155,11 @@ class HeadTransform(nnx.Module):
 
 
 class EncodedCache(NamedTuple):
-    """The cache of a decoder with an encoder; its keys and values have a leading axis of layers.
+    """The caches of a decoder with an encoder.
 
     Attributes:
-      own: of the tokens decoded so far.
-      encoded: of the encoder's states.
+      own: keys and values of the tokens decoded so far, by layer.
+      encoded: keys and values of the encoder's states, likewise.
       real_bs: bool [batch, inputs], which of those are no padding.
     """
 
@@ -208,12 +208,12 @@ class EncoderDecoder(LanguageModel):
           slots: the longest sequence that will be decoded.
         """
 
-        def keys_and_values(layer: Any) -> Any:
-            found = tuple(each.cross.keys_and_values(encoded.states_bsd) for each in getattr(layer, "layers", [layer]))
+        def kept(layer: Any) -> Any:
+            found = tuple(each.cross.encoded_cache(encoded.states_bsd) for each in layer.parts)
             return found[0] if len(found) == 1 else found
 
-        kept = self.blocks.each(keys_and_values)
-        return EncodedCache(self.empty_cache(len(encoded.states_bsd), slots), kept, encoded.segment_ids_bs > 0)
+        own = self.empty_cache(len(encoded.states_bsd), slots)
+        return EncodedCache(own, self.blocks.each(kept), encoded.segment_ids_bs > 0)
 
     def decode(
         self, tokens_bt: jax.Array, cache: EncodedCache, slot: jax.Array, *, only_b: jax.Array | None = None
@@ -221,21 +221,25 @@ class EncoderDecoder(LanguageModel):
         """As `LanguageModel.decode`, with a cache from `encoded_cache`."""
         b, t = tokens_bt.shape
         encoded_mask = jnp.broadcast_to(cache.real_bs[:, None], (b, t, cache.real_bs.shape[1]))
-        pairs = _paired(cache.own, cache.encoded)
+        pairs = tuple(map(_paired, cache.own, cache.encoded))
         hidden_btd, pairs = self._decode(tokens_bt, pairs, slot, _slots(cache.own), encoded_mask)
-        own = pairs[0] if isinstance(cache.own, Cache) else tuple(pair[0] for pair in pairs)
-        return self.logits(_only(hidden_btd, only_b)), cache._replace(own=own)
+        return self.logits(_only(hidden_btd, only_b)), cache._replace(own=tuple(map(_own, pairs)))
 
 
 def _paired(own: Any, encoded: Any) -> Any:
-    """A layer's own cache and the encoder's, as `Layer` takes them; for each layer of a group."""
+    """A layer's own cache and the encoder's, as `Layer` takes them; of a group, for each of its layers."""
     return (own, encoded) if isinstance(own, Cache) else tuple(zip(own, encoded, strict=True))
 
 
-def _slots(cache: Any) -> int:
-    """For how many tokens a cache has room."""
-    first = cache if isinstance(cache, Cache) else cache[0]
-    return int(first.key_bske.shape[2])
+def _own(pair: Any) -> Any:
+    """The first of what `_paired` made pairs of."""
+    return pair[0] if isinstance(pair[1], Cache) else tuple(own for own, _ in pair)
+
+
+def _slots(caches: tuple[Any, ...]) -> int:
+    """For how many tokens caches have room."""
+    first = caches[0] if isinstance(caches[0], Cache) else caches[0][0]
+    return int(first.key_bkse.shape[2])
 
 
 def _only(hidden_btd: jax.Array, only_b: jax.Array | None) -> jax.Array:

@@ -1,9 +1,10 @@
 """Pipeline parallelism: layers in stages on devices of their own, through which microbatches pass.
 
-The schedule is `parallel.schedule`'s. Every stage runs one program: in each turn it takes what the stage before has sent, runs it through a group of its
-layers, and sends it on. Differentiated, that is the same in the other direction. It is written for itself along `stage`
-and `data`, so that gradients are summed over `data` after the last turn and not in every one. The other mesh axes stay
-the compiler's, and a stage's layers are laid out along them by the rules that hold elsewhere.
+The schedule is `parallel.schedule`'s. Every stage runs one program: in each turn it takes what the stage before has
+sent, runs it through a group of its layers, and sends it on. Differentiated, that is the same in the other direction.
+It is written for itself along `stage` and `data`, so that gradients are summed over `data` after the last turn and
+not in every one. The other mesh axes stay the compiler's, and a stage's layers are laid out along them by the rules
+that hold elsewhere.
 
 What a layer reads besides what is sent, such as who may attend to whom, every stage has for all rows, and takes the
 microbatch's. A stage without work runs its layers on zeros, and nothing of what they make of them is used.
@@ -28,8 +29,8 @@ from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.parameters import ParameterInfo
 from t5x_like.parallel.schedule import Schedule
 
-# Runs the stream through some layers: of x, parameters with a leading axis of layers, the layers' numbers, generators of
-# random numbers and the inputs of attention. Gives x, and what the layers have reported, statistics a layer each.
+# Runs the stream through some layers: of x, parameters with a leading axis of layers, the layers' numbers, generators
+# of random numbers and the inputs of attention. Gives x, and what the layers have reported, statistics a layer each.
 Layers = Callable[[jax.Array, Any, jax.Array, RowRngs | None, AttentionInputs], tuple[jax.Array, Reports]]
 
 

@@ -1,9 +1,10 @@
 """Sharding of the residual stream between a layer's parts, the sequence parallelism of Megatron.
 
-It is that of Korthikanti et al. 2022, section 4.2.2. Tensor parallelism splits the products of a part; norms, dropout and sums in between would be the same on all of its
-devices, and so would what is kept for the backward pass. Each device has a share of the tokens there instead: an
-all-gather before a part and a reduce-scatter after it move what the all-reduce after it alone would. The rule
-`stream_length` says so; where it is that of `length`, every function here is the identity or a plain constraint.
+It is that of Korthikanti et al. 2022, section 4.2.2. Tensor parallelism splits the products of a part; norms, dropout
+and sums in between would be the same on all of its devices, and so would what is kept for the backward pass. Each
+device has a share of the tokens there instead: an all-gather before a part and a reduce-scatter after it move what
+the all-reduce after it alone would. The rule `stream_length` says so; where it is that of `length`, every function
+here is the identity or a plain constraint.
 
 Shapes: b batch, t length, d width.
 """

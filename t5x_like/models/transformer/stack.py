@@ -1,13 +1,14 @@
 """A stack of layers: stacked parameters and the loop over them, with the bias by distance and the final norm.
 
-Layers that are equal, or the groups of a repeated pattern, are one set of parameters with a leading `layers` axis. Whether
-the loop is compiled as a loop or unrolled, whether layers are in stages on devices of their own, and what the backward
-pass recomputes, is the layout's choice; the parameters, and so the checkpoints, are the same.
+Layers that are equal, or the groups of a repeated pattern, are one set of parameters with a leading `layers` axis.
+Whether the loop is compiled as a loop or unrolled, whether layers are in stages on devices of their own, and what the
+backward pass recomputes, is the layout's choice; the parameters, and so the checkpoints, are the same.
 
 Shapes: b batch, t length, d width.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from t5x_like.models.linear import Embedding
 from t5x_like.models.norm import Norm
 from t5x_like.models.transformer import config, pipeline
 from t5x_like.models.transformer import residual_stream as stream
-from t5x_like.models.transformer.inputs import AttentionInputs, Cache, Encoded
+from t5x_like.models.transformer.inputs import CACHED, AttentionInputs, Cache, Encoded
 from t5x_like.models.transformer.layer import Group, Layer
 from t5x_like.models.transformer.positions import bias_of, rotation, sinusoids
 from t5x_like.parallel import layout
@@ -59,7 +60,7 @@ class Layers(nnx.Module):
         def stacked(rngs: nnx.Rngs) -> nnx.Module:
             return build(rngs)
 
-        self.layer = stacked(rngs)
+        self.layer: nnx.Module = stacked(rngs)
 
     def __call__(
         self, x_btd: jax.Array, caches: Any, rngs: RowRngs | None, inputs: AttentionInputs
@@ -68,60 +69,81 @@ class Layers(nnx.Module):
 
         Args:
           x_btd: [batch, length, embed].
-          caches: the layers' caches with a leading `layers` axis, or None.
+          caches: one for each layer, or None. With caches the layers are written out, so that each cache is an array of
+            its own, which a loop over tokens updates in place.
           rngs: folded with the layer's number; None for none.
           inputs: see `AttentionInputs`.
 
         Returns:
           The last layer's stream, and the caches.
         """
+        if caches is not None:
+            new: list[Any] = []
+            for layer, cache in zip(self.each(lambda layer: layer), caches, strict=True):
+                x_btd, cache = layer(x_btd, cache, rngs and rngs.fold(len(new)), inputs)
+                new.append(cache)
+            return x_btd, tuple(new)
         structure, parameters = variables.split(self.layer)
-        schedule = schedules.of(layout.current(), len(x_btd)) if caches is None else None
+        schedule = schedules.of(layout.current(), len(x_btd))
         if schedule is None:
-            numbers = jnp.arange(self.count)
-            x_btd, caches, reports = _through(structure, x_btd, parameters, caches, numbers, rngs, inputs)
+            x_btd, reports = _through(structure, x_btd, parameters, jnp.arange(self.count), rngs, inputs)
         else:
-
-            def layers(x: jax.Array, parameters: Any, *rest: Any) -> tuple[jax.Array, Reports]:
-                x, _, reports = _through(structure, x, parameters, None, *rest)
-                return x, reports
-
+            layers = partial(_through, structure)
             x_btd, reports = pipeline.run(layers, schedule, parameters, structure.infos(), rngs, x_btd, inputs)
         auxiliary.absorb(reports, self.layer)
-        return x_btd, caches
+        return x_btd, None
 
-    def each(self, function: Callable[[Any], Any]) -> Any:
-        """What a function makes of each layer, with a leading `layers` axis."""
+    def each(self, function: Callable[[Any], Any]) -> tuple[Any, ...]:
+        """The results of a function of each layer, the first one first."""
+        return tuple(function(layer) for layer in (self.layer if isinstance(self.layer, nnx.List) else self._slices()))
+
+    def unstack(self) -> None:
+        """Replaces the stacked parameters by those of each layer: a loop over tokens would slice them for each token.
+
+        Afterwards the layers run with caches only.
+        """
+        self.layer = nnx.List(self._slices())
+
+    @property
+    def first(self) -> Any:
+        """A layer, or the stacked layers, whose static options are those of all."""
+        return self.layer[0] if isinstance(self.layer, nnx.List) else self.layer
+
+    def _slices(self) -> list[Any]:
         structure, parameters = variables.split(self.layer)
-        return jax.lax.map(lambda parameters: function(structure.merge(parameters)), parameters)
+        infos, constrain = structure.infos(), layout.current().constrain
+
+        def layer(index: int) -> Any:
+            return structure.merge(jax.tree.map(lambda x, info: constrain(x[index], info.axes[1:]), parameters, infos))
+
+        return [layer(index) for index in range(self.count)]
 
 
 def _through(
     structure: variables.Functional,
     x_btd: jax.Array,
     parameters: Any,
-    caches: Any,
     numbers: jax.Array,
     rngs: RowRngs | None,
     inputs: AttentionInputs,
-) -> tuple[jax.Array, Any, Reports]:
-    """The stream through the layers whose parameters and numbers these are, their caches, and what they reported."""
+) -> tuple[jax.Array, Reports]:
+    """The stream through the layers whose parameters and numbers these are, and what they reported."""
     setting = layout.current()
 
-    def body(x_btd: jax.Array, sliced: tuple[Any, Any, jax.Array]) -> tuple[jax.Array, Any]:
-        parameters, cache, number = sliced
+    def body(x_btd: jax.Array, sliced: tuple[Any, jax.Array]) -> tuple[jax.Array, Any]:
+        parameters, number = sliced
         layer = structure.merge(parameters)
         # What a layer reports must leave the loop as one of its results.
         with auxiliary.nested(layer) as reports:
-            x_btd, cache = layer(x_btd, cache, rngs and rngs.fold(number), inputs)
-        return x_btd, (cache, reports)
+            x_btd, _ = layer(x_btd, None, rngs and rngs.fold(number), inputs)
+        return x_btd, reports
 
     policy = REMAT[setting.remat]
     if policy is not None:
         body = jax.checkpoint(body, policy=policy, prevent_cse=not setting.scan_layers)
     loop = jax.lax.scan if setting.scan_layers else _unrolled
-    x_btd, (caches, reports) = loop(body, x_btd, (parameters, caches, numbers))
-    return x_btd, caches, auxiliary.summed_over_layers(reports)
+    x_btd, reports = loop(body, x_btd, (parameters, numbers))
+    return x_btd, auxiliary.summed_over_layers(reports)
 
 
 def _unrolled(body: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
@@ -285,7 +307,7 @@ class TransformerStack(nnx.Module):
 
     def _kinds(self) -> list[Any]:
         """One attention module of each distinct kind in the stack, in the order of their masks."""
-        attentions = self.blocks.layer.self_attentions
+        attentions = self.blocks.first.self_attentions
         kinds = [layer.attention for layer in self.stack.group]
         return [attentions[kinds.index(kind)] for kind in self.mask_kinds]
 
@@ -295,17 +317,17 @@ class TransformerStack(nnx.Module):
 
     # --- Decoding -----------------------------------------------------------------------------------------------------
 
-    def empty_cache(self, batch: int, slots: int) -> Any:
-        """Room for keys and values of `slots` tokens: for each layer [batch, slots, kv heads, head width], stacked."""
-        layers = self.stack.layers // len(self.stack.group)
+    def empty_cache(self, batch: int, slots: int) -> tuple[Any, ...]:
+        """Room for the keys and values of `slots` tokens in every layer, in the computation's dtype."""
 
         def room(attention: Any) -> Cache:
-            zeros = jnp.zeros((layers, batch, slots, attention.kv_heads, attention.head_dim), self.model.dtype)
-            zeros = layout.current().constrain(zeros, (None, "batch", None, "act_kv", None))
+            zeros = jnp.zeros((batch, attention.kv_heads, slots, attention.head_dim), self.model.dtype)
+            zeros = layout.current().constrain(zeros, CACHED)
             return Cache(zeros, zeros)
 
-        caches = tuple(room(layer.attention) for layer in self.stack.group)
-        return caches[0] if len(caches) == 1 else caches
+        group = tuple(layer.attention for layer in self.stack.group)
+        caches = [tuple(map(room, group)) for _ in range(self.stack.layers // len(group))]
+        return tuple(each[0] if len(group) == 1 else each for each in caches)
 
     def continued(
         self,
@@ -331,12 +353,8 @@ class TransformerStack(nnx.Module):
         b, t, _ = x_btd.shape
         positions_bt = places(slot, b, t)
         bias = None if self.bias is None else self.bias(t, slots, slot)
-        masks = []
-        for attention in self._kinds():
-            seen_bts = within(
-                positions_bt[:, :, None] - jnp.arange(slots), causal=True, window=attention.options.window
-            )
-            masks.append(kernels.masked(attention.spec(b, t, slots, mask=True, bias=bias is not None), seen_bts))
+        distances_bts = positions_bt[:, :, None] - jnp.arange(slots)
+        masks = [within(distances_bts, causal=True, window=kind.options.window) for kind in self._kinds()]
         inputs = AttentionInputs(
             positions_bt=positions_bt,
             segment_ids_bt=jnp.ones_like(positions_bt),

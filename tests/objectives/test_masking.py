@@ -1,14 +1,17 @@
 """BERT's masking, whole words, and RoBERTa's new masks in each epoch."""
 
+import functools
+
 import numpy as np
 import pytest
-from objectives.preprocessing.chances import assert_distribution, assert_share
+from objectives.chances import assert_distribution, assert_share
 
-from t5x_like.data.documents import Corpus, Documents, Windows
-from t5x_like.data.packing import ExampleMaker, Record
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.documents import Documents, Windows
+from t5x_like.data.packing import ExampleMaker, RecordRef
 from t5x_like.errors import ExperimentError
-from t5x_like.objectives.preprocessing.masked_lm import MaskedLM
-from t5x_like.objectives.preprocessing.words import word_starts
+from t5x_like.objectives.masked_lm import MaskedLM
+from t5x_like.objectives.masking import word_starts
 
 CLS, SEP, MASK, VOCABULARY = 1, 2, 3, 1000
 BERT = MaskedLM(mask_id=MASK, vocab_size=VOCABULARY, special_ids=(0, CLS, SEP))
@@ -159,11 +162,11 @@ class Masks:
 def test_each_epoch_has_masks_of_its_own():
     """RoBERTa: the pipeline's generator is keyed by (seed, epoch, index), so the masks change and can be had again."""
     tokens = text(400, seed=7).astype(np.uint16)
-    windows = Windows(Corpus.of(Documents(tokens, np.array([0, 150, 400]), np.array([1, 1]))), 200)
+    windows = Windows(Dataset.of(Documents(tokens, np.array([0, 150, 400]), np.array([1, 1]))).shards, 200)
 
     def masks(seed, epoch):
         maker = ExampleMaker(Masks(), 200, seed)
-        records = [Record(epoch, window, windows.pieces(window)) for window in (0, 1)]
+        records = [RecordRef(epoch, window, functools.partial(windows.read, window)) for window in (0, 1)]
         made = [example for record in records for example in maker.make(record)]
         return np.concatenate([example.features["weights"] for example in made])
 

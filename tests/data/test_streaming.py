@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from t5x_like.data.documents import Stage
+from t5x_like.data.dataset import MixtureStage
 from t5x_like.data.pipeline import Pipeline
-from t5x_like.data.stream import Stream, StreamedCorpus
+from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.objectives.causal_lm import CausalLM
 
@@ -35,16 +35,16 @@ def encode(texts):
 def component(name, first, files, records=30, holds=lambda shard, record: True):
     rng = np.random.default_rng(first)
     shards = [File(first + 5000 * file, rng.integers(0, 40, records)) for file in range(files)]
-    return Stream(name, tuple(shards), holds, encode, np.dtype(np.uint32))
+    return StreamedComponent(name, tuple(shards), holds, encode, np.dtype(np.uint32))
 
 
 def corpus(*, files=3, **options):
-    return StreamedCorpus((component("", 10, files, **options),))
+    return StreamedDataset((component("", 10, files, **options),))
 
 
 def mixture():
     parts = component("a", 10, 2), component("b", 100_000, 5), component("c", 200_000, 1)
-    return StreamedCorpus(parts, (Stage(0, (1.0, 2.0, 0.0)), Stage(10, (0.0, 1.0, 1.0))))
+    return StreamedDataset(parts, (MixtureStage(0, (1.0, 2.0, 0.0)), MixtureStage(10, (0.0, 1.0, 1.0))))
 
 
 SHAPE = {"sequence_length": 16, "batch_size": 8, "lanes": 4, "seed": 3, "shuffle_window": 8}

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from t5x_like.data.cleaning.cleaner import Cleaner
-from t5x_like.data.documents import Piece, Stage, cut, whole
-from t5x_like.data.order import Blend, Mixed, Shuffled, derived_seed
-from t5x_like.data.packing import Record
+from t5x_like.data.dataset import MixtureStage
+from t5x_like.data.documents import Piece, cut, whole
+from t5x_like.data.order import MixtureOrder, OrderStage, ShuffledOrder, derived_seed
+from t5x_like.data.packing import RecordRef
 from t5x_like.errors import ExperimentError
 
 _BLOCK_SIZE = 1 << 25  # characters, or tokens, of a block at most; what comes then begins the next
@@ -35,7 +36,7 @@ class Shard(Protocol):
 
 
 @dataclass(frozen=True)
-class Stream:
+class StreamedComponent:
     """A component that is streamed.
 
     Attributes:
@@ -58,11 +59,11 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class StreamedCorpus:
+class StreamedDataset:
     """What a task streams: components, and how often each is read; see `documents.Corpus`."""
 
-    components: tuple[Stream, ...]
-    stages: tuple[Stage, ...] = ()
+    components: tuple[StreamedComponent, ...]
+    stages: tuple[MixtureStage, ...] = ()
 
 
 class _Place(NamedTuple):
@@ -97,10 +98,10 @@ class _Block(NamedTuple):
 class _ComponentLane:
     """One lane's windows of one component."""
 
-    def __init__(self, stream: Stream, length: int, lane: int, lanes: int, window: int, seed: int) -> None:
+    def __init__(self, stream: StreamedComponent, length: int, lane: int, lanes: int, window: int, seed: int) -> None:
         self._stream, self._length, self._lane, self._lanes, self._window = stream, length, lane, lanes, window
         self._of = -(-lanes // len(stream.shards))  # virtual shards of each file
-        self._order = Shuffled(self._of * len(stream.shards), seed)
+        self._order = ShuffledOrder(self._of * len(stream.shards), seed)
         self._seed = seed
         self.place = self.after = _Place(0, 0, 0)
         self._block: tuple[_Place, _Block] | None = None
@@ -197,7 +198,7 @@ class _ComponentLane:
         return _Block(tokens, offsets, ends[order] if self._stream.names else ends, next_record, cleaned)
 
 
-class StreamReader:
+class StreamingReader:
     """One lane of a streamed corpus.
 
     Attributes:
@@ -206,7 +207,7 @@ class StreamReader:
 
     def __init__(
         self,
-        corpus: StreamedCorpus,
+        corpus: StreamedDataset,
         *,
         length: int,
         lane: int,
@@ -231,8 +232,8 @@ class StreamReader:
           skip: ranges [a, b) of the order whose windows are read and left out.
         """
         self._lane, self._lanes, self._skip = lane, lanes, skip
-        blends = [Blend(stage.step * batch_size, stage.weights) for stage in corpus.stages]
-        self._mixed = Mixed([0] * len(corpus.components), blends, seed) if blends else None
+        blends = [OrderStage(stage.step * batch_size, stage.weights) for stage in corpus.stages]
+        self._mixed = MixtureOrder([0] * len(corpus.components), blends, seed) if blends else None
         self._parts = [
             _ComponentLane(part, length, lane, lanes, window, derived_seed(seed, number))
             for number, part in enumerate(corpus.components)
@@ -246,20 +247,20 @@ class StreamReader:
     @classmethod
     def factory(
         cls,
-        corpus: StreamedCorpus,
+        corpus: StreamedDataset,
         length: int,
         batch_size: int,
         lanes: int,
         seed: int,
         skip: Sequence[tuple[int, int]],
         window: int,
-    ) -> Callable[[int, Sequence[int]], "StreamReader"]:
+    ) -> Callable[[int, Sequence[int]], "StreamingReader"]:
         """What opens the reader of a lane at a state; zeros begin."""
         shape = {"length": length, "batch_size": batch_size, "lanes": lanes, "window": window}
         return lambda lane, state: cls(corpus, lane=lane, state=state, seed=seed, skip=skip, **shape)
 
     @staticmethod
-    def words(corpus: StreamedCorpus) -> int:
+    def words(corpus: StreamedDataset) -> int:
         """The length of a state."""
         return 1 + 2 * len(corpus.components)
 
@@ -268,14 +269,15 @@ class StreamReader:
         places = [part.place for part in self._parts]
         return (self._count, *(w for p in places for w in (p.ordinal << _RECORD_BITS | p.record, p.token)))
 
-    def read(self) -> Record:
-        """The window at hand."""
+    def peek(self, ahead: int = 0) -> RecordRef:
+        """The current window; a stream cannot look further ahead."""
+        assert not ahead
         while self._is_skipped(self._index()):
             self._load()
             self.advance()
         part, pieces = self._load()
         self.cleaned = part.cleaned()
-        return Record(part.epoch(part.place), self._index(), pieces)
+        return RecordRef(part.epoch(part.place), self._index(), lambda rng: [piece.arrays() for piece in pieces])
 
     def advance(self) -> None:
         """Goes behind the window at hand."""

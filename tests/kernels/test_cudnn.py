@@ -1,9 +1,10 @@
 """cuDNN's packed attention, the custom call carried out here as XLA's cuda_dnn.cc describes it to cuDNN."""
 
+import dataclasses
 import functools
 import json
 import math
-from types import SimpleNamespace
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 from t5x_like.experiment import Parallelism
-from t5x_like.models import cudnn
-from t5x_like.models.transformer import attention
+from t5x_like.kernels import cudnn, xla
+from t5x_like.kernels.attention import AttentionSpec
 from t5x_like.parallel import layout
 
-LENGTH, HEADS, WIDTH = 32, 4, 8
+LENGTH, HEADS, WIDTH, DOCUMENTS = 32, 4, 8, 3
 # Four rows: several documents and padding, one alone, padding alone, and one that would go on if it were not a new row.
 IDS = np.array([[1] * 9 + [2] * 3 + [3] * 14 + [0] * 6, [1] * 32, [0] * 32, [1] * 20 + [2] * 12], np.int32)
 POSITIONS = np.array(
@@ -102,7 +103,6 @@ def custom_calls(monkeypatch):
 
     monkeypatch.setattr(jax.ffi, "ffi_call", ffi_call)
     monkeypatch.setitem(cudnn._DTYPES, "float32", "F32")
-    monkeypatch.setattr(cudnn, "LEAST_SEGMENTS", 4)
     return made
 
 
@@ -120,8 +120,8 @@ def both(function, q, k, v, grad):
 
 def reference(q, k, v, causal=True, window=0):
     apart = POSITIONS[:, :, None] - POSITIONS[:, None]
-    mask = attention.same_segment(IDS, IDS) & attention.within(apart, causal=causal, window=window)
-    return attention.attend(q, k, v, mask)
+    mask = xla.same_segment(IDS, IDS) & xla.within(apart, causal=causal, window=window)
+    return xla.attend(q, k, v, mask)
 
 
 def assert_same(function, kv_heads, **seen):
@@ -132,85 +132,99 @@ def assert_same(function, kv_heads, **seen):
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_packed_rows_are_sequences_that_cudnn_finds(custom_calls, kv_heads):
-    assert_same(jax.jit(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS)))), kv_heads)
+    assert_same(jax.jit(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS), DOCUMENTS))), kv_heads)
     assert {target for target, *_ in custom_calls} == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
     for _, config, *_ in custom_calls:
         assert config["mask_type"] == "CAUSAL" and config["max_seg_per_batch"] == 4
 
 
-@pytest.mark.parametrize("room", [4, 1])
 @pytest.mark.parametrize("seen", [{"causal": False}, {"window": 5}])
-def test_all_of_a_segment_or_a_window_is_seen_with_the_kernel_and_without(custom_calls, monkeypatch, seen, room):
-    monkeypatch.setattr(cudnn, "LEAST_SEGMENTS", room)
-    monkeypatch.setattr(cudnn, "BLOCK", 8)
-    assert_same(jax.jit(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS)), **seen)), 2, **seen)
+def test_all_of_a_segment_or_a_window_is_seen(custom_calls, seen):
+    assert_same(
+        jax.jit(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS), DOCUMENTS), **seen)), 2, **seen
+    )
     masks = {(config["mask_type"], config["sliding_window_length"]) for _, config, *_ in custom_calls}
     assert masks == ({("NO_MASK", 0)} if "causal" in seen else {("CAUSAL", 6)})
 
 
+def test_the_products_are_multiplied_by_the_scale_that_is_given(custom_calls):
+    mask = cudnn.runs(jnp.asarray(IDS), DOCUMENTS)
+    q, k, v, _ = inputs(2)
+    np.testing.assert_allclose(
+        cudnn.attention(q, k, v, mask, scale=0.3), cudnn.attention(q * 0.3 * WIDTH**0.5, k, v, mask), atol=3e-6
+    )
+
+
 def test_over_a_mesh_each_device_has_its_own_rows_and_heads(custom_calls):
     with layout.make(Parallelism(data=4, tensor=2), jax.devices()[:8]).use():
-        assert_same(jax.jit(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS)))), 2)
+        assert_same(jax.jit(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS), DOCUMENTS))), 2)
     assert {results[0].shape for _, _, results, _ in custom_calls} == {(1, 2, LENGTH, WIDTH)}
 
 
-def test_where_there_is_no_room_for_the_segments_the_same_is_computed_without(custom_calls, monkeypatch):
-    ran = []
-    monkeypatch.setitem(globals(), "forward", lambda *_: ran.append(1))
-    monkeypatch.setitem(globals(), "backward", lambda *_: ran.append(1))
-    monkeypatch.setattr(cudnn, "LEAST_SEGMENTS", 1)  # four, and there are eight
-    monkeypatch.setattr(cudnn, "BLOCK", 8)
-    assert_same(jax.jit(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS)))), 2)
-    assert len(custom_calls) > 0, "the kernel is there, and is not run"
-    assert not ran
-
-
-def test_offsets_that_are_no_32_bit_numbers_leave_the_kernel_out(custom_calls, monkeypatch):
-    monkeypatch.setattr(cudnn, "_is_too_large", lambda q: True)
-    assert_same(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS))), 4)
-    assert not custom_calls
-
-
-def test_runs_share_the_room_of_a_device():
-    """One row of many documents takes the room that another leaves."""
-    ids = np.stack([np.arange(1, 33), np.full(32, 1)]).astype(np.int32)
-    found = cudnn.runs(jnp.asarray(ids))
-    assert found.lengths_bn.shape == (2, cudnn.LEAST_SEGMENTS) and cudnn.segments(4096) == 32
-    assert int(found.count_b[0]) == 33
-    assert found.lengths_bn.reshape(-1)[:32].tolist() == [1] * 32
+def test_each_row_has_room_for_its_documents_and_for_padding():
+    ids = np.stack([[*range(1, 4), *[0] * 29], [1] * 30 + [2, 0], [1] * 32]).astype(np.int32)
+    found = cudnn.runs(jnp.asarray(ids), DOCUMENTS)
+    assert found.lengths_bn.shape == (3, DOCUMENTS + 1)
+    assert found.lengths_bn.reshape(-1).tolist() == [1, 1, 1, 29, 30, 1, 1, 32, 0, 0, 0, 0]
     offsets = np.asarray(found.offsets_bm).reshape(-1)
-    assert offsets[:33].tolist() == list(range(33)) and (offsets[33:] == 64).all()
+    assert offsets[:8].tolist() == [0, 1, 2, 3, 32, 62, 63, 64] and (offsets[8:] == 96).all()
+
+
+SPEC = AttentionSpec(
+    queries=1024,
+    keys=1024,
+    heads=4,
+    kv_heads=4,
+    head_dim=64,
+    dtype="bfloat16",
+    scale=0.125,
+    causal=True,
+    packed=True,
+    rows=8,
+    documents_per_row=16,
+)
 
 
 @pytest.mark.parametrize(
-    "kind, options, can",
+    "kind, changed, reason",
     [
-        ("NVIDIA H200", {}, True),
-        ("NVIDIA H100 80GB HBM3", {"head_dim": 128}, True),
-        ("NVIDIA H100 80GB HBM3", {"dtype": "float32"}, False),
-        ("NVIDIA H100 80GB HBM3", {"head_dim": 100}, False),
-        ("NVIDIA A100-SXM4-80GB", {}, False),
-        ("NVIDIA GeForce RTX 4090", {}, False),
-        ("NVIDIA H200", {"window": 100}, True),
-        ("NVIDIA H200", {"causal": False}, True),
-        ("NVIDIA H200", {"causal": False, "window": 100}, False),
-        ("NVIDIA H200", {"soft_cap": 50.0}, False),
+        ("NVIDIA H200", {}, ""),
+        ("NVIDIA H100 80GB HBM3", {"head_dim": 128}, ""),
+        ("NVIDIA H200", {"window": 100}, ""),
+        ("NVIDIA H200", {"causal": False}, ""),
+        ("NVIDIA H200", {"scale": 1.0}, ""),
+        ("NVIDIA H100 80GB HBM3", {"dtype": "float32"}, "not float32; set model.dtype"),
+        ("NVIDIA H100 80GB HBM3", {"head_dim": 100}, "not of 100"),
+        ("NVIDIA A100-SXM4-80GB", {}, "from Hopper on, not on NVIDIA A100-SXM4-80GB"),
+        ("NVIDIA GeForce RTX 4090", {}, "from Hopper on"),
+        ("NVIDIA H200", {"causal": False, "window": 100}, "a window only where no later key is seen"),
+        ("NVIDIA H200", {"soft_cap": 50.0}, "no soft cap"),
+        ("NVIDIA H200", {"bias": True}, "no bias"),
+        ("NVIDIA H200", {"prefix": 8}, "a prefix"),
+        ("NVIDIA H200", {"packed": False, "mask": True}, "no mask but"),
+        ("NVIDIA H200", {"documents_per_row": 0}, "set data.documents_per_row, such as to 16"),
+        ("NVIDIA H200", {"rows": 1 << 14}, "raise parallelism.microbatches"),
     ],
 )
-def test_which_devices_have_it(monkeypatch, kind, options, can):
+def test_a_call_that_it_cannot_compute_is_refused_with_the_reason(monkeypatch, kind, changed, reason):
     class Device:
         platform, device_kind = "gpu", kind
 
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
-    values = {"dtype": "bfloat16", "head_dim": 64, "scaled_attention": True, "window": 0, "soft_cap": 0.0, **options}
-    causal = values.pop("causal", True)
-    assert cudnn.can_attend(SimpleNamespace(**values), causal=causal) is can
+    said = cudnn.CuDNN().supports(dataclasses.replace(SPEC, **changed))
+    assert reason in said if reason else not said, said
+
+
+def test_it_is_for_gpus():
+    assert cudnn.CuDNN().supports(SPEC) == "runs on NVIDIA GPUs only"
 
 
 @pytest.mark.parametrize("saved, runs", [(("qkv", "attention"), 2), (("qkv",), 3)])
 def test_a_remat_policy_that_saves_the_residual_spares_the_forward_kernel(custom_calls, saved, runs):
-    """One conditional holds the forward kernel and one the backward one; a third is the forward one again."""
     policy = jax.checkpoint_policies.save_only_these_names(*saved)
-    loss = jax.checkpoint(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS))).sum(), policy=policy)
-    text = jax.jit(jax.value_and_grad(loss)).lower(*inputs(2)[:3]).as_text()
-    assert text.count("stablehlo.case") == runs
+    loss = jax.checkpoint(
+        lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS), DOCUMENTS)).sum(), policy=policy
+    )
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(*inputs(2)[:3])
+    # Forward and backward, and the forward kernel again where its residual is not saved.
+    assert len(re.findall(r"custom_call @xla_\w*python\w*callback", lowered.as_text())) == runs

@@ -5,9 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from objectives.preprocessing.chances import assert_distribution
+from objectives.chances import assert_distribution
 
-from t5x_like.objectives.preprocessing.spans import budget, gather, random_segmentation, run_starts
+from t5x_like.objectives.spans import budget, gather, random_segmentation, run_starts
 
 DRAWS = 8000
 

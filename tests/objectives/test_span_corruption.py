@@ -5,10 +5,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from objectives.preprocessing.chances import assert_distribution, runs
+from objectives.chances import assert_distribution, runs
 
 from t5x_like.errors import ExperimentError
-from t5x_like.objectives.preprocessing.span_corruption import SpanCorruption
+from t5x_like.objectives.span_corruption import SpanCorruption
 
 T5 = SpanCorruption(vocab_size=32_100, eos_id=1)
 PAIRS = [(0.15, 3.0), (0.15, 8.0), (0.25, 4.0), (0.5, 3.0), (0.5, 8.0), (0.15, 64.0), (0.5, 64.0)]

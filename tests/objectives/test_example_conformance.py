@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from t5x_like.objectives.preprocessing.masked_lm import MaskedLM
-from t5x_like.objectives.preprocessing.prefix_lm import PrefixLM
-from t5x_like.objectives.preprocessing.span_corruption import SpanCorruption
-from t5x_like.objectives.preprocessing.ul2 import MixtureOfDenoisers
+from t5x_like.objectives.masked_lm import MaskedLM
+from t5x_like.objectives.prefix_lm import PrefixLM
+from t5x_like.objectives.span_corruption import SpanCorruption
+from t5x_like.objectives.ul2 import MixtureOfDenoisers
 
 VOCABULARY, SENTINELS, END, MASK = 65_000, 50_000, 1, 3
 SPECIALS = (0, END, 2)
@@ -91,7 +91,7 @@ def test_features_of_one_dtype_of_token_are_those_of_another(objective):
 
 def test_nothing_heavy_is_imported():
     """The pipeline's workers start without JAX."""
-    modules = [f"t5x_like.objectives.preprocessing.{name}" for name in ("ul2", "masked_lm", "prefix_lm")]
+    modules = [f"t5x_like.objectives.{name}" for name in ("ul2", "masked_lm", "prefix_lm")]
     code = f"import {', '.join(modules)}, sys, json; print(json.dumps([m for m in sys.modules if '.' not in m]))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"jax", "flax", "tensorflow", "seqio"} & set(json.loads(done.stdout))

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from objectives.preprocessing.chances import assert_distribution
+from objectives.chances import assert_distribution
 
 from t5x_like.errors import ExperimentError
-from t5x_like.objectives.preprocessing.prefix_lm import PrefixLM
-from t5x_like.objectives.preprocessing.single_sequence import join, shift_right
+from t5x_like.objectives.prefix_lm import PrefixLM
+from t5x_like.objectives.sequences import join, shift_right
 
 
 def rng(seed=0):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from objectives.preprocessing.chances import assert_distribution, assert_share
-from objectives.preprocessing.test_span_corruption import reconstruct
+from objectives.chances import assert_distribution, assert_share
+from objectives.test_span_corruption import reconstruct
 
 from t5x_like.errors import ExperimentError
-from t5x_like.objectives.preprocessing.ul2 import DENOISERS, Denoiser, MixtureOfDenoisers
+from t5x_like.objectives.ul2 import DENOISERS, Denoiser, MixtureOfDenoisers
 
 UL2 = MixtureOfDenoisers(vocab_size=1000, eos_id=1, mode_ids=(3, 4, 5))
 LONG = MixtureOfDenoisers(vocab_size=200_000, eos_id=1, mode_ids=(3, 4, 5), sentinels=100_000)

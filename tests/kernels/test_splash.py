@@ -1,4 +1,4 @@
-"""The attention kernels against the plain products."""
+"""Splash attention and the plain products against the formula, and a layer with one against one with the other."""
 
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ from flax import nnx
 
 from t5x_like import variables
 from t5x_like.experiment import Experiment, Parallelism
-from t5x_like.models import kernels
-from t5x_like.models.transformer import attention
-from t5x_like.models.rope import rotate, rotate_heads, rotation
+from t5x_like.kernels import splash, xla
+from t5x_like.models import attention
+from t5x_like.models.transformer.positions import rotate, rotate_heads, rotation
 from t5x_like.parallel import layout
 
 # Two rows: several segments and padding, and one segment alone.
@@ -31,12 +31,12 @@ def qkv():
 
 
 def plain(q, k, v):
-    return attention.attend(q, k, v, attention.packed_mask(SEGMENTS, POSITIONS), causal=True)
+    return xla.attend(q, k, v, xla.packed_mask(SEGMENTS, POSITIONS), causal=True)
 
 
 def kernel(q, k, v):
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
-    return kernels.splash(q, k, v, kernels.Segments(jnp.asarray(SEGMENTS)), interpret=True).transpose(0, 2, 1, 3)
+    return splash.splash(q, k, v, splash.Segments(jnp.asarray(SEGMENTS)), interpret=True).transpose(0, 2, 1, 3)
 
 
 def test_splash_is_attention_forward_and_backward(qkv):
@@ -91,9 +91,9 @@ def test_the_plain_products_are_the_formula(causal, window, soft_cap):
     qkv, ids, positions = long_rows()
     bias = jax.random.normal(jax.random.key(5), (2, 256, 256))
     apart = positions[:, :, None] - positions[:, None]
-    mask = attention.same_segment(ids, ids) & attention.within(apart, causal=causal, window=window)
+    mask = xla.same_segment(ids, ids) & xla.within(apart, causal=causal, window=window)
     ours = value_and_gradients(
-        lambda q, k, v, bias: attention.attend(q, k, v, mask, bias, causal=causal, window=window, soft_cap=soft_cap),
+        lambda q, k, v, bias: xla.attend(q, k, v, mask, bias, causal=causal, window=window, soft_cap=soft_cap),
         (*qkv, bias),
         ids,
     )
@@ -106,14 +106,14 @@ def test_the_plain_products_are_the_formula(causal, window, soft_cap):
 
 @pytest.mark.parametrize("causal, window, soft_cap", SEEING)
 def test_the_kernel_is_the_formula(monkeypatch, causal, window, soft_cap):
-    monkeypatch.setattr(kernels, "BLOCKS", (128,))
-    monkeypatch.setattr(kernels, "BACKWARD_KEYS", 128)
+    monkeypatch.setattr(splash, "BLOCKS", (128,))
+    monkeypatch.setattr(splash, "BACKWARD_KEYS", 128)
     qkv, ids, _ = long_rows()
 
     def kernel(q, k, v):
         q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
-        segments = kernels.Segments(jnp.asarray(ids))
-        run = functools.partial(kernels.splash, causal=causal, window=window, soft_cap=soft_cap, interpret=True)
+        segments = splash.Segments(jnp.asarray(ids))
+        run = functools.partial(splash.splash, causal=causal, window=window, soft_cap=soft_cap, interpret=True)
         return run(q, k, v, segments).swapaxes(1, 2)
 
     ours = value_and_gradients(kernel, qkv, ids)
@@ -128,7 +128,7 @@ def test_a_window_saves_the_products_with_keys_outside_of_it(causal, keys):
     qkv = [jnp.zeros((1, 1024, 1, 8))] * 3
     mask = jnp.ones((1, 1024, 1024), bool)
 
-    text = jax.jit(functools.partial(attention.attend, causal=causal, window=32)).lower(*qkv, mask).as_text()
+    text = jax.jit(functools.partial(xla.attend, causal=causal, window=32)).lower(*qkv, mask).as_text()
     scores = re.findall(r"dot_general.*-> tensor<1x1x1x128x(\d+)xf32>", text)
     assert sum(int(size) for size in scores if size != "8") == keys
 
@@ -153,7 +153,7 @@ def test_a_layer_by_kernel_is_the_layer_without(monkeypatch, causal, seen):
     parameters = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), parameters)
     x = jax.random.normal(jax.random.key(2), (2, 128, 16))
     turns = rotation(jnp.asarray(POSITIONS), 8, 10_000.0)
-    monkeypatch.setattr(kernels, "splash", functools.partial(kernels.splash, interpret=True))
+    monkeypatch.setattr(splash, "splash", functools.partial(splash.splash, interpret=True))
 
     def loss(mask):
         def run(parameters, x):
@@ -162,10 +162,10 @@ def test_a_layer_by_kernel_is_the_layer_without(monkeypatch, causal, seen):
 
         return jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(parameters, x)
 
-    plain = attention.packed_mask(SEGMENTS, POSITIONS, options, causal=causal)
-    monkeypatch.setattr(kernels, "has_splash", lambda length: True)
-    by_kernel = attention.packed_mask(jnp.asarray(SEGMENTS), POSITIONS, options, causal=causal)
-    assert isinstance(by_kernel, kernels.Segments) and plain.shape == (2, 128, 128)
+    plain = attention.packed(options, SEGMENTS, POSITIONS, causal=causal)
+    monkeypatch.setattr(splash.Splash, "supports", lambda self, spec: "")
+    by_kernel = attention.packed(options, jnp.asarray(SEGMENTS), POSITIONS, causal=causal)
+    assert by_kernel.backend.name == "splash" and plain.arrays.shape == (2, 128, 128)
     (expected, theirs), (got, ours) = loss(plain), loss(by_kernel)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), ours, theirs)
@@ -188,8 +188,3 @@ def test_heads_before_length_are_rotated_like_others(dtype):
         got,
         expected,
     )
-
-
-def test_here_the_mask_is_an_array_and_no_kernel_runs():
-    assert not kernels.has_splash(128)
-    assert attention.packed_mask(SEGMENTS, POSITIONS).shape == (2, 128, 128)

@@ -1,0 +1,143 @@
+"""The commits of a training run: what it resumes from, what it commits, and the evaluation that joins a commit."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_like.checkpoint import evaluation
+from t5x_like.checkpoint.reading import initialize_from
+from t5x_like.checkpoint.store import CheckpointStore
+from t5x_like.data import fingerprints
+from t5x_like.distributed import exchange
+from t5x_like.errors import ExperimentError
+from t5x_like.evaluation.schedule import is_due
+from t5x_like.experiment import Experiment
+from t5x_like.program import Program, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Work of a run over all its processes and restarts; it is committed with the state.
+
+    Attributes:
+      tokens: real tokens trained on.
+      seconds: wall time, set-up, compilation, evaluation and commits included.
+    """
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a process begins.
+
+    Attributes:
+      state: of step 0, or of the latest commit.
+      position: the place in the data; None for its beginning.
+      totals: work that is done.
+      step: updates that are made.
+      unevaluated: the evaluators that were due at the latest commit and did not finish.
+    """
+
+    state: State
+    position: np.ndarray | None = None
+    totals: Totals = Totals()
+    step: int = 0
+    unevaluated: tuple[str, ...] = ()
+
+
+class Commits:
+    """Commits the state with what it takes to go on from it: experiment, position in the data, totals."""
+
+    def __init__(
+        self, experiment: Experiment, store: CheckpointStore, fingerprint: Mapping[str, str], began: float
+    ) -> None:
+        """Takes what every commit of this process holds.
+
+        Args:
+          experiment: the run's.
+          store: where the commits lie.
+          fingerprint: by field, what decides the content of the data.
+          began: when this process began, by `time.perf_counter`.
+        """
+        self.totals = Totals()
+        self._experiment, self._store, self._fingerprint = experiment, store, fingerprint
+        self._before, self._began = Totals(), began
+
+    def start(self, run: Program) -> Start:
+        """Resumes from the latest commit; else takes another run's parameters; else starts from scratch.
+
+        Raises:
+          UserError: when the commit cannot be read, or is of another experiment or other data.
+        """
+        latest, abstract = self._store.latest(), run.abstract_state()
+        if latest is None:
+            initialize = jax.jit(run.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
+            state = initialize()
+            if source := self._experiment.initialize.checkpoint:
+                state = run.start_from(state, initialize_from(source, abstract["parameters"]))
+            return Start(state)
+        restored = self._store.restore(latest, abstract)
+        self._require_same_data(restored.meta["data"], latest)
+        self.totals = self._before = Totals(**restored.meta["totals"])
+        unevaluated = evaluation.unfinished(self._store.commit(latest), restored.meta)
+        # A network file system may show the file to some hosts only: the first one decides for all.
+        if not exchange.gather(np.array([bool(unevaluated)], np.uint32))[0, 0]:
+            unevaluated = ()
+        else:
+            unevaluated = tuple(restored.meta[evaluation.DUE])
+        return Start(restored.state, restored.position, self.totals, latest, unevaluated)
+
+    def due(self, step: int) -> bool:
+        """Whether the state after `step` updates is committed."""
+        return is_due(step, self._experiment.checkpoint.every, self._experiment.steps)
+
+    def save(self, step: int, state: State, position: np.ndarray, tokens: int, evaluators: Iterable[str] = ()) -> None:
+        """Commits a step in the background.
+
+        Args:
+          step: updates made.
+          state: after them.
+          position: the place in the data of this process's lanes; the others are 0 there.
+          tokens: those that this process has seen trained on.
+          evaluators: the keys of those that run after the commit: until their metrics have joined it, a resumed run
+            begins with them.
+        """
+        seconds = self._before.seconds + time.perf_counter() - self._began
+        self.totals = Totals(self._before.tokens + tokens, seconds)
+        meta: dict[str, Any] = {
+            "experiment": self._experiment.to_dict(),
+            "data": self._fingerprint,
+            "totals": dataclasses.asdict(self.totals),
+        }
+        if due := list(evaluators):
+            meta[evaluation.DUE] = due
+        self._store.save(step, state, meta, _of_all_lanes(position))
+
+    def wait(self) -> None:
+        """Returns when the last commit is durable."""
+        self._store.wait()
+
+    def join(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Joins the metrics of all evaluators that were due to the commit of a step; it is durable already."""
+        self._store.evaluated(step, metrics)
+
+    def _require_same_data(self, before: Mapping[str, str], latest: int) -> None:
+        data = self._experiment.data
+        field = fingerprints.changed(before, self._fingerprint, data.task, data.split, data.streaming)
+        if field is not None:
+            raise ExperimentError(
+                field,
+                f"what it holds has changed since step {latest} of this workdir was committed; put it back, or start in"
+                " another --workdir",
+            )
+
+
+def _of_all_lanes(position: np.ndarray) -> np.ndarray:
+    """The place in the data of all lanes, of which each process knows its own; the others are 0 there."""
+    return exchange.gather(position.ravel()).max(0).reshape(position.shape)
