@@ -261,7 +261,7 @@ def test_checks_let_pass_what_is_right():
             "checkpoint.best_mode: 'lowest' is not known; it must be one of min, max",
         ),
         ({"telemetry": {"every": 0}}, "telemetry.every: 0 is too small; it must be at least 1"),
-        ({"model": {"family": "gpt2"}}, "model.layers: it is not given, and has no default"),
+        ({"model": {"family": "gpt2"}}, "model.embed: it is not given, and has no default"),
         ({"model": {"family": "gtp2"}}, "model.family: there is no model 'gtp2'; did you mean 'gpt2'?"),
         (
             {"data": {"sequence_length": 2048}},
@@ -312,7 +312,7 @@ def test_json_there_and_back_is_the_same_experiment(values):
     assert {"schema": migrations.newest(), **plain} == json.loads(built.to_json())
     assert Experiment.from_dict(plain).to_dict() == plain
     # Every default is spelled out, those of choices and presets too.
-    assert plain["model"]["layers"] == 12
+    assert plain["model"]["decoder"]["layers"] == 12
     assert plain["optimizer"]["schedule"]["warmup_steps"] == built.optimizer.schedule.warmup_steps
 
 

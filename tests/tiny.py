@@ -1,5 +1,6 @@
 """Programs small enough to compile in a second or two, and what feeds them."""
 
+import types
 from typing import Any
 
 import jax
@@ -43,6 +44,40 @@ def architecture(**changes: Any) -> Any:
                 **changes,
             }
         ),
+    )
+
+
+def flat(architecture: Any) -> Any:
+    """The options of a transformer by the short names that references use, of the first layer of its main stack."""
+    main, head = architecture.main, architecture.head
+    layer, positions = main.layer, main.positions
+    attention, half, norm = layer.attention, layer.feed_forward, layer.norm
+    return types.SimpleNamespace(
+        vocab_size=architecture.vocab_size,
+        embed=architecture.embed,
+        layers=main.layers,
+        encoder_layers=architecture.encoder.layers if architecture.encoder and architecture.decoder else 0,
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        head_dim=attention.head_dim,
+        window=attention.window,
+        soft_cap=attention.soft_cap,
+        mlp=half.hidden,
+        activation=half.activation,
+        gated=half.gated,
+        experts=getattr(half, "experts", 0),
+        experts_per_token=getattr(half, "experts_per_token", 0),
+        norm=norm.kind,
+        norm_epsilon=norm.epsilon,
+        norm_position=norm.position,
+        embedding_norm=main.embeddings.norm,
+        positions=positions.name,
+        rope_theta=getattr(positions, "theta", 0.0),
+        relative_buckets=getattr(positions, "buckets", 0),
+        relative_distance=getattr(positions, "distance", 0),
+        tied_head=head.name == "tied",
+        rescaled_head=getattr(head, "rescaled", False),
+        head_soft_cap=head.soft_cap,
     )
 
 

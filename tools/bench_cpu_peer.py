@@ -32,6 +32,7 @@ def ours(layers: int, width: int, heads: int, length: int, batch: int) -> Callab
 
     from t5x_like.experiment import Experiment
     from t5x_like.program import program
+    from t5x_like.step import compiled_step
 
     experiment = Experiment.from_dict(
         {
@@ -53,7 +54,7 @@ def ours(layers: int, width: int, heads: int, length: int, batch: int) -> Callab
         }
     )
     run = program(experiment)
-    step, state = run.compiled_step(), jax.jit(run.init)()
+    step, state = compiled_step(run), jax.jit(run.init)()
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (batch, length + 1)).astype(np.int32)
     rows = {
         "inputs": tokens[:, :-1],

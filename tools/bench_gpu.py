@@ -45,8 +45,8 @@ def ours(model: str, rows: int, remat: str) -> tuple[Callable[[int], None], floa
     import numpy as np
 
     from t5x_like.experiment import Experiment
-    from t5x_like.program import flops_per_step
-    from t5x_like.program import program
+    from t5x_like.program import flops_per_step, program
+    from t5x_like.step import compiled_step
 
     *_, vocabulary, length, _ = SHAPES[model]
     family = {"family": "gpt2", "dropout": 0.0} if model == "124m" else {"family": "llama"}
@@ -66,7 +66,7 @@ def ours(model: str, rows: int, remat: str) -> tuple[Callable[[int], None], floa
         }
     )
     run = program(experiment)
-    state, step = jax.jit(run.init)(), run.compiled_step()
+    state, step = jax.jit(run.init)(), compiled_step(run)
     tokens = np.random.default_rng(0).integers(0, vocabulary, (rows, length + 1)).astype(np.int32)
     batch = jax.device_put(
         {

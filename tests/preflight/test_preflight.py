@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from t5x_like import program as step
+from t5x_like import step as train_step
 from t5x_like.__main__ import main
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
 from t5x_like.kernels import splash
-from t5x_like.models import shared
+from t5x_like.models import sharded_linear as shared
 from t5x_like.parallel import scatter, topologies
 from t5x_like.preflight import build, prices, report, show
 
@@ -147,16 +147,16 @@ def test_a_kernel_that_remat_runs_again_is_seen():
 
 @pytest.mark.slow
 def test_a_state_that_is_not_donated_is_seen(monkeypatch):
-    made = step.Program.compiled_step
+    made = build.compiled_step
 
-    def kept(self):
-        wrapped = made(self).__wrapped__
-        state = self.abstract_state()
+    def kept(program):
+        wrapped = made(program).__wrapped__
+        state = program.abstract_state()
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
-        rows, whole = self.layout.sharding(("batch",)), self.layout.sharding(())
+        rows, whole = program.layout.sharding(("batch",)), program.layout.sharding(())
         return jax.jit(wrapped, in_shardings=(places, rows), out_shardings=(places, whole))
 
-    monkeypatch.setattr(step.Program, "compiled_step", kept)
+    monkeypatch.setattr(build, "compiled_step", kept)
     found = report.report(build.build(experiment(model={"layers": 2}), TOPOLOGY))
     assert found["per_chip"]["alias_bytes"] == 0
     assert any(problem.startswith("donation:") for problem in found["problems"])
@@ -170,10 +170,10 @@ def test_gradients_of_copies_are_scattered_and_where_they_are_not_it_is_seen(mon
     assert good["collective_bytes"]["reduce-scatter/sync"] > 0.9 * 2 * parameters  # in bfloat16
     assert not [problem for problem in good["problems"] if problem.startswith("gradients:")]
 
-    def whole(self, tree):
-        return jax.tree.map(lambda info, x: self.layout.constrain(x, info.axes), self.parameter_infos(), tree)
+    def whole(program, tree):
+        return jax.tree.map(lambda info, x: program.layout.constrain(x, info.axes), program.parameter_infos(), tree)
 
-    monkeypatch.setattr(step.Program, "_cut_as_state", whole)
+    monkeypatch.setattr(train_step, "_cut_as_state", whole)
     monkeypatch.setattr(shared, "gradient", lambda equation, left, right, axes: jnp.einsum(equation, left, right))
     broken = report.report(build.build(experiment(**options), TOPOLOGY))
     assert any(problem.startswith("gradients:") for problem in broken["problems"])

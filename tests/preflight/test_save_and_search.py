@@ -20,6 +20,7 @@ from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.placement import batch_shapes, place
 from t5x_like.preflight import build, child, fit, search
 from t5x_like.sections import flatten
+from t5x_like.step import compiled_step
 from t5x_like.telemetry.environment import versions
 
 TOPOLOGY = topologies.parse("v5e:2x2")
@@ -56,7 +57,7 @@ def built():
 
 def found(place, program, layout, experiment):
     """What a job on a layout's devices finds there for its own step, and the sentence on it."""
-    lowered = program.compiled_step().lower(program.abstract_state(), batch_shapes(experiment, layout))
+    lowered = compiled_step(program).lower(program.abstract_state(), batch_shapes(experiment, layout))
     devices = [*layout.mesh.devices.flat]
     key = executables.key(lowered, devices, versions())
     return executables.find(place, key, flatten(fit.resolved(experiment, len(devices)).to_dict()), devices)
