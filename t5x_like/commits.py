@@ -5,17 +5,16 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from t5x_like.checkpoint import evaluation
-from t5x_like.checkpoint.reading import initialize_from
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.data import fingerprints
 from t5x_like.distributed import exchange
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.schedule import is_due
 from t5x_like.experiment import Experiment
+from t5x_like.initialization import Initialization
 from t5x_like.program import Program, State
 
 
@@ -69,20 +68,20 @@ class Commits:
         self._experiment, self._store, self._fingerprint = experiment, store, fingerprint
         self._before, self._began = Totals(), began
 
-    def start(self, run: Program) -> Start:
-        """Resumes from the latest commit; else takes another run's parameters; else starts from scratch.
+    def start(self, run: Program, first: Initialization | None) -> Start:
+        """Resumes from the latest commit, or begins with the state of step 0.
+
+        Args:
+          run: the experiment's program.
+          first: how the state of step 0 comes about; None where there is a commit.
 
         Raises:
           UserError: when the commit cannot be read, or is of another experiment or other data.
         """
-        latest, abstract = self._store.latest(), run.abstract_state()
+        latest = None if first else self._store.latest()
         if latest is None:
-            initialize = jax.jit(run.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
-            state = initialize()
-            if source := self._experiment.initialize.checkpoint:
-                state = run.start_from(state, initialize_from(source, abstract["parameters"]))
-            return Start(state)
-        restored = self._store.restore(latest, abstract)
+            return Start((first or Initialization(run)).state())
+        restored = self._store.restore(latest, run.abstract_state())
         self._require_same_data(restored.meta["data"], latest)
         self.totals = self._before = Totals(**restored.meta["totals"])
         unevaluated = evaluation.unfinished(self._store.commit(latest), restored.meta)

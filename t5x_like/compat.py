@@ -59,3 +59,10 @@ def filter_compilation_cache(stores: Callable[[Any], bool]) -> None:
             write(key, name, executable, *arguments, **named)
 
     cache.get_executable_and_time, cache.put_executable_and_time = get, put
+
+
+def coordination_client() -> Any:
+    """JAX's client of the service that connects the processes of a run; None in a process that is alone."""
+    from jax._src import distributed
+
+    return distributed.global_state.client

@@ -1,6 +1,10 @@
 """The one error a user is meant to read: what is wrong, where, and what would be right."""
 
 import errno
+import os
+import re
+import traceback
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -35,4 +39,20 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk of {error.filename or 'the workdir'} is full; free some space"
-    return None
+    return _absent_backend(error)
+
+
+def _absent_backend(error: BaseException) -> str | None:
+    """The sentence for a platform that JAX was asked for and cannot start; None for any other error."""
+    if not isinstance(error, RuntimeError | AssertionError):
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or Path(frames[-1].filename).name != "xla_bridge.py":
+        return None
+    said = re.sub(r"^Unable to initialize backend '\w+': |\.? \(set JAX_PLATFORMS.*", "", str(error))
+    reason = said or "its plugin for JAX is not installed"
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    return (
+        f"JAX_PLATFORMS={asked} asks for a platform that is not here ({reason}); unset the variable to take what there"
+        " is, or install the extra `cuda` or `tpu` on a machine that has one"
+    )

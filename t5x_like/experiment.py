@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from t5x_like import migrations, registry
 from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
+from t5x_like.path_rules import parse_patterns, parse_rules
 from t5x_like.sections import Choice, Choices, flatten, plain, section
 
 
@@ -171,14 +172,54 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoSource:
+    """No source of initial values: every variable starts as its initialiser has it."""
+
+    name: str = "none"
+
+
+RESHAPINGS = ("cut_or_pad", "mean", "interpolate")  # keys of checkpoint.reshaping.KINDS
+
+
+@dataclass(frozen=True, kw_only=True)
 class Initialize:
-    """Where the parameters of step 0 come from.
+    """Where the first values of a run's variables come from; docs/initialise.md explains paths, rules and patterns.
 
     Attributes:
-      checkpoint: a workdir, or one step of it, to take the parameters from; empty for a fresh start.
+      checkpoint: short for the source `checkpoint`: a work directory, or one step of it; empty for none.
+      source: what the values are taken from, `checkpoint` or `none`.
+      rules: `PATTERN -> PATH`: which variable of the source becomes which one here. What no rule matches keeps its
+        path; of several rules that give one variable a value the first counts; a rule without a path leaves out.
+      missing: patterns of variables here that may start fresh where the source has nothing for them.
+      unused: patterns of variables of the source that may be left.
+      reshaped: `PATTERN -> HOW`: variables here that may have another shape in the source, and how they are fitted:
+        `cut_or_pad`, `mean` or `interpolate`.
+      accept: patterns of options, such as `model.rope_theta`, that change what the model computes and that may differ
+        from those the source was trained with.
     """
 
     checkpoint: str = ""
+    source: Annotated[Any, Choice("source", default="none")] = NoSource()
+    rules: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.checkpoint and not isinstance(self.source, NoSource):
+            raise ExperimentError("checkpoint", "initialize.source is given too; give one of the two")
+        parse_rules(self.rules, "rules")
+        for field_name in ("missing", "unused", "accept"):
+            parse_patterns(getattr(self, field_name), field_name)
+        for number, rule in enumerate(parse_rules(self.reshaped, "reshaped")):
+            if rule.target not in RESHAPINGS:
+                problem = f"{rule.target!r} is no way to reshape; {registry.suggest(rule.target, RESHAPINGS)}"
+                raise ExperimentError(f"reshaped[{number}]", problem)
+        if not self.checkpoint and isinstance(self.source, NoSource):
+            for field_name in ("rules", "missing", "unused", "reshaped", "accept"):
+                if getattr(self, field_name):
+                    raise ExperimentError(field_name, "there is no source; give initialize.checkpoint or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,14 @@ from typing import Any
 import jax
 from etils import epath
 
+from t5x_like.data.batches import BatchCounts
 from t5x_like.distributed import startup
+from t5x_like.distributed.host_sync import StepReport
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Evaluation
 from t5x_like.evaluation.schedule import full_names
 from t5x_like.experiment import Experiment
 from t5x_like.program import flops_per_step
-from t5x_like.pulse import Beat
 from t5x_like.telemetry.devices import memory_metrics, mfu
 from t5x_like.telemetry.progress import Progress, format_seconds
 from t5x_like.telemetry.throughput import Throughput
@@ -67,20 +68,20 @@ class Journal:
         )
         self._progress = Progress(experiment.steps, start) if show and first else None
         self._news: dict[str, float] = {}  # what the next line tells once
-        self._in_flight: collections.deque[tuple[int, Mapping[str, Any], Beat]] = collections.deque()
+        self._in_flight: collections.deque[tuple[int, Mapping[str, Any], StepReport]] = collections.deque()
 
-    def step(self, number: int, results: Mapping[str, jax.Array], beat: Beat) -> None:
+    def step(self, number: int, results: Mapping[str, jax.Array], report: StepReport) -> None:
         """Takes a step that was dispatched to the devices.
 
         Args:
           number: updates done after it.
           results: what `Program.train_step` gave.
-          beat: what the processes said with it.
+          report: what the processes sent with it.
 
         Raises:
           UserError: when too many steps in a row were not finite.
         """
-        self._in_flight.append((number, results, beat))
+        self._in_flight.append((number, results, report))
         if self.first_step_seconds is None:
             jax.block_until_ready(results)
             self.first_step_seconds = self._news["train/first_step_seconds"] = startup.seconds()
@@ -123,13 +124,14 @@ class Journal:
 
     def _complete_oldest(self) -> None:
         """Reads the results of the oldest step in flight."""
-        number, results, beat = self._in_flight.popleft()
+        number, results, report = self._in_flight.popleft()
         if int(results["skipped_in_a_row"]) >= self.experiment.optimizer.nonfinite_limit:
             raise UserError(self._why_skipped(number, results))
-        self.throughput.step_done(beat.counts.tokens)
-        self.tokens += beat.counts.tokens
+        counts = BatchCounts.combined(report.counts)
+        self.throughput.step_done(counts.tokens)
+        self.tokens += counts.tokens
         if number == 1 or number % self.experiment.telemetry.every == 0 or number == self.experiment.steps:
-            self._log(number, jax.device_get(results), beat)
+            self._log(number, jax.device_get(results), counts)
 
     def _why_skipped(self, number: int, results: Mapping[str, Any]) -> str:
         """The sentence that ends a run after too many skipped steps; the last of them says what was wrong."""
@@ -146,8 +148,8 @@ class Journal:
             " optimizer.schedule.warmup_steps, or raise optimizer.nonfinite_limit"
         )
 
-    def _log(self, number: int, results: Mapping[str, Any], beat: Beat) -> None:
-        rates, counts = self.throughput.since_last(), beat.counts
+    def _log(self, number: int, results: Mapping[str, Any], counts: BatchCounts) -> None:
+        rates = self.throughput.since_last()
         line = {f"train/{name}": _number(value) for name, value in results.items()}
         line |= {
             "data/fill_fraction": counts.fill_fraction,

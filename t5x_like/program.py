@@ -109,8 +109,20 @@ class Program:
 
     def init(self) -> State:
         """The state of step 0; the same for every layout."""
+        return self.start_from(self.first_values())
+
+    def first_values(self) -> dict[Path, jax.Array]:
+        """First values of each variable that is no copy, by path; the same for every layout."""
         model = build(self.objective, self.adaptations, self.architecture, self.seed)
         values = variables.flatten(variables.split(model)[1])
+        return {path: value for path, value in values.items() if self.roles[path].source is None}
+
+    def start_from(self, values: Mapping[Path, jax.Array]) -> State:
+        """The state of step 0 with these values of the model's variables.
+
+        Args:
+          values: by path; those that start as a copy of another one may be left out.
+        """
         parameters, rest = self.partition(self._copied(values))
         return {
             "step": jnp.int32(0),
@@ -119,17 +131,6 @@ class Program:
             "optimizer": self.optimizer.init(parameters),
             "skipped": {"total": jnp.int32(0), "consecutive": jnp.int32(0)},
         }
-
-    def start_from(self, state: State, parameters: Tree) -> State:
-        """The state of step 0 with parameters from elsewhere; what starts as their copy is copied anew.
-
-        Args:
-          state: from `init`.
-          parameters: structured like the state's.
-        """
-        values = variables.flatten(state["model_state"]) | variables.flatten(parameters)
-        parameters, rest = self.partition(self._copied(values))
-        return {**state, "parameters": parameters, "model_state": rest}
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the state; nothing is allocated."""
@@ -191,9 +192,11 @@ class Program:
         }
 
     def _copied(self, values: Mapping[Path, Any]) -> dict[Path, Any]:
-        """First values by path, with those that follow others replaced by copies."""
-        sources = {path: source for path, (_, source) in self.roles.items() if source is not None}
-        return {path: jnp.array(values[sources[path]]) if path in sources else value for path, value in values.items()}
+        """Values by path, with copies in place of those that are left out."""
+        return {
+            path: values[path] if source is None or path in values else jnp.array(values[source])
+            for path, (_, source) in self.roles.items()
+        }
 
 
 def build(objective: Objective, adaptations: tuple[Any, ...], architecture: Any, seed: int = 0) -> nnx.Module:

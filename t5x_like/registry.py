@@ -81,6 +81,10 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "rsqrt": "t5x_like.optim.schedules:ReciprocalSquareRoot",
         "wsd": "t5x_like.optim.schedules:WarmupStableDecay",
     },
+    "source": {
+        "none": "t5x_like.experiment:NoSource",
+        "checkpoint": "t5x_like.checkpoint.sources:CheckpointSource",
+    },
     "evaluator": {
         "loss": "t5x_like.evaluation.loss:LossEvaluator",
         "samples": "t5x_like.evaluation.samples:SamplesEvaluator",

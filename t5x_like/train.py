@@ -20,16 +20,17 @@ from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.commits import Commits, Totals
 from t5x_like.data.batches import Feed
 from t5x_like.distributed import agreement, exchange
+from t5x_like.distributed.host_sync import HostSync
 from t5x_like.distributed.interruption import Interruption
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context
 from t5x_like.evaluation.schedule import Evaluators, full_names
 from t5x_like.experiment import Experiment
+from t5x_like.initialization import Initialization, initialization
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.parallel import divisibility, executables, layout
 from t5x_like.parallel.placement import Share, batch_shapes, place, share
 from t5x_like.program import Program, State, program
-from t5x_like.pulse import Pulse
 from t5x_like.sections import flatten
 from t5x_like.step import compiled_step
 from t5x_like.telemetry.environment import environment, versions
@@ -93,7 +94,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
     with contextlib.ExitStack() as stack:
         # --- Set up -------------------------------------------------------------------------------------------------
         placed = layout.make(experiment.parallelism)
-        executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
+        unkept = executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
         part = share(placed, experiment.data.batch_size)
         check(experiment, placed, part)
         source = experiment.data.source.open(experiment)
@@ -102,18 +103,21 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         agree(experiment, workdir, fingerprint, store, job.modules)
         run = program(experiment, placed)
         evaluators = Evaluators(experiment, Context(experiment, run, experiment.data.task))
+        first = initialization(experiment, run, fingerprint) if store.latest() is None else None
         describe(experiment, run, workdir)
         commits = Commits(experiment, store, fingerprint, began)
-        start = commits.start(run)
+        start = commits.start(run, first)
         state, position, unevaluated = start.state, start.position, evaluators.known(start.unevaluated)
         journal = Journal(experiment, workdir, start.step, job.show, evaluated=not unevaluated)
         stack.enter_context(contextlib.closing(journal))
+        if unkept:
+            journal.message(unkept)
         feed = Feed(run, part.index, part.count, position)
         batches = stack.enter_context(contextlib.closing(source.start(feed)))
-        interruption, pulse = stack.enter_context(Interruption()), Pulse(part.index, late=IN_FLIGHT)
+        interruption, sync = stack.enter_context(Interruption()), HostSync(part.index, delay=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
         take_step = step_of(experiment, run, job, journal)
-        announce(experiment, job, journal, start.step)
+        announce(experiment, job, journal, start.step, first)
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
 
@@ -124,32 +128,49 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
                 with journal.throughput.waiting():
                     batch, position, counts = next(batches)
                 state, results = take_step(state, place(batch, placed))
-            journal.step(number, results, pulse.send(interruption.signal, counts))
+            journal.step(number, results, sync.send(interruption.signal, counts))
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
-            due, commit = evaluators.due(number), pulse.stop or commits.due(number)
+            due, commit = evaluators.due(number), sync.stop or commits.due(number)
             if due or commit:
                 journal.drain()
             with journal.throughput.paused():
                 if commit:
                     journal.flush()
                     commits.save(number, state, position, journal.tokens, due)
-                if due and not pulse.stop:
+                if due and not sync.stop:
                     evaluate(evaluators, due, journal, commits, bool(commit), number, state, position)
-            if pulse.stop:
+            if sync.stop:
                 break
         with journal.throughput.paused():
             commits.wait()
         profile.close()
         return Outcome(
             step=int(state["step"]),
-            interrupted=pulse.stop,
+            interrupted=sync.stop,
             totals=commits.totals,
             rates=journal.throughput.overall(),
             flops_per_step=journal.flops_per_step,
             first_step_seconds=journal.first_step_seconds,
             profile=profile.path,
         )
+
+
+def dry_run(experiment: Experiment, workdir: epath.Path) -> list[str]:
+    """What `train` would begin with, a line each; no array is read, nothing is written and nothing is trained.
+
+    Raises:
+      UserError: as `train` does before its first step.
+    """
+    placed = layout.make(experiment.parallelism)
+    check(experiment, placed, share(placed, experiment.data.batch_size))
+    fingerprint = dict(experiment.data.source.open(experiment).fingerprint)
+    run = program(experiment, placed)
+    latest = CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint).latest()
+    if latest is not None:
+        return [f"{workdir} has a checkpoint of step {latest}: the run would be resumed from it"]
+    lines = initialization(experiment, run, fingerprint).lines(whole=True)
+    return lines or ["every variable would start fresh: initialize names no source"]
 
 
 def evaluate(
@@ -276,10 +297,12 @@ def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
     agreement.require_shared(workdir / files.ENVIRONMENT_FILE, "--workdir")
 
 
-def announce(experiment: Experiment, job: Job, journal: Journal, start: int) -> None:
+def announce(experiment: Experiment, job: Job, journal: Journal, start: int, first: Initialization | None) -> None:
     """Says where this process begins, and what it was asked for and cannot do."""
     if start:
         journal.message(f"going on from step {start}")
+    for line in first.lines() if first else ():
+        journal.message(line)
     if job.profile and not start < job.profile.first <= experiment.steps:
         journal.message(f"nothing is traced: step {job.profile.first} is not one of {start + 1} to {experiment.steps}")
 

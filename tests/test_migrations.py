@@ -96,7 +96,7 @@ def test_a_commit_of_an_earlier_schema_is_read_under_its_new_paths(tmp_path, mon
         "optimizer": [{"mu": {"blocks": {"up": jnp.zeros(3)}}}],
     }
     with CheckpointStore(tmp_path / "checkpoints", Checkpoint()) as store:
-        store.save(1, state, {"experiment": {"rate": 2}, "x": 1}, np.zeros(2, np.uint64), {})
+        store.save(1, state, {"experiment": {"rate": 2}, "x": 1}, np.zeros(2, np.uint64))
     request.getfixturevalue("three_schemas")
     commit = layout.find(tmp_path)
     assert commit.manifest().meta == {"experiment": {"optimizer": {"pace": 2}}, "x": 1, "one": True}
@@ -114,7 +114,7 @@ def test_a_commit_of_an_earlier_schema_is_read_under_its_new_paths(tmp_path, mon
 def test_a_commit_of_a_newer_schema_is_refused_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(migrations, "MIGRATIONS", (Migration(),) * 6)
     with CheckpointStore(tmp_path / "checkpoints", Checkpoint()) as store:
-        store.save(1, {"x": jnp.zeros(1)}, {}, np.zeros(1, np.uint64), {})
+        store.save(1, {"x": jnp.zeros(1)}, {}, np.zeros(1, np.uint64))
     monkeypatch.undo()
     sentence = rf"^the checkpoint {tmp_path}/checkpoints/1 is of schema 7, and this program reads schemas up to"
     with pytest.raises(UserError, match=sentence):

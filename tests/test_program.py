@@ -181,15 +181,23 @@ def test_the_first_state_is_the_same_on_every_layout(name, initial):
 # --- Programs -------------------------------------------------------------------------------------------------------
 
 
-def test_parameters_from_elsewhere_are_copied_to_what_starts_as_their_copy():
+def test_values_from_elsewhere_are_copied_to_what_starts_as_their_copy():
     run = program(tiny.experiment(DPO()))
     state = tiny.initial(run)
     parameters = jax.tree.map(lambda leaf: leaf + 1, state["parameters"])
-    started = run.start_from(state, parameters)
+    started = run.start_from(variables.flatten(parameters))
     tiny.assert_same_bits(started["parameters"], parameters)
     tiny.assert_same_bits(started["model_state"]["reference"], parameters["policy"])
     for name in ("step", "optimizer", "skipped"):
         tiny.assert_same_bits(started[name], state[name])
+
+
+def test_a_value_from_elsewhere_stays_where_a_copy_would_be():
+    run = program(tiny.experiment(DPO()))
+    values = variables.flatten(tiny.initial(run)["parameters"])
+    others = {("reference", *path[1:]): value + 1 for path, value in values.items()}
+    started = run.start_from(values | others)
+    tiny.assert_same_bits(variables.flatten(started["model_state"]), others)
 
 
 def test_a_term_without_a_denominator_is_an_error(batch):

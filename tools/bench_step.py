@@ -28,12 +28,12 @@ def main() -> None:
     import jax
     from etils import epath
 
+    from t5x_like.distributed.host_sync import HostSync
     from t5x_like.frontends import configdict
     from t5x_like.journal import IN_FLIGHT, Journal
     from t5x_like.parallel import layout
     from t5x_like.parallel.placement import place, share
     from t5x_like.program import program
-    from t5x_like.pulse import Pulse
     from t5x_like.step import compiled_step
     from t5x_like.train import feed
 
@@ -47,7 +47,7 @@ def main() -> None:
         batches = stack.enter_context(contextlib.closing(feed(experiment, documents, None, part)))
         workdir = epath.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, 0, False)))
-        pulse = Pulse(part.index, late=IN_FLIGHT)
+        sync = HostSync(part.index, delay=IN_FLIGHT)
         fixed = place(next(batches).batch, placed)
         times: dict[str, list[float]] = {"bare": [], "program": []}
         number = 0
@@ -63,7 +63,7 @@ def main() -> None:
                 with journal.throughput.waiting():
                     batch, _, counts = next(batches)
                 state, results = step(state, place(batch, placed))
-                journal.step(number, results, pulse.send(None, counts))
+                journal.step(number, results, sync.send(None, counts))
             journal.drain()
             whole = time.perf_counter() - begin
             if turn:  # the first one compiled

@@ -1,4 +1,4 @@
-"""A tree of arrays as one flat dict, {dotted path: array}, and whether what was saved fits what is asked for.
+"""Leaves of a state as one flat dict, {dotted path: array}, and whether what was saved fits what is asked for.
 
 A state is nested dicts with optax's tuples inside. Its flat form, `optimizer.0.mu.blocks.mlp.up`, is what a commit
 holds: it does not depend on Python classes, a part of it can be read without the rest, and errors can name a leaf.
@@ -47,12 +47,12 @@ def misfits(wanted: Mapping[str, Any], saved: Mapping[str, Leaf]) -> list[str]:
     Returns:
       Lines that start with `-` (asked for, not saved), `+` (saved, not asked for) or `~` (saved differently).
     """
-    lines = [f"- {path} {_text(leaf)}: not in the checkpoint" for path, leaf in wanted.items() if path not in saved]
-    lines += [f"+ {path} {_text(leaf)}: only in the checkpoint" for path, leaf in saved.items() if path not in wanted]
+    lines = [f"- {path} {text(leaf)}: not in the checkpoint" for path, leaf in wanted.items() if path not in saved]
+    lines += [f"+ {path} {text(leaf)}: only in the checkpoint" for path, leaf in saved.items() if path not in wanted]
     for path, leaf in wanted.items():
-        if path in saved and _text(leaf) != _text(saved[path]):
-            hint = _hint(path, tuple(leaf.shape), tuple(saved[path].shape))
-            lines.append(f"~ {path} is {_text(saved[path])} in the checkpoint and {_text(leaf)} here{hint}")
+        if path in saved and text(leaf) != text(saved[path]):
+            field = hint(path, tuple(leaf.shape), tuple(saved[path].shape))
+            lines.append(f"~ {path} is {text(saved[path])} in the checkpoint and {text(leaf)} here{field}")
     return lines
 
 
@@ -62,11 +62,12 @@ def summary(lines: Sequence[str]) -> str:
     return "\n".join(f"  {line}" for line in [*lines[:_SHOWN], *([f"… and {rest} more"] if rest > 0 else [])])
 
 
-def _text(leaf: Any) -> str:
+def text(leaf: Any) -> str:
+    """Dtype and shape of a leaf, such as `float32[4096, 256]`."""
     return f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
 
 
-def _hint(path: str, here: tuple[int, ...], there: tuple[int, ...]) -> str:
+def hint(path: str, here: tuple[int, ...], there: tuple[int, ...]) -> str:
     """Half a sentence where only the rows of an embedding or a head differ: the field that sets them."""
     if len(here) != len(there) or not here or here[1:] != there[1:] or here[0] == there[0]:
         return ""

@@ -1,4 +1,4 @@
-"""A commit back into arrays, on any mesh, verified."""
+"""Restoring: the arrays of a commit, on any mesh, compared with the digests in its manifest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,18 +6,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from t5x_like.checkpoint import arrays, leaves
 from t5x_like.checkpoint.digest import digests
-from t5x_like.checkpoint.layout import Commit, advice, find
+from t5x_like.checkpoint.layout import Commit, advice
 from t5x_like.checkpoint.manifest import Manifest
-from t5x_like.errors import ExperimentError, UserError
+from t5x_like.errors import UserError
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredState:
     """What a commit gave back.
 
     Attributes:
@@ -31,7 +30,7 @@ class Restored:
     meta: Mapping[str, Any]
 
 
-def restore(commit: Commit, abstract_state: Any) -> Restored:
+def restore(commit: Commit, abstract_state: Any) -> RestoredState:
     """The whole state of a commit, equal to the bit to what was saved.
 
     Args:
@@ -46,7 +45,7 @@ def restore(commit: Commit, abstract_state: Any) -> Restored:
     wanted = leaves.flatten(abstract_state)
     _require_fit(commit, leaves.misfits(wanted, manifest.leaves))
     values = _read_verified(commit, manifest, wanted)
-    return Restored(leaves.unflatten(abstract_state, values), manifest.position, manifest.meta)
+    return RestoredState(leaves.unflatten(abstract_state, values), manifest.position, manifest.meta)
 
 
 def restore_parts(commit: Commit, abstract_parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,21 +70,20 @@ def restore_parameters(commit: Commit, abstract_parameters: Any) -> Any:
     return restore_parts(commit, {"parameters": abstract_parameters})["parameters"]
 
 
-def initialize_from(path: epath.PathLike, abstract_parameters: Any) -> Any:
-    """The parameters of another run's checkpoint, as a start.
+def restore_leaves(commit: Commit, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Some leaves of a commit by dotted path, such as `parameters.blocks.mlp.up`.
 
     Args:
-      path: a workdir or one of its checkpoints, as for `layout.find`.
-      abstract_parameters: a tree of `jax.ShapeDtypeStruct`, as in `restore`.
+      commit: from a `CheckpointStore`, or `layout.find`.
+      wanted: shapes and dtypes as in the manifest, and shardings as for `restore`.
 
     Raises:
-      ExperimentError: `initialize.checkpoint`, when there is no checkpoint or its parameters are others; the message
-        lists the differences.
+      UserError: when the commit has no such leaf, or what is read is not what was written.
     """
-    try:
-        return restore_parameters(find(path), abstract_parameters)
-    except UserError as error:
-        raise ExperimentError("initialize.checkpoint", str(error)) from error
+    manifest = commit.manifest()
+    saved = {path: leaf for path, leaf in manifest.leaves.items() if path in wanted}
+    _require_fit(commit, leaves.misfits(wanted, saved))
+    return _read_verified(commit, manifest, wanted)
 
 
 def _require_fit(commit: Commit, misfits: list[str]) -> None:

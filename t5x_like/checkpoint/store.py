@@ -15,11 +15,11 @@ from t5x_like.checkpoint import arrays, evaluation, layout, leaves, reading, ret
 from t5x_like.checkpoint.digest import compile_ahead, digests
 from t5x_like.checkpoint.layout import Commit, open_checkpoint
 from t5x_like.checkpoint.manifest import Leaf, Manifest
-from t5x_like.checkpoint.reading import Restored, initialize_from
+from t5x_like.checkpoint.reading import RestoredState
 from t5x_like.errors import UserError
 from t5x_like.experiment import Checkpoint
 
-__all__ = ["CheckpointStore", "Restored", "initialize_from", "open_checkpoint"]
+__all__ = ["CheckpointStore", "RestoredState", "open_checkpoint"]
 
 
 class CheckpointStore:
@@ -177,7 +177,7 @@ class CheckpointStore:
             raise UserError(f"there is no checkpoint of step {step} in {self.directory}; it has {there}")
         return Commit(self._path(step), step)
 
-    def restore(self, step: int, abstract_state: Any) -> Restored:
+    def restore(self, step: int, abstract_state: Any) -> RestoredState:
         """The state, position and meta of a step; see `reading.restore`."""
         return reading.restore(self.commit(step), abstract_state)
 

@@ -23,6 +23,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="where everything is written; gs:// or s3:// too"
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the run would begin with, such as which variables a checkpoint gives, and stop; write nothing",
+    )
     add_job(parser)
     common.add_modules(parser)
     common.add_json(parser)
@@ -51,16 +56,35 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     command = f"t5x_like {shlex.join(sys.argv[1:])}"
     return common.run_processes(
         options,
-        lambda: run_experiment(
-            experiment,
-            options.workdir,
-            json_output=options.json,
-            modules=options.module,
-            profile=options.profile,
-            executable=options.executable,
-            command=command,
+        lambda: (
+            run_experiment(
+                experiment,
+                options.workdir,
+                json_output=options.json,
+                modules=options.module,
+                profile=options.profile,
+                executable=options.executable,
+                command=command,
+            )
+            if not options.dry_run
+            else show_start(experiment, options.workdir, json_output=options.json)
         ),
     )
+
+
+def show_start(experiment: Any, workdir: str, *, json_output: bool = False) -> int:
+    """Prints what a run would begin with; see `train.dry_run`."""
+    from etils import epath
+
+    from t5x_like.distributed.processes import is_first
+    from t5x_like.train import dry_run
+
+    lines = dry_run(experiment, epath.Path(workdir).expanduser())
+    if is_first() and json_output:
+        common.print_json({"start": lines})
+    elif is_first():
+        print("\n".join(lines))
+    return 0
 
 
 def run_experiment(

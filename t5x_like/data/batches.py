@@ -36,6 +36,26 @@ class BatchCounts(NamedTuple):
     broken: int = 0
     closed_early: int = 0
 
+    @classmethod
+    def combined(cls, parts: np.ndarray) -> "BatchCounts":
+        """The counts of a whole batch.
+
+        Args:
+          parts: float64 [parts, fields], the counts of each part.
+        """
+        tokens, places, dropped, epoch, examples, read, left, broken, closed = parts.T
+        return cls(
+            tokens=int(tokens.sum()),
+            places=int(places.sum()),
+            dropped=int(dropped.sum()),
+            epoch=float(epoch.mean()),
+            examples=int(examples.max()),
+            bytes_read=int(read.sum()),
+            bytes_left=int(left.sum()),
+            broken=int(broken.sum()),
+            closed_early=int(closed.sum()),
+        )
+
     @property
     def fill_fraction(self) -> float:
         """Real tokens over all."""

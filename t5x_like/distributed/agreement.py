@@ -1,6 +1,7 @@
-"""Whether all processes do the same: one wrong config file, package or corpus on one of a thousand hosts is found here.
+"""Agreement of the processes before they train: the same experiment, code, data and checkpoints on every host.
 
-Otherwise it would train: the arrays have the same shapes, and nothing is amiss but the result.
+One other config file, package or corpus on one of a thousand hosts would train without an error, since the arrays have
+the same shapes; only the result would be wrong.
 """
 
 import collections
@@ -30,11 +31,11 @@ _STALE = 35.0  # seconds for which a network file system may still say that a ne
 
 
 def require(table: Mapping[str, Mapping[str, Any]], *, advice: Mapping[str, str]) -> None:
-    """Compares what every process is about to do.
+    """Compares values of all processes.
 
     Args:
       table: JSON values by field, by section, such as {"config": {"seed": 0}}; every process has the same sections.
-      advice: what would be right, by section.
+      advice: the remedy, by section.
 
     Raises:
       UserError: in every process, when one of them has another value, naming the field and the process.
@@ -53,14 +54,14 @@ def require(table: Mapping[str, Mapping[str, Any]], *, advice: Mapping[str, str]
 def disagreements(
     tables: Sequence[Mapping[str, Mapping[str, Any]]], hosts: Sequence[str], advice: Mapping[str, str]
 ) -> list[str]:
-    """What differs between processes, one sentence a section.
+    """The fields that differ between processes, one sentence for each section that has any.
 
-    A field's right value is the one that most processes have, or process 0 where as many have another.
+    The expected value of a field is that of most processes, and process 0's where two values are equally frequent.
 
     Args:
-      tables: of each process.
+      tables: the values of each process, as in `require`.
       hosts: the name of each process's host.
-      advice: what would be right, by section.
+      advice: the remedy, by section.
     """
     found = []
     for section in tables[0]:
@@ -75,14 +76,14 @@ def disagreements(
 
 
 def require_shared(path: epath.Path, field: str) -> None:
-    """Checks that all processes see a file that the first one has just written.
+    """Checks that all processes see a file that process 0 has just written.
 
     Args:
       path: the file.
-      field: what says where it is.
+      field: the option or flag that holds its directory.
 
     Raises:
-      UserError: in every process, naming one that does not.
+      UserError: in every process, naming one that does not see it.
     """
     if jax.process_count() == 1:
         return
@@ -101,7 +102,7 @@ def require_shared(path: epath.Path, field: str) -> None:
 
 
 def code(packages: Mapping[str, str], modules: Sequence[str] = ()) -> dict[str, str | None]:
-    """What runs here: versions, digests of this package's and the user's source files, and the compiler's flags.
+    """The code of this process: versions, digests of this package's and the user's source files, compiler flags.
 
     Args:
       packages: versions by name.
@@ -116,7 +117,7 @@ def code(packages: Mapping[str, str], modules: Sequence[str] = ()) -> dict[str, 
         found[f"the source of --module={module}"] = _source(beside)
     found |= {f"the version of {name}": version for name, version in packages.items() if name != "t5x_like"}
     for name in _COMPILER:
-        # Where the compiler writes what it did may be another place on every host.
+        # The directory for the compiler's dumps may differ between hosts.
         flags = [flag for flag in os.environ.get(name, "").split() if not flag.startswith("--xla_dump_")]
         found[name] = " ".join(flags) or None
     return found
@@ -133,7 +134,7 @@ def _source(paths: Iterable[pathlib.Path]) -> str:
 
 
 def _difference(field: str, values: Sequence[Any], hosts: Sequence[str]) -> str | None:
-    """The processes that have another value than most, and both values."""
+    """Names the processes that have another value than most, and both values; None where all have the same."""
     texts = [json.dumps(value, sort_keys=True) for value in values]
     counted = collections.Counter(texts)
     usual = max(texts, key=lambda text: (counted[text], text == texts[0]))
@@ -160,7 +161,7 @@ def _file_digest(path: epath.Path) -> np.ndarray:
 
 
 def _exchange_text(text: str) -> list[str]:
-    """The text of every process."""
+    """The texts of all processes, in their order."""
     encoded = text.encode()
     longest = int(exchange.gather(np.array([len(encoded)], np.uint32)).max())
     padded = encoded.ljust(longest + -longest % 4)

@@ -1,9 +1,9 @@
-"""Who takes part in a run of several processes: said by flags, by environment variables, or by the launcher.
+"""Discovery of the processes of a run, from flags, environment variables, or the launcher that started them.
 
-The launchers are those that JAX knows (`jax._src.clusters`), and its own classes are asked, so that what JAX learns
-about them is learned here. What is added is what JAX leaves to chance: a launcher that says that there are others but
-not where is an error instead of as many runs by themselves, and a process that is alone on its host sees all of the
-host's devices.
+The launchers are those that JAX supports, and JAX's own classes (`jax._src.clusters`) are asked, so that a launcher's
+new version needs no change here. Two cases are treated differently from JAX: a launcher that gives the number of
+processes but no address is an error, instead of as many separate runs; and a process that is alone on its host sees
+all of the host's devices.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ VARIABLES = {
     "process": "JAX_PROCESS_ID",
 }
 
-# Seconds that the processes wait for each other. Hosts of a pod are started one by one, after pulling an image.
+# Seconds for the rendezvous of the processes. Hosts of a pod are started one by one, after pulling an image.
 WAIT = 20
 WAIT_FOR_HOSTS = 300
 
@@ -33,11 +33,11 @@ class Launcher(NamedTuple):
     """A launcher that JAX can ask.
 
     Attributes:
-      name: what people call it.
-      jax_class: its class in `jax._src.clusters`.
-      wait: seconds its processes wait for each other.
-      needs: a variable without which it is not asked.
-      local: variables that say how many processes this host has, or (processes, hosts).
+      name: its usual name.
+      jax_class: the name of its class in `jax._src.clusters`.
+      wait: seconds for the rendezvous of its processes.
+      needs: an environment variable without which it is not asked.
+      local: environment variables with the number of processes on this host, or with (processes, hosts).
     """
 
     name: str
@@ -47,29 +47,29 @@ class Launcher(NamedTuple):
     local: tuple[str, ...] = ()
 
 
-# In the order in which they are asked, which is JAX's.
+# In JAX's order.
 LAUNCHERS = (
     Launcher("Open MPI", "OmpiCluster", local=("OMPI_COMM_WORLD_LOCAL_SIZE",)),
     Launcher("SLURM", "SlurmCluster", local=("SLURM_NTASKS", "SLURM_STEP_NUM_NODES")),
     Launcher("GKE", "GkeTpuCluster", wait=WAIT_FOR_HOSTS),
     Launcher("Cloud TPU", "GceTpuCluster", wait=WAIT_FOR_HOSTS),
-    # Asked about a pod that is not one of an indexed job, Kubernetes answers with an error.
+    # For a pod that does not belong to an indexed job, JAX's class raises an error.
     Launcher("Kubernetes", "K8sCluster", wait=WAIT_FOR_HOSTS, needs="JOB_COMPLETION_INDEX"),
 )
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The processes of a run, and which one this is.
+    """The processes of a run, as one of them sees it.
 
     Attributes:
       coordinator: `HOST:PORT` of process 0.
-      processes: how many there are, more than one.
-      process: this one's number.
-      address_from: what the address is from, for a person.
-      count_from: what the number of processes is from.
-      wait: seconds to wait for the others.
-      devices: the local devices this process may use; None for all.
+      processes: the number of processes, more than one.
+      process: the number of this one.
+      address_from: the origin of the address (a flag, a variable or a launcher), for messages.
+      count_from: the origin of the number of processes.
+      wait: seconds for the rendezvous.
+      devices: the local devices that this process uses; None for all.
     """
 
     coordinator: str
@@ -100,16 +100,16 @@ def find(
 ) -> Cluster | None:
     """The processes of this run, or None where this one is alone.
 
-    What is not given is looked for in environment variables, then asked of the launcher.
+    An argument that is not given comes from an environment variable, or else from the launcher.
 
     Args:
       coordinator: `HOST:PORT` of process 0.
-      processes: how many there are.
-      process: which one this is.
-      wait: seconds to wait for the others; None for what suits the launcher.
+      processes: the number of processes.
+      process: the number of this one.
+      wait: seconds for the rendezvous; None for the launcher's default.
 
     Raises:
-      UserError: when only a part is known, or it cannot be.
+      UserError: when only some of the three are known, or a value is impossible.
     """
     given: dict[str, Any] = {"coordinator": coordinator, "processes": processes, "process": process}
     sources = {field: FLAGS[field] for field, value in given.items() if value is not None}
@@ -149,7 +149,7 @@ def _from_variable(field: str, variable: str) -> str | int:
 
 
 def _check(given: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Raises UserError for an address, a count or a number that cannot be."""
+    """Raises UserError for an impossible address, count or number."""
     if given["processes"] < 1:
         raise UserError(f"{given['processes']} processes (from {sources['processes']}): there must be at least 1")
     if not 0 <= given["process"] < given["processes"]:
@@ -165,7 +165,7 @@ def _check(given: Mapping[str, Any], sources: Mapping[str, str]) -> None:
 
 
 def _ask_launcher(given: Mapping[str, Any]) -> tuple[Launcher, dict[str, Any], tuple[int, ...] | None] | None:
-    """The launcher of this process, what it says where `given` says nothing, and the devices it leaves us."""
+    """The launcher of this process, `given` completed by its answers, and this process's devices (None for all)."""
     from jax._src import clusters
 
     for launcher in LAUNCHERS:
@@ -186,7 +186,7 @@ def _ask_launcher(given: Mapping[str, Any]) -> tuple[Launcher, dict[str, Any], t
 
 
 def _answers(launcher: Launcher, environment: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a launcher says where `given` says nothing."""
+    """`given`, completed by a launcher's answers."""
     port = os.environ.get("JAX_COORDINATOR_PORT")
     questions = {
         "processes": environment.get_process_count,
@@ -210,7 +210,7 @@ def _answers(launcher: Launcher, environment: Any, given: Mapping[str, Any]) -> 
 
 
 def _devices(launcher: Launcher, environment: Any) -> tuple[int, ...] | None:
-    """One device a process, as is JAX's rule, unless the process is alone on its host or sees one device anyway."""
+    """One device for each process, as in JAX, unless the process is alone on its host or sees one device anyway."""
     here, *hosts = [int(os.environ.get(name, 1)) for name in launcher.local] or [1]
     own = environment.get_local_process_id()
     narrowed = any(os.environ.get(name) and "," not in os.environ[name] for name in _VISIBLE)
@@ -220,10 +220,10 @@ def _devices(launcher: Launcher, environment: Any) -> tuple[int, ...] | None:
 
 
 def _open_mpi_5(given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Open MPI from version 5 on, of which JAX knows nothing: it says how many there are, but not where.
+    """The answers of Open MPI 5 and later, which JAX does not support: it gives counts, but no address.
 
     Raises:
-      UserError: when they are on several hosts and nobody gave an address.
+      UserError: when the processes are on several hosts and no address is given.
     """
     size, here = (int(os.environ.get(f"OMPI_COMM_WORLD_{name}", 1)) for name in ("SIZE", "LOCAL_SIZE"))
     if size == 1:

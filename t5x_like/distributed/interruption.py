@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, or SIGTERM from a scheduler that takes the machine back."""
+"""Signals that ask a run to stop: Ctrl-C, and SIGTERM from a scheduler that preempts it."""
 
 import signal
 import types
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 
 class Interruption:
-    """While entered, notes SIGINT and SIGTERM instead of dying of them, so that the run can save first.
+    """A context manager that records SIGINT and SIGTERM, so that the run can commit before it ends.
 
-    A second signal of the same kind is not waited for: it acts as it did before.
+    A second signal of the same kind has its former effect, which is to end the process.
 
     Attributes:
-      signal: the signal that came, or None.
+      signal: the last signal received, or None.
     """
 
     def __init__(self) -> None:

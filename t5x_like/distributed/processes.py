@@ -1,12 +1,13 @@
-"""Start and end of a run of several processes: all together, and never one waiting for another that is gone.
+"""Start and end of a run of several processes: none is left waiting for another that is gone.
 
 A process that fails, or is killed, leaves the others waiting for it in a collective, in a barrier of a checkpoint, or
-in JAX's own shutdown. So a failure is told to all over the line of `rollcall`, and every process then ends at once, by
-`os._exit`: an orderly end would wait.
+in JAX's own shutdown. So a failure is sent to all over the control connections of `rendezvous`, and every process then
+ends at once, by `os._exit`: an orderly end would wait.
 """
 
 import collections
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -17,19 +18,20 @@ from typing import NoReturn
 
 from t5x_like.distributed import startup
 from t5x_like.distributed.cluster import Cluster
-from t5x_like.distributed.rendezvous import LOST, Failure, Line, gather
+from t5x_like.distributed.rendezvous import LOST, ControlConnections, Failure, gather
+from t5x_like.distributed.waiting import watch
 from t5x_like.errors import UserError, explain
 
-_CONNECT = 300  # seconds in which JAX's own service must answer once all processes are there
-_FOR_A_CAUSE = 1.0  # seconds in which the end of another process, the likely cause of an error, is told
-_TO_BE_HEARD = 0.3  # seconds that the connections stay open after a failure was told
+_CONNECT = 300  # seconds in which JAX's coordination service must answer once all processes are there
+_CAUSE = 1.0  # seconds in which the failure of another process, the likely cause of an error, arrives
+_DELIVERY = 0.3  # seconds that the connections stay open after a failure was sent
 
 
 def run(cluster: Cluster | None, command: Callable[[], int]) -> int:
-    """Runs a command in all processes of a cluster at once.
+    """Runs a command in all processes of a cluster.
 
     Does not return when this or another process fails: the process then ends, with the failed one's exit status, or
-    with `rollcall.LOST` where that one was killed, or its host vanished, which is noticed in a minute.
+    with `rendezvous.LOST` where that one was killed, or where its host vanished, which is noticed within a minute.
 
     Args:
       cluster: the processes, as `cluster.find` gives them; None for this one alone.
@@ -40,15 +42,15 @@ def run(cluster: Cluster | None, command: Callable[[], int]) -> int:
     """
     if cluster is None:
         return command()
-    line = gather(cluster, _leave_after, _say)
-    with _stdout_for_results():
+    connections = gather(cluster, _end_after, _notify)
+    with _stdout_of_python_alone(), watch().running(functools.partial(_fail_late, connections)):
         try:
             _initialize(cluster)
             _check_devices()
             status = command()
-            line.finish()
+            connections.finish()
         except BaseException as error:
-            _fail(line, error)
+            _fail(connections, error)
         import jax
 
         jax.distributed.shutdown()
@@ -56,7 +58,7 @@ def run(cluster: Cluster | None, command: Callable[[], int]) -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes what there is once: files, the summary, what is printed."""
+    """Whether this is process 0, which writes the files and prints the results of the run."""
     import jax
 
     return jax.process_index() == 0
@@ -66,7 +68,7 @@ def _initialize(cluster: Cluster) -> None:
     import jax
 
     startup.let_collectives_complete(startup.host_devices(os.environ.get("XLA_FLAGS", "")))
-    # JAX would swallow SIGTERM; `interruption` is what listens to it here.
+    # JAX's service would swallow SIGTERM, which `interruption` handles.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -74,7 +76,7 @@ def _initialize(cluster: Cluster) -> None:
             cluster.processes,
             cluster.process,
             local_device_ids=cluster.devices,
-            cluster_detection_method="deactivate",  # `cluster` has asked
+            cluster_detection_method="deactivate",  # done by `cluster`
             initialization_timeout=_CONNECT,
         )
     except RuntimeError as error:
@@ -87,7 +89,7 @@ def _initialize(cluster: Cluster) -> None:
 
 
 def _check_devices() -> None:
-    """Raises UserError where a process has more or fewer devices than most: the mesh wants as many of each."""
+    """Raises UserError where a process has more or fewer devices than most: the mesh takes as many of each."""
     import jax
 
     counted = collections.Counter(device.process_index for device in jax.devices())
@@ -102,7 +104,7 @@ def _check_devices() -> None:
 
 
 @contextlib.contextmanager
-def _stdout_for_results() -> Iterator[None]:
+def _stdout_of_python_alone() -> Iterator[None]:
     """Sends to stderr what libraries print on stdout from C++, as gloo does, and leaves stdout to Python."""
     sys.stdout.flush()
     results, before = os.dup(1), sys.stdout
@@ -116,37 +118,45 @@ def _stdout_for_results() -> Iterator[None]:
             sys.stdout = before
 
 
-def _fail(line: Line, error: BaseException) -> NoReturn:
-    """Ends the run because of an error in this process."""
+def _fail(connections: ControlConnections, error: BaseException) -> NoReturn:
+    """Ends this process because of its own error, and sends the error to the others."""
     sentence = explain(error)
     if sentence is not None:
         status = 2
-        _say(f"error: {sentence}")
+        _notify(f"error: {sentence}")
     elif isinstance(error, KeyboardInterrupt):
         status, sentence = 128 + signal.SIGINT, "it was interrupted"
     else:
-        time.sleep(_FOR_A_CAUSE)  # the line's thread ends this process when there is one
+        time.sleep(_CAUSE)  # where another process has failed, the listening thread ends this one meanwhile
         traceback.print_exception(error)
         status, sentence = 1, f"{type(error).__name__}: {error}".strip()
-    line.tell(status, f"ended the run: {sentence}")
-    time.sleep(_TO_BE_HEARD)
-    _leave(status)
+    connections.tell(status, f"ended the run: {sentence}")
+    time.sleep(_DELIVERY)
+    _exit(status)
 
 
-def _leave_after(failure: Failure) -> None:
+def _fail_late(connections: ControlConnections, sentence: str) -> None:
+    """Ends this process because it has waited too long for another, while its main thread still waits."""
+    _notify(f"error: {sentence}")
+    connections.tell(2, f"ended the run: {sentence}")
+    time.sleep(_DELIVERY)
+    _exit(2)
+
+
+def _end_after(failure: Failure) -> None:
     """Ends this process because another one has failed."""
     again = "; start all again to go on from the last commit" if failure.status == LOST else ""
-    _say(f"error: {failure}{again}")
+    _notify(f"error: {failure}{again}")
     if failure.process:
-        time.sleep(_TO_BE_HEARD)  # process 0 passes it on
-    _leave(failure.status)
+        time.sleep(_DELIVERY)  # process 0 sends it on
+    _exit(failure.status)
 
 
-def _say(sentence: str) -> None:
+def _notify(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def _leave(status: int) -> NoReturn:
+def _exit(status: int) -> NoReturn:
     if sys.stderr.isatty():
         sys.stderr.write("\x1b[?25h")  # a progress bar hides the cursor
     sys.stdout.flush()

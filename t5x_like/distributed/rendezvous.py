@@ -1,12 +1,13 @@
-"""The line between a run's processes: they find each other over it, and hear over it that one of them is gone.
+"""The rendezvous of a run's processes, and the control connections on which the failure of one is told to all.
 
 JAX's coordination service has no clear answer for either. When its address is wrong, or one process is not started, it
 aborts the others from C++ with a stack trace; when one dies, it notices by a heartbeat, after a minute or two in which
 the others hang in a collective. So before JAX is told anything, every process connects to process 0 at the
-coordinator's address and says who it is. The connections stay: the system closes those of a process that ends, however
-it ends, and the others know at once. Process 0 listens only until all are there; then the address is JAX's.
+coordinator's address and introduces itself. The connections stay: the operating system closes those of a process that
+ends, however it ends, and the others know at once. Process 0 listens only until all are there; then the address is
+JAX's.
 
-Messages are lines of JSON.
+Messages are JSON objects, one a line.
 """
 
 import collections
@@ -26,11 +27,12 @@ from t5x_like.errors import UserError
 # sysexits.h, EX_TEMPFAIL: nothing is wrong with the command, and the same one goes on from the last commit.
 LOST = 75
 
-_LATE = 5.0  # seconds after which a person is told what is waited for
-_PAUSE = 0.1  # seconds between two knocks, and between two looks at whether all is done
-_LONGEST = 1 << 16  # bytes of a message
-# After how many seconds of silence the system asks whether the other host is there, how often then, and how many times.
-_PROBES = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
+_NOTICE = 5.0  # seconds after which a person is told what is waited for
+_FINISH = 1800.0  # seconds that a process which is done waits for the others to be done
+_POLL = 0.1  # seconds between two attempts to connect, and between two looks at whether all processes are done
+_MAX_MESSAGE = 1 << 16  # bytes
+# TCP keep-alive: seconds of silence before the first probe, seconds between probes, probes without an answer.
+_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,14 @@ class Failure:
 
 
 class Peer:
-    """One end of a connection.
+    """A control connection to another process.
 
     Attributes:
       socket: the connection.
-      process: who is at the other end.
-      host: on which host.
-      inbox: messages that have arrived and nobody has looked at.
-      done: whether it has said that it is done.
+      process: the number of the process at the other end.
+      host: the name of its host.
+      inbox: messages that have arrived and are not handled yet.
+      done: whether it has sent that it is done.
     """
 
     def __init__(self, connection: socket.socket, process: int = -1, host: str = "") -> None:
@@ -70,14 +72,14 @@ class Peer:
         self.inbox: collections.deque[dict[str, Any]] = collections.deque()
         self.done = False
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _PROBES.items():
+        for name, value in _KEEPALIVE.items():
             if hasattr(socket, name):  # not everywhere by these names
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._received = b""
         self._sending = threading.Lock()
 
     def send(self, **message: Any) -> None:
-        """Sends a message; nothing happens when the other end is gone, which is noticed where it is listened to."""
+        """Sends a message. That the other end is gone is not noticed here, but by the thread that listens."""
         with self._sending, contextlib.suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
@@ -85,10 +87,10 @@ class Peer:
         """Waits until something arrives, and puts the messages that are complete into the inbox.
 
         Raises:
-          ConnectionError: when the other end is gone, or does not speak like one of us.
+          ConnectionError: when the other end is gone, or sends something else than our messages.
         """
         try:
-            arrived = self.socket.recv(_LONGEST)
+            arrived = self.socket.recv(_MAX_MESSAGE)
         except TimeoutError:
             return
         except OSError as error:
@@ -98,45 +100,54 @@ class Peer:
             self.inbox += [dict(json.loads(line)) for line in lines]
         except (ValueError, TypeError, RecursionError) as error:
             raise ConnectionError from error
-        if not arrived or len(self._received) > _LONGEST:
+        if not arrived or len(self._received) > _MAX_MESSAGE:
             raise ConnectionError
 
 
-class Line:
-    """The connections of this process: to all others in process 0, to process 0 in the others."""
+class ControlConnections:
+    """The control connections of this process: to all others in process 0, to process 0 in the others."""
 
     def __init__(self, cluster: Cluster, peers: list[Peer], on_failure: Callable[[Failure], None]) -> None:
         """Listens from now on.
 
         Args:
-          cluster: who takes part.
+          cluster: the processes of the run.
           peers: the connections.
           on_failure: called in a thread of its own, once, when another process has failed.
         """
         self._first, self._cluster, self._peers = cluster.process == 0, cluster, peers
         self._on_failure = on_failure
         self._all_done, self._failed = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._listen, name="t5x_like-line", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="t5x_like-control", daemon=True)
         self._thread.start()
 
     def tell(self, status: int, message: str) -> None:
-        """Tells the others that this process ends the run."""
+        """Tells the other processes that this one ends the run."""
         if self._failed.acquire(blocking=False):
             self._relay(Failure(self._cluster.process, socket.gethostname(), status, message))
 
     def finish(self) -> None:
-        """Says that this process is done, and returns when all are."""
+        """Tells the others that this process is done, and returns when all are.
+
+        Raises:
+          UserError: when they are not within `_FINISH` seconds, naming those that process 0 waits for.
+        """
+        until = time.monotonic() + _FINISH
         if self._first:
-            while not all(peer.done for peer in self._peers):
-                time.sleep(_PAUSE / 10)
+            while waiting := [peer for peer in self._peers if not peer.done]:
+                if time.monotonic() > until:
+                    named = ", ".join(f"process {peer.process} on {peer.host}" for peer in waiting[:8])
+                    raise UserError(f"{named}: not done {_FINISH:g} s after process 0; see what it does there")
+                time.sleep(_POLL / 10)
             self._all_done.set()
         for peer in self._peers:
             peer.send(done=True)
-        self._all_done.wait()
+        if not self._all_done.wait(_FINISH + 2 * _NOTICE):  # process 0 is the first to say why
+            raise UserError(f"process 0 on {self._peers[0].host}: not done {_FINISH:g} s after this process")
         self.close()
 
     def close(self) -> None:
-        """Stops listening; to those who still do, this process is gone."""
+        """Closes the connections; to a process that still listens, this one is gone."""
         self._all_done.set()
         self._thread.join()
         for peer in self._peers:
@@ -146,9 +157,9 @@ class Line:
         with selectors.DefaultSelector() as selector:
             for peer in self._peers:
                 selector.register(peer.socket, selectors.EVENT_READ, peer)
-                self._read(peer)  # what arrived with the answer to the greeting
+                self._read(peer)  # messages that arrived together with the answer to the introduction
             while not self._all_done.is_set():
-                for key, _ in selector.select(_PAUSE):
+                for key, _ in selector.select(_POLL):
                     try:
                         key.data.receive()
                         self._read(key.data)
@@ -174,7 +185,7 @@ class Line:
             )
 
     def _end(self, failure: Failure) -> None:
-        if self._failed.acquire(blocking=False):  # the first failure is the cause, later ones are its effects
+        if self._failed.acquire(blocking=False):  # only the first: later failures are its effects
             if self._first:
                 self._relay(failure)
             self._on_failure(failure)
@@ -185,94 +196,99 @@ class Line:
                 peer.send(failed=vars(failure))
 
 
-def gather(cluster: Cluster, on_failure: Callable[[Failure], None], say: Callable[[str], None]) -> Line:
-    """Waits until all processes are there.
+def gather(
+    cluster: Cluster, on_failure: Callable[[Failure], None], notify: Callable[[str], None]
+) -> ControlConnections:
+    """Connects the processes of a run; returns when all are there.
 
     Args:
-      cluster: who takes part.
-      on_failure: see `Line`.
-      say: takes a sentence for the person who waits.
+      cluster: the processes of the run.
+      on_failure: see `ControlConnections`.
+      notify: takes a sentence for the person who waits.
 
     Raises:
-      UserError: when they are not, or two of them disagree on who they are; every process that came says why.
+      UserError: when some are missing after `cluster.wait` seconds, or two of them disagree on their numbers; every
+        process that has connected gives the reason.
     """
-    peers = [_join(cluster, say)] if cluster.process else _RollCall(cluster, say).peers()
-    return Line(cluster, peers, on_failure)
+    peers = [_join(cluster, notify)] if cluster.process else _Rendezvous(cluster, notify).peers()
+    return ControlConnections(cluster, peers, on_failure)
 
 
-class _RollCall:
-    """Process 0, waiting for the others."""
+class _Rendezvous:
+    """Process 0's side: accepts the connections of the others."""
 
-    def __init__(self, cluster: Cluster, say: Callable[[str], None]) -> None:
-        self.cluster, self.say = cluster, say
-        self.came: dict[int, Peer] = {}
+    def __init__(self, cluster: Cluster, notify: Callable[[str], None]) -> None:
+        self.cluster, self.notify = cluster, notify
+        self.joined: dict[int, Peer] = {}
         self.host = socket.gethostname()
 
     def peers(self) -> list[Peer]:
-        """The connections of all the others, in their order."""
+        """The connections to all other processes, ordered by their numbers."""
         try:
             self._wait()
         except UserError as error:
-            for peer in self.came.values():
+            for peer in self.joined.values():
                 peer.send(failed=vars(Failure(0, self.host, 2, f"says: {error}")))
                 peer.socket.close()
             raise
-        for peer in self.came.values():
+        for peer in self.joined.values():
             peer.send(all=self.cluster.processes)
-        return [self.came[process] for process in sorted(self.came)]
+        return [self.joined[process] for process in sorted(self.joined)]
 
     def _wait(self) -> None:
         began, said = time.monotonic(), False
         with (
             _listener(self.cluster) as listener,
             selectors.DefaultSelector() as selector,
-            contextlib.ExitStack() as strangers,
+            contextlib.ExitStack() as unknown,
         ):
             selector.register(listener, selectors.EVENT_READ)
-            while len(self.came) < self.cluster.processes - 1:
-                came = selector.select(_PAUSE)
+            while len(self.joined) < self.cluster.processes - 1:
+                events = selector.select(_POLL)
                 waited = time.monotonic() - began
-                if waited > self.cluster.wait and not came:
+                if waited > self.cluster.wait and (not events or waited > self.cluster.wait + _NOTICE):
                     raise UserError(
                         f"{self._missing()} did not come to {self.cluster.coordinator} within {self.cluster.wait:g} s;"
                         f" start {'it' if self.cluster.processes == 2 else 'them'}, or correct the number of processes"
                         f" (it is from {self.cluster.count_from})"
                     )
-                if waited > _LATE and not said:
+                if waited > _NOTICE and not said:
                     said = True
-                    self.say(f"waiting at {self.cluster.coordinator} for {self._missing()}")
-                for key, _ in came:
+                    self.notify(f"waiting at {self.cluster.coordinator} for {self._missing()}")
+                for key, _ in events:
                     if key.data is None:
                         connection, _ = listener.accept()
                         peer = Peer(connection)
                         selector.register(connection, selectors.EVENT_READ, peer)
-                        strangers.callback(self._close_stranger, peer)
+                        unknown.callback(self._close_unknown, peer)
                     else:
-                        self._greet(key.data, selector)
+                        self._introduce(key.data, selector)
 
-    def _greet(self, peer: Peer, selector: selectors.BaseSelector) -> None:
-        """Reads who somebody is; whoever is gone, or does not say it like one of us, is let go."""
+    def _introduce(self, peer: Peer, selector: selectors.BaseSelector) -> None:
+        """Reads a connection's introduction; closes it when it is gone, or when it sends something else."""
         try:
             peer.receive()
             while peer.inbox:
-                hello = peer.inbox.popleft()
-                peer.process, peer.host, processes = int(hello["process"]), str(hello["host"]), int(hello["processes"])
+                introduction = peer.inbox.popleft()
+                peer.process, peer.host = int(introduction["process"]), str(introduction["host"])
+                processes = int(introduction["processes"])
                 if not 0 < peer.process < processes:
                     raise ConnectionError
                 self._admit(peer, processes)
         except (ConnectionError, LookupError, TypeError, ValueError):
             selector.unregister(peer.socket)
             peer.socket.close()
-            self.came = {process: other for process, other in self.came.items() if other is not peer}
+            self.joined = {process: other for process, other in self.joined.items() if other is not peer}
 
-    def _close_stranger(self, peer: Peer) -> None:
-        if peer not in self.came.values():
+    def _close_unknown(self, peer: Peer) -> None:
+        if peer not in self.joined.values():
             peer.socket.close()
 
     def _admit(self, peer: Peer, processes: int) -> None:
-        other = self.came.get(peer.process)
+        other = self.joined.get(peer.process)
         if processes != self.cluster.processes or other:
-            self.came[len(self.came) - self.cluster.processes] = peer  # under no process's number, to be told as well
+            # Under a number that no process has, so that it is told as well.
+            self.joined[len(self.joined) - self.cluster.processes] = peer
         if other:
             raise UserError(
                 f"two processes, on {other.host} and on {peer.host}, say that they are process {peer.process} of"
@@ -283,10 +299,10 @@ class _RollCall:
                 f"--processes is {processes} for process {peer.process} on {peer.host} and {self.cluster.processes} for"
                 f" process 0 on {self.host}; give all the same"
             )
-        self.came[peer.process] = peer
+        self.joined[peer.process] = peer
 
     def _missing(self) -> str:
-        missing = [str(process) for process in range(1, self.cluster.processes) if process not in self.came]
+        missing = [str(process) for process in range(1, self.cluster.processes) if process not in self.joined]
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         return f"process{'es' if len(missing) > 1 else ''} {shown} of {self.cluster.processes}"
 
@@ -304,12 +320,12 @@ def _listener(cluster: Cluster) -> socket.socket:
         ) from error
 
 
-def _join(cluster: Cluster, say: Callable[[str], None]) -> Peer:
-    """The connection to process 0, in the others, once all are there."""
-    peer = Peer(_knock(cluster, say), 0, cluster.host)
+def _join(cluster: Cluster, notify: Callable[[str], None]) -> Peer:
+    """The connection to process 0, in the other processes, once all are there."""
+    peer = Peer(_connect(cluster, notify), 0, cluster.host)
     peer.send(process=cluster.process, processes=cluster.processes, host=socket.gethostname())
-    peer.socket.settimeout(_PAUSE)
-    until = time.monotonic() + cluster.wait + _LATE  # process 0 may have begun to wait only now
+    peer.socket.settimeout(_POLL)
+    until = time.monotonic() + cluster.wait + _NOTICE  # process 0 may have begun to wait only now
     with contextlib.suppress(ConnectionError):
         while not peer.inbox and time.monotonic() < until:
             peer.receive()
@@ -326,25 +342,25 @@ def _join(cluster: Cluster, say: Callable[[str], None]) -> Peer:
     )
 
 
-def _knock(cluster: Cluster, say: Callable[[str], None]) -> socket.socket:
+def _connect(cluster: Cluster, notify: Callable[[str], None]) -> socket.socket:
     """A connection to the coordinator's address."""
     began, said, reason = time.monotonic(), False, "no answer"
     until = began + cluster.wait
     while (left := until - time.monotonic()) > 0:
         try:
-            connection = socket.create_connection((cluster.host, cluster.port), timeout=min(left, _LATE))
+            connection = socket.create_connection((cluster.host, cluster.port), timeout=min(left, _NOTICE))
             if connection.getsockname() != connection.getpeername():
                 return connection
-            connection.close()  # the system had picked the very port that is knocked at: we met ourselves
+            connection.close()  # the system had chosen the coordinator's port for this end: connected to itself
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
-        if time.monotonic() - began > _LATE and not said:
+        if time.monotonic() - began > _NOTICE and not said:
             said = True
-            say(
+            notify(
                 f"no coordinator answers at {cluster.coordinator} yet ({reason}; the address is from"
                 f" {cluster.address_from}); trying for {cluster.wait:g} s"
             )
-        time.sleep(_PAUSE)
+        time.sleep(_POLL)
     raise UserError(
         f"no coordinator answers at {cluster.coordinator} ({reason}; tried for {cluster.wait:g} s); start process 0"
         f" there, or correct the address (it is from {cluster.address_from})"

@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import pickle
+import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,23 +27,57 @@ _MAGIC = b"t5x_like executable "
 _HEADER = 1 << 20  # bytes in which the first line ends
 
 
-def keep_compiled(where: str, workdir_cache: epath.Path) -> None:
+def keep_compiled(where: str, workdir_cache: epath.Path) -> str:
     """Has JAX keep what it compiles, and look there before it does.
 
-    Processes of one run share what the first one writes, so the place must be one that all of them see.
+    Processes of one run share what the first one writes, so the place must be one that all of them see. A place that
+    cannot be written is read, and one that cannot be a directory is not used: a cache is no reason not to train.
 
     Args:
       where: `Experiment.compilation_cache`.
       workdir_cache: the place that `auto` means on accelerators.
+
+    Returns:
+      A sentence to tell the user where programs are not kept as asked; empty where they are.
     """
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
     if where == "off":
         jax.config.update("jax_enable_compilation_cache", False)
-    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR") and (where != "auto" or jax.default_backend() != "cpu"):
-        path = workdir_cache if where == "auto" else epath.Path(where).expanduser()
+        return ""
+    if not given and where == "auto" and jax.default_backend() == "cpu":
+        return ""
+    path = epath.Path(given) if given else workdir_cache if where == "auto" else epath.Path(where).expanduser()
+    if not given:
         jax.config.update("jax_compilation_cache_dir", str(path))
-        if "://" in str(path):  # XLA writes its own, of what it has tuned on a GPU, on local disks alone
-            jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         compilation_cache.reset_cache()  # it may have looked elsewhere
+    if "://" in str(path):  # XLA writes its own, of what it has tuned on a GPU, on local disks alone
+        if not given:
+            jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+        return ""
+    why = _unwritable(path)
+    if why and (not os.path.isdir(path) or jax.default_backend() == "gpu"):  # XLA writes what it has tuned there, too
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif why:
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+    return f"compiled programs are not kept: {why}" if why and jax.process_index() == 0 else ""
+
+
+def _unwritable(path: epath.Path) -> str:
+    """Why nothing can be written into a directory on this machine, which need not be there yet; empty if it can."""
+    if str(path).startswith("~"):
+        return f"{path} is below a home directory, and this user has none"
+    try:
+        if os.path.isdir(path):
+            with tempfile.TemporaryFile(dir=path):
+                return ""
+    except OSError as error:
+        return f"{path} cannot be written ({error.strerror})"
+    parent = os.fspath(path)
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(os.path.abspath(parent))
+    if not os.path.isdir(parent):
+        return f"{parent} is a file and no directory"
+    return "" if os.access(parent, os.W_OK | os.X_OK) else f"{parent} cannot be written"
 
 
 def key(lowered: Any, devices: Sequence[Any], versions: Mapping[str, str]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""How a computation is laid out: the mesh, the rules from logical names to mesh axes, and rematerialisation.
+"""The layout of a computation: the mesh, the rules from logical axis names to mesh axes, and rematerialisation.
 
-Parameters and activations carry different logical names. One name for both would ask fully sharded data parallelism
-for the same mesh axis twice in one array.
+Parameters and activations have different logical names. With one name for both, fully sharded data parallelism would
+use the same mesh axis for two dimensions of one array.
 
-A layout is entered with `use()` while a function is traced; the model's parts ask `current()` for it. Without one (a
-laptop, a unit test) every constraint is the identity. The program of a pipeline's stage (see `models.pipeline`) is
-written for one device along `stage_axes`; in it a layout is that of the other axes.
+`use()` makes a layout the current one while a function is traced; the parts of a model call `current()`. Without a
+layout (a laptop, a unit test) every sharding constraint is the identity. The program of a pipeline stage (see
+`models.pipeline`) is written for one device along `stage_axes`; inside it, a layout covers the other axes alone.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ MESH_AXES = ("data", "fsdp", "stage", "sequence", "tensor", "expert")
 
 # Logical axis → mesh axes. Parameters first, then activations.
 RULES: Mapping[str, tuple[str, ...]] = {
-    # Devices that hold other tokens share the parameters, whichever axis made the tokens others. Of an expert's
-    # parameters those along `expert` hold other experts already.
+    # Parameters are sharded over all axes along which devices hold different tokens. An expert's own parameters are
+    # not sharded over `expert` a second time.
     "embed": ("fsdp", "sequence", "expert"),
     "expert": ("expert",),
     "expert_embed": ("fsdp", "sequence"),
@@ -42,16 +42,16 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "position": (),
     "norm": (),
     "layers": ("stage",),
-    # Outside the layers the stages share the batch; inside them every stage has all rows, a microbatch at a time.
+    # Outside the layers the batch is sharded over the stages; inside them every stage has all rows, by microbatches.
     "batch": ("data", "fsdp", "expert", "stage"),
     "length": ("sequence",),
-    "stream_length": ("sequence",),  # between a block's parts: see models/stream.py
+    "stream_length": ("sequence",),  # of the residual stream, between a block's parts: see models/stream.py
     "act_embed": (),
     "act_heads": ("tensor",),
     "act_kv": ("tensor",),
     "act_mlp": ("tensor",),
     "act_vocab": ("tensor",),
-    # Heads inside attention, where every row is whole: see models/context.py.
+    # Heads inside attention, where every device has whole rows: see models/context.py.
     "attention_heads": ("tensor", "sequence"),
     "attention_kv": ("tensor", "sequence"),
 }
@@ -60,9 +60,9 @@ Axes = tuple[str | None, ...]
 
 
 def circular(rules: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Rules for stages of several groups of layers each, which no run of consecutive layers makes.
+    """Rules for the circular schedule, in which a stage holds several groups of layers that do not follow each other.
 
-    The stages share the width of their layers' parameters instead, and exchange it once a step.
+    Parameters are sharded over the stages by their width instead of by layers, and exchanged once a step.
     """
     widths = {name: (*rules[name], "stage") for name in ("embed", "expert_embed")}
     return {**rules, "layers": (), **widths}
@@ -70,16 +70,16 @@ def circular(rules: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A mesh, its rules, and what the layer stack does on it.
+    """A mesh with its rules, and the options of the layer stack that depend on the devices.
 
     Attributes:
-      mesh: devices by `MESH_AXES`; None for a single device without constraints.
+      mesh: the devices by `MESH_AXES`; None for a single device without constraints.
       rules: logical axis name → mesh axes.
-      state_rules: likewise for the optimizer's state, where it is cut further than the parameters; else None.
-      remat: the named policy of what the backward pass recomputes.
+      state_rules: the same for the optimizer's state where it is sharded further than the parameters; else None.
+      remat: the name of the rematerialisation policy.
       scan_layers: whether the layer stack is a loop over one compiled layer.
-      stage_microbatches: parts of a batch that are in different stages at once.
-      stage_rounds: groups of layers that a stage holds.
+      stage_microbatches: the number of pipeline microbatches.
+      stage_rounds: the number of groups of layers in a stage.
       documents_per_row: the most documents that a row of the data holds; 0 where there is no such bound.
     """
 
@@ -93,11 +93,11 @@ class Layout:
     documents_per_row: int = 0
 
     def spec(self, axes: Axes) -> PartitionSpec:
-        """The mesh axes of an array whose dimensions carry these logical names.
+        """The partition spec of an array whose dimensions have these logical names.
 
         Raises:
           ValueError: for a name without a rule.
-          ExperimentError: when two dimensions ask for the same mesh axis.
+          ExperimentError: when two dimensions are sharded over the same mesh axis.
         """
         parts: list[tuple[str, ...] | str | None] = []
         taken: dict[str, str] = {}
@@ -116,60 +116,60 @@ class Layout:
         return PartitionSpec(*parts)
 
     def sharding(self, axes: Axes) -> NamedSharding:
-        """Where an array with these logical axes lives."""
+        """The sharding of an array with these logical axes."""
         if self.mesh is None:
             raise ValueError("a layout without a mesh places nothing")
         return NamedSharding(_inside() or self.mesh, self.spec(axes))
 
     def axes(self, name: str) -> tuple[str, ...]:
-        """The mesh axes that a dimension with this logical name is cut along, in a stage's program without its own."""
+        """The mesh axes of a dimension with this logical name; inside a pipeline stage, without `stage_axes`."""
         return tuple(axis for axis in self.rules[name] if axis not in _local())
 
     def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
-        """`x` with its sharding fixed by its logical axes; the identity without a mesh or on one device."""
+        """`x` with a sharding constraint by its logical axes; `x` itself without a mesh or on one device."""
         if self.mesh is None or self.mesh.size == 1:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(axes))
 
     @property
     def of_state(self) -> "Layout":
-        """Where the optimizer's state lives, and the gradients that go into it."""
+        """The layout of the optimizer's state, and of the gradients that update it."""
         return self if self.state_rules is None else dataclasses.replace(self, rules=self.state_rules, state_rules=None)
 
     def divisor(self, name: str) -> int:
-        """Into how many parts a dimension with this logical name is cut."""
+        """The number of shards of a dimension with this logical name."""
         if self.mesh is None:
             return 1
         return int(np.prod([self.mesh.shape[axis] for axis in self.axes(name)], dtype=int))
 
     @property
     def size(self) -> int:
-        """How many devices the program is laid out over; in a stage's program those of the stage."""
+        """The number of devices; inside a pipeline stage, of that stage."""
         if self.mesh is None:
             return 1
         return math.prod(self.mesh.shape[axis] for axis in MESH_AXES if axis not in _local())
 
     @property
     def stages(self) -> int:
-        """Into how many stages the layers are divided."""
+        """The number of pipeline stages."""
         return 1 if self.mesh is None else int(self.mesh.shape["stage"])
 
     @property
     def stage_axes(self) -> tuple[str, ...]:
-        """The axes along which a stage's program is for one device: `data` too, where it cuts nothing but rows."""
+        """The mesh axes that are manual in a stage's program: `data` too, where it shards nothing but the batch."""
         cut = {name for name, axes in self.rules.items() if "data" in axes}
         return ("data", "stage") if cut <= {"batch"} else ("stage",)
 
     def divisor_in_stage(self, name: str) -> int:
-        """Into how many parts the devices of a stage cut a dimension with this logical name."""
+        """The number of shards of a dimension with this logical name within one stage."""
         return self.divisor(name) // (self.stages if "stage" in self.axes(name) else 1)
 
     def here(self) -> "Layout":
-        """This layout as it is where it is asked, for what `on_each` runs."""
+        """This layout with the rules that hold at the place of the call, for a function that `on_each` runs."""
         return dataclasses.replace(self, rules={name: self.axes(name) for name in self.rules})
 
     def on_each(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-        """A function that every device runs on its own part of the arrays: `jax.shard_map` over all axes there are."""
+        """`jax.shard_map` over all mesh axes that are not manual already."""
         return jax.shard_map(
             function,
             mesh=_inside() or self.mesh,
@@ -181,11 +181,11 @@ class Layout:
 
     @property
     def platform(self) -> str:
-        """Of the devices that a program is made for, which need not be here."""
+        """The platform of the layout's devices, which need not be attached to this host."""
         return jax.default_backend() if self.mesh is None else str(np.ravel(self.mesh.devices)[0].platform)
 
     def flatten(self, x_bt: jax.Array) -> jax.Array:
-        """[batch, length, ...] → [tokens, ...], in an order in which every device keeps the tokens that it has."""
+        """[batch, length, ...] → [tokens, ...], in an order that moves no token to another device."""
         rows, parts = self.divisor("batch"), self.divisor("length")
         b, t, *rest = x_bt.shape
         if parts == 1 or b % rows or t % parts:
@@ -194,12 +194,12 @@ class Layout:
         return jnp.swapaxes(cut, 1, 2).reshape(-1, *rest)
 
     def cut(self, name: str) -> tuple[str, ...]:
-        """The mesh axes, of more than one device, that a dimension with this logical name is cut along."""
+        """The mesh axes of more than one device over which a dimension with this logical name is sharded."""
         return tuple(axis for axis in self.axes(name) if self.mesh is not None and self.mesh.shape[axis] > 1)
 
     @contextlib.contextmanager
     def use(self) -> Iterator["Layout"]:
-        """Makes this the layout of everything traced inside."""
+        """Makes this the current layout while entered."""
         token = _CURRENT.set(self)
         try:
             yield self
@@ -211,27 +211,28 @@ _CURRENT: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout
 
 
 def current() -> Layout:
-    """The layout in use while tracing, or one without a mesh."""
+    """The current layout while tracing; one without a mesh where there is none."""
     return _CURRENT.get() or Layout()
 
 
 def _inside() -> Any:
-    """The mesh of the program of a stage that is being traced; None outside of one, and where a device is by itself."""
+    """The abstract mesh inside a stage's program; None outside of one, and where all its axes are manual."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if "stage" in mesh.manual_axes and len(mesh.manual_axes) < len(mesh.axis_names) else None
 
 
 def _local() -> tuple[str, ...]:
-    """The axes along which the program that is being traced is for one device."""
+    """The mesh axes that are manual in the program that is being traced."""
     mesh = _inside()
     return () if mesh is None else tuple(mesh.manual_axes)
 
 
 def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layout:
-    """The layout an experiment asks for, over all devices.
+    """The layout of an experiment, over all devices.
 
     Raises:
-      ExperimentError: when the axes do not multiply to the number of devices, or a rule cannot be.
+      DeviceCountError: when the product of the mesh axes is not the number of devices.
+      ExperimentError: when a rule is invalid.
     """
     base = circular(RULES) if options.stage_rounds > 1 else RULES
     rules = strategies.table(options, base, MESH_AXES)
@@ -254,7 +255,7 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
 
 
 def _mesh(shape: tuple[int, ...], devices: list[jax.Device], slices: int) -> Mesh:
-    """The devices as a mesh; those of several slices with whole slices along `data`, which the slow network joins."""
+    """The mesh of the devices; of several TPU slices, with `data` across the slices, which a slower network joins."""
     axis_types = (AxisType.Auto,) * len(MESH_AXES)  # Explicit axes fail at the embedding gather
     if slices == 1:
         return jax.make_mesh(shape, MESH_AXES, devices=devices, axis_types=axis_types)
@@ -265,15 +266,19 @@ def _mesh(shape: tuple[int, ...], devices: list[jax.Device], slices: int) -> Mes
             f" {slices}, so that only gradients cross between slices",
         )
     inside = (shape[0] // slices, *shape[1:])
-    # An axis may be part of a slice's side: 32 × 8 of 16 × 16 chips.
+    # A mesh axis may be a fraction of a dimension of the torus: 32 × 8 of 16 × 16 chips.
     across = (slices, *(1 for _ in shape[1:]))
     grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=axis_types)
 
 
 def make_or_single(options: Parallelism) -> Layout:
-    """The layout an experiment asks for, or one device where it asks for other devices than are here."""
+    """The layout of an experiment, or one local device where this is not the number of devices that it was made for.
+
+    Raises:
+      ExperimentError: for what is wrong on any number of devices.
+    """
     try:
         return make(options)
-    except ExperimentError:
-        return make(Parallelism(), jax.devices()[:1])
+    except strategies.DeviceCountError:
+        return make(Parallelism(), jax.local_devices()[:1])

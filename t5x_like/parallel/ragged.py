@@ -1,6 +1,6 @@
-"""All-to-all of rows where each pair of devices has another number of them to exchange.
+"""Ragged all-to-all: each device sends a number of rows of its own to each other device.
 
-Shapes: p devices, m rows here, r rows there, d width.
+Shapes: p devices, m rows to send, r rows received, d width.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ from t5x_like.parallel.layout import Layout
 
 
 def is_supported(layout: Layout) -> bool:
-    """Whether the devices can exchange rows of any number.
+    """Whether XLA has a ragged all-to-all for the devices of a layout.
 
-    Of TPUs all that were tried compile it (v5p 8×8×8, v6e 8×8) but v5e beyond 4×4 chips, whose routing is limited
-    (libtpu 0.0.51). XLA for CPUs has no such collective.
+    It compiles for all TPUs tried (v5p 8×8×8, v6e 8×8) except v5e beyond 4×4 chips, whose routing is limited (libtpu
+    0.0.51). XLA for CPUs has no such collective.
     """
     if layout.mesh is None or layout.platform != "tpu":
         return False
@@ -25,14 +25,15 @@ def is_supported(layout: Layout) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """What of an exchange is known before it: the way there, and by `back` the way home.
+    """The static sizes of an exchange; `back` are those of the inverse exchange.
 
     Attributes:
-      room: rows to make room for where they arrive: no fewer than any device gets.
-      home: rows that each device has to begin with.
-      most: rows that any device has for any other at most.
+      room: the number of rows of the result, no fewer than any device receives.
+      home: the number of rows that each device has before the exchange.
+      most: the largest number of rows that any device sends to any other.
       axis: the mesh axis.
-      ragged: whether the devices can exchange exactly these rows; otherwise `most` rows go from each to each.
+      ragged: whether exactly these rows are sent, by XLA's ragged all-to-all; otherwise every device sends `most` rows
+        to every other.
     """
 
     room: int
@@ -43,29 +44,30 @@ class Route:
 
     @property
     def back(self) -> "Route":
-        """The way home."""
+        """The sizes of the inverse exchange."""
         return dataclasses.replace(self, room=self.home, home=self.room)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def exchange(rows_md: jax.Array, sizes_pp: jax.Array, route: Route) -> jax.Array:
-    """Sends each device its rows; called inside `jax.shard_map`.
+    """Sends each device its rows; for use inside `jax.shard_map`.
 
     Args:
-      rows_md: [m, d], those for the first device first; what comes after the last device's is of no meaning.
-      sizes_pp: int32 [devices, devices], how many rows each device (first) has for each (second); the same everywhere.
-      route: the way.
+      rows_md: [m, d], sorted by receiving device; rows after those for the last device are ignored.
+      sizes_pp: int32 [devices, devices], the number of rows from each device (first) to each (second); the same on all
+        devices.
+      route: the static sizes.
 
     Returns:
-      [room, d], the first device's rows first, then zeros.
+      [room, d], sorted by sending device, then zeros.
     """
     me = jax.lax.axis_index(route.axis)
     send_p, receive_p = sizes_pp[me], sizes_pp[:, me]
     begin_p, ends_p = _exclusive(send_p), jnp.cumsum(receive_p)
     place_r = jnp.arange(route.room)
     if route.ragged:
-        there_p = _exclusive(sizes_pp)[me]  # where in each device's result this device's rows begin
-        # To write zeros takes as long as to exchange rows; what no row has arrived in is masked when it is read.
+        there_p = _exclusive(sizes_pp)[me]  # the offset of this device's rows in each device's result
+        # Writing zeros would take as long as the exchange; rows that nothing was received in are masked below.
         empty_rd = jax.lax.empty((route.room, rows_md.shape[1]), rows_md.dtype)
         came_rd = jax.lax.ragged_all_to_all(
             rows_md, empty_rd, begin_p, send_p, there_p, receive_p, axis_name=route.axis
@@ -93,13 +95,13 @@ exchange.defvjp(_exchange_forward, _exchange_backward)
 
 
 def _exclusive(sizes: jax.Array) -> jax.Array:
-    """Sums of what stands before, along the first axis."""
+    """Exclusive cumulative sum along the first axis."""
     return jnp.cumsum(sizes, 0) - sizes
 
 
 @jax.custom_vjp
 def permute(rows_md: jax.Array, order_m: jax.Array, back_m: jax.Array) -> jax.Array:
-    """`rows[order]` for a permutation and its inverse, whose gradient is a gather again and no scatter."""
+    """`rows[order]` for a permutation and its inverse; its gradient is a gather, not a scatter."""
     return rows_md[order_m]
 
 

@@ -1,8 +1,8 @@
-"""Gradients summed over the devices that share a parameter, each device keeping its own part.
+"""Reduce-scatter of gradients in stages, one for each dimension of a TPU torus.
 
-XLA for TPUs turns a reduce-scatter over more than one line of chips into an all-reduce of everything, of which each
-chip then drops all but its part: twice the traffic. Over one line it does not. So the sum goes in stages, one along
-each dimension of the torus, each stage leaving a fraction of the work to the next.
+XLA for TPUs compiles a reduce-scatter over more than one dimension of the torus to an all-reduce, of which each chip
+keeps its shard: twice the traffic. Over one dimension it compiles a reduce-scatter. So the sum is done in stages, one
+along each dimension, each on the shard that the one before leaves.
 """
 
 import itertools
@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 
 
 def stages(mesh: Mesh, axis: str) -> tuple[int, ...]:
-    """The stages in which to sum over a mesh axis: the lengths of the lines of chips along it, slowest first.
+    """The sizes of the stages for a mesh axis: its lengths along the dimensions of the torus, slowest-varying first.
 
     Args:
-      mesh: of all devices.
-      axis: which of its axes.
+      mesh: the mesh of all devices.
+      axis: the mesh axis.
 
     Returns:
-      Sizes whose product is the axis'; a single one where the chips lie in no such order.
+      Sizes whose product is the size of the axis; a single one where the chips along it are not in torus order.
     """
     line = np.moveaxis(mesh.devices, mesh.axis_names.index(axis), -1).reshape(-1, mesh.shape[axis])[0]
     coordinates = [tuple(getattr(device, "coords", ())) for device in line]
@@ -33,12 +33,15 @@ def stages(mesh: Mesh, axis: str) -> tuple[int, ...]:
 
 
 def reduce_scatter(x: jax.Array, axis: str, sizes: Sequence[int]) -> jax.Array:
-    """The sum over a mesh axis, of which each device keeps its run of rows. For use under `shard_map`.
+    """Reduce-scatter over a mesh axis along the first dimension; for use inside `jax.shard_map`.
 
     Args:
-      x: this device's addend; its first dimension is a multiple of the axis' devices.
+      x: this device's summand; its first dimension is a multiple of the size of the axis.
       axis: the mesh axis.
-      sizes: of the stages.
+      sizes: the sizes of the stages, from `stages`.
+
+    Returns:
+      This device's consecutive rows of the sum.
     """
     numbers = np.arange(math.prod(sizes)).reshape(tuple(sizes))
     for stage in range(len(sizes)):

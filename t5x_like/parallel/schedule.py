@@ -1,12 +1,12 @@
-"""When each stage of a pipeline computes what: GPipe's schedule, and the circular one.
+"""Pipeline schedules: GPipe's, and the circular one.
 
-Layers are cut into groups, and group g is stage g mod stages' own. A microbatch goes from each stage to the next; with
-several rounds it comes back to the first stage as often, and the groups are smaller. The stages are idle only while the
-pipeline fills and empties, for stages − 1 turns of a group each: the more rounds, the shorter (interleaved stages,
-Narayanan et al. 2021, section 2.2).
+The layers are divided into groups, and stage s holds the groups g with g mod stages = s. A microbatch passes from each
+stage to the next. In the circular schedule it passes through all stages several times (rounds), and the groups are
+smaller by as much. The pipeline bubble, in which stages are idle while the pipeline fills and drains, is stages − 1
+turns of one group: the more rounds, the smaller (interleaved stages, Narayanan et al. 2021, section 2.2).
 
-As many microbatches as there are stages go round together. The last stage's answer is then back at the first stage just
-when that is free for it, and waits nowhere.
+The microbatches are scheduled in sets of as many as there are stages. The output of the last stage then reaches the
+first stage in the turn in which that stage continues with the same microbatch, so that no output is stored.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from t5x_like.parallel.layout import Layout
 
 
 class Work(NamedTuple):
-    """What a stage does in a turn; integers or arrays of them.
+    """The work of a stage in one turn; integers or arrays of them.
 
     Attributes:
-      is_real: whether there is anything to do; the rest is in range even where there is not.
-      microbatch: whose turn it is.
-      round: how often it has been in this stage before.
+      is_real: whether there is any work; the other fields are in range even where there is none.
+      microbatch: the number of the microbatch.
+      round: how often the microbatch has passed through this stage before.
     """
 
     is_real: Any
@@ -31,12 +31,12 @@ class Work(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A pipeline's schedule.
+    """A pipeline schedule.
 
     Attributes:
-      stages: through which every microbatch passes.
-      microbatches: with several rounds a multiple of the stages.
-      rounds: how often.
+      stages: the number of stages.
+      microbatches: the number of microbatches; with several rounds, a multiple of the stages.
+      rounds: how often a microbatch passes through all stages.
     """
 
     stages: int
@@ -45,35 +45,35 @@ class Schedule:
 
     @property
     def turns(self) -> int:
-        """From the first microbatch's start to the last one's end."""
+        """The number of turns from the first microbatch's start to the last one's end."""
         return self.microbatches * self.rounds + self.stages - 1
 
     @property
     def bubble(self) -> float:
-        """The share of its turns in which a stage has nothing to do."""
+        """The pipeline bubble: the fraction of its turns in which a stage is idle."""
         return (self.stages - 1) / self.turns
 
     def work(self, stage: Any, turn: Any) -> Work:
-        """What a stage does in a turn.
+        """The work of a stage in a turn.
 
         Args:
-          stage: its number.
+          stage: the stage's number; integer or array.
           turn: the turn's number; integer or array.
         """
-        number = turn - stage  # every stage does what the first one did so many turns before
+        number = turn - stage  # stage s repeats the work of the first stage s turns later
         is_real = (number >= 0) & (number < self.microbatches * self.rounds)
         number = number * is_real
         if self.rounds == 1:
             return Work(is_real, number, 0 * number)
-        together = number // (self.stages * self.rounds)
+        group = number // (self.stages * self.rounds)
         within = number % (self.stages * self.rounds)
-        return Work(is_real, together * self.stages + within % self.stages, within // self.stages)
+        return Work(is_real, group * self.stages + within % self.stages, within // self.stages)
 
 
 def of(layout: Layout, rows: int) -> Schedule | None:
-    """The schedule in which a layout's stages compute so many rows; None where there is nothing to schedule.
+    """The schedule of a layout's stages for a batch of `rows`; None without a pipeline.
 
-    That is with one stage, and for rows that the microbatches and devices do not divide.
+    There is no pipeline with one stage, or where microbatches and devices do not divide the rows.
     """
     if layout.stages == 1:
         return None

@@ -1,7 +1,7 @@
-"""Strategies by name: which axis of the mesh takes the devices, and which logical axes are cut otherwise.
+"""Named parallelism strategies: the mesh axis that takes the devices, and rules that differ from the base table.
 
-A strategy is a row of `STRATEGIES`. It fills in what an experiment leaves open and never overrides what it says: a
-number given for an axis stands, and so does a rule given for a logical axis.
+A strategy is a row of `STRATEGIES`. It gives defaults only: the size of a mesh axis that an experiment gives has
+precedence, and so has its rule for a logical axis.
 """
 
 import dataclasses
@@ -15,15 +15,19 @@ from t5x_like.experiment import Parallelism
 Rules = Mapping[str, tuple[str, ...]]
 
 
+class DeviceCountError(ExperimentError):
+    """The sizes of the mesh axes are for another number of devices."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """One way to lay a step out.
+    """A named parallelism strategy.
 
     Attributes:
-      rest: the mesh axis that takes the devices which no number speaks of.
-      needs: axes of which one must have a number, since only the user can know it; `data` has one on several slices.
-      rules: logical axis → mesh axes, where they differ from the base table's.
-      state: logical axis → mesh axes that cut the optimizer's state further than the parameters that it is of.
+      rest: the mesh axis that takes the devices which the sizes of the other axes leave.
+      needs: axes of which the experiment must give the size of one; several slices give that of `data`.
+      rules: logical axis → mesh axes, where they differ from the base table.
+      state: logical axis → mesh axes over which the optimizer's state is sharded besides those of its parameter.
     """
 
     rest: str = "data"
@@ -32,13 +36,13 @@ class Strategy:
     state: Rules = dataclasses.field(default_factory=dict)
 
 
-# Tokens between the parts that tensor parallelism splits: see models/stream.py.
+# The residual stream between the parts that tensor parallelism shards: see models/stream.py.
 SHARED_STREAM: Rules = {"stream_length": ("sequence", "tensor")}
 
 STRATEGIES: Mapping[str, Strategy] = {
     "custom": Strategy(),
     "data": Strategy(),
-    # ZeRO-1 (section 5.1), and its sum of gradients as in ZeRO-2: each copy updates a part, and parts are gathered.
+    # ZeRO-1 (section 5.1), with gradients reduce-scattered as in ZeRO-2: each replica updates a shard, then all-gather.
     "zero1": Strategy(state={"embed": ("data",), "expert_embed": ("data",)}),
     "fsdp": Strategy(rest="fsdp"),  # ZeRO-3 (Rajbhandari et al. 2020, section 5.3)
     "hsdp": Strategy(rest="fsdp", needs=("data", "fsdp")),
@@ -51,19 +55,20 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 
 def resolve(options: Parallelism, axes: Sequence[str], devices: int, slices: int = 1) -> dict[str, int]:
-    """The mesh that an experiment asks for: axis → devices.
+    """The sizes of the mesh axes of an experiment: axis → devices.
 
-    Parameters are copied from slice to slice, over `data`; a strategy whose devices go to another axis gives `data` as
-    many as there are slices.
+    Parameters are replicated over slices, along `data`; where another axis takes the rest of the devices, the size of
+    `data` is the number of slices.
 
     Args:
-      options: names the strategy, and has the numbers.
-      axes: of the mesh, each a field of the options.
-      devices: that there are.
-      slices: in which they are.
+      options: the strategy's name, and the sizes that are given.
+      axes: the names of the mesh axes, each a field of the options.
+      devices: the number of devices.
+      slices: the number of TPU slices.
 
     Raises:
-      ExperimentError: when a number is missing, or the numbers do not multiply to the devices.
+      DeviceCountError: when the product of the sizes is not the number of devices.
+      ExperimentError: when a size that the strategy needs is missing.
     """
     row = STRATEGIES[options.strategy]
     sizes = {axis: int(getattr(options, axis)) for axis in axes}
@@ -81,7 +86,7 @@ def resolve(options: Parallelism, axes: Sequence[str], devices: int, slices: int
     filled = {axis: max(devices // given, 1) if size == -1 else size for axis, size in sizes.items()}
     if math.prod(filled.values()) != devices:
         asked = " × ".join(f"{axis}={getattr(options, axis)}" for axis in axes)
-        raise ExperimentError(
+        raise DeviceCountError(
             "parallelism",
             f"{asked} is not the {devices} device(s) here; make the product match, with data=-1 for whatever the"
             " others leave",
@@ -90,15 +95,15 @@ def resolve(options: Parallelism, axes: Sequence[str], devices: int, slices: int
 
 
 def table(options: Parallelism, base: Rules, axes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The rules that an experiment asks for: the base table, the strategy's over it, its own over both.
+    """The rules of an experiment: the base table, updated by the strategy's rules, then by the experiment's.
 
     Args:
-      options: names the strategy, and may have rules.
-      base: of every logical axis there is.
-      axes: of the mesh.
+      options: the strategy's name, and the experiment's rules.
+      base: the rules of all logical axes.
+      axes: the names of the mesh axes.
 
     Raises:
-      ExperimentError: for a rule of no logical axis, or to an axis that no mesh has, or to one twice.
+      ExperimentError: for a rule of an unknown logical axis, or with an unknown mesh axis, or with one twice.
     """
     for name, given in options.rules.items():
         where = f"parallelism.rules.{name}"
@@ -119,6 +124,6 @@ def table(options: Parallelism, base: Rules, axes: Sequence[str]) -> dict[str, t
 
 
 def state_table(options: Parallelism, rules: Rules) -> dict[str, tuple[str, ...]]:
-    """The rules of the optimizer's state: those of the parameters, and further axes where the strategy has them."""
+    """The rules of the optimizer's state: those of the parameters, with the strategy's additional mesh axes."""
     further = STRATEGIES[options.strategy].state
     return {name: tuple(dict.fromkeys((*given, *further.get(name, ())))) for name, given in rules.items()}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from t5x_like.checkpoint import layout, reading
-from t5x_like.checkpoint.store import CheckpointStore, initialize_from
-from t5x_like.errors import ExperimentError, UserError
+from t5x_like.checkpoint.store import CheckpointStore
+from t5x_like.errors import UserError
 from t5x_like.experiment import Checkpoint
 
 
@@ -58,31 +58,17 @@ def test_missing_parameters_are_refused(workdir, states):
         reading.restore_parameters(layout.find(workdir), abstract["parameters"])
 
 
-# --- Another run's parameters ---------------------------------------------------------------------------------------
+# --- Some leaves ----------------------------------------------------------------------------------------------------
 
 
-def test_initialize_from_takes_the_parameters(workdir, states):
-    abstract = states.abstract(states.make())["parameters"]
-    states.assert_equal(initialize_from(workdir, abstract), states.make(2)["parameters"])
-    states.assert_equal(initialize_from(workdir / "checkpoints" / "1", abstract), states.make(1)["parameters"])
-
-
-def test_initialize_from_shows_what_differs(workdir):
-    abstract = {"tokens": {"embedding": jax.ShapeDtypeStruct((20, 6), jnp.float32)}, "new": {"bias": np.zeros(3)}}
-    with pytest.raises(ExperimentError) as caught:
-        initialize_from(workdir, abstract)
-    assert caught.value.where == "initialize.checkpoint"
-    assert caught.value.problem.splitlines()[1:] == [
-        "  - parameters.new.bias float64[3]: not in the checkpoint",
-        "  + parameters.blocks.mlp.up bfloat16[2, 6, 8]: only in the checkpoint",
-        "  ~ parameters.tokens.embedding is float32[16, 6] in the checkpoint and float32[20, 6] here: "
-        "model.vocab_size was 16",
-    ]
-
-
-def test_initialize_from_nowhere_names_the_field(tmp_path):
-    with pytest.raises(ExperimentError, match=r"^initialize\.checkpoint: there is nothing at"):
-        initialize_from(tmp_path / "none", {})
+def test_some_leaves_are_read_by_their_paths(workdir, states):
+    path = "parameters.blocks.mlp.up"
+    saved = states.make(2)["parameters"]["blocks"]["mlp"]["up"]
+    found = reading.restore_leaves(layout.find(workdir), {path: jax.ShapeDtypeStruct(saved.shape, saved.dtype)})
+    assert [*found] == [path]
+    states.assert_equal(found[path], saved)
+    with pytest.raises(UserError, match=r"- parameters\.none float32\[3\]: not in the checkpoint"):
+        reading.restore_leaves(layout.find(workdir), {"parameters.none": jax.ShapeDtypeStruct((3,), jnp.float32)})
 
 
 def test_a_step_can_be_copied_to_another_workdir(workdir, states, tmp_path):

@@ -2,13 +2,15 @@ import os
 import tempfile
 
 import fsspec
+import jax
 import pytest
 from etils import epath
 from etils.epath import backend, gpath
 from fsspec.implementations.memory import MemoryFileSystem
 
-from t5x_like.checkpoint import layout, remote
-from t5x_like.checkpoint.store import CheckpointStore, initialize_from, open_checkpoint
+from t5x_like.checkpoint import layout, leaves, remote
+from t5x_like.checkpoint.sources import CheckpointSource
+from t5x_like.checkpoint.store import CheckpointStore, open_checkpoint
 from t5x_like.errors import UserError
 from t5x_like.experiment import Checkpoint
 
@@ -46,8 +48,9 @@ def test_commits_in_an_object_store(bucket, states, tmp_path):
         states.assert_equal(restored.state, states.make(3))
         assert restored.meta == {"step": 3}
     assert open_checkpoint("s3://bucket/run") == (bucket, 3)
-    parameters = states.make(2)["parameters"]
-    states.assert_equal(initialize_from("s3://bucket/run/checkpoints/2", states.abstract(parameters)), parameters)
+    source = CheckpointSource(path="s3://bucket/run/checkpoints/2").open()
+    wanted = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in source.leaves.items()}
+    states.assert_equal(source.read(wanted), leaves.flatten(states.make(2)["parameters"]))
     assert os.listdir(tmp_path) == []
 
 

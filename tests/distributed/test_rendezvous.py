@@ -1,14 +1,16 @@
-"""Processes find each other, and hear of each other's end. Here they are threads with connections of their own."""
+"""Rendezvous of processes and the failure of one told to all. Here they are threads with connections of their own."""
 
 import concurrent.futures
+import contextlib
 import queue
 import re
 import socket
 import threading
+import time
 
 import pytest
 
-from t5x_like.distributed import rendezvous as rollcall
+from t5x_like.distributed import rendezvous
 from t5x_like.distributed.cluster import Cluster
 from t5x_like.distributed.rendezvous import LOST, Failure, gather
 from t5x_like.errors import UserError
@@ -26,11 +28,11 @@ def pool():
         yield pool
 
 
-def member(port, process, processes, wait=60.0, say=print):
-    """One process; its line, and the queue of what it heard."""
+def member(port, process, processes, wait=60.0, notify=print):
+    """One process: its control connections, and a queue of the failures that it is told."""
     failures: queue.Queue[Failure] = queue.Queue()
     cluster = Cluster(f"localhost:{port}", processes, process, "--coordinator", "--processes", wait)
-    return gather(cluster, failures.put, say), failures
+    return gather(cluster, failures.put, notify), failures
 
 
 def members(pool, port, processes):
@@ -38,68 +40,89 @@ def members(pool, port, processes):
     return [future.result(timeout=120) for future in futures]
 
 
-def finish(pool, lines):
-    for future in [pool.submit(line.finish) for line, _ in lines]:
+def finish(pool, joined):
+    for future in [pool.submit(connections.finish) for connections, _ in joined]:
         future.result(timeout=120)
 
 
-def close(lines):
-    for line, _ in lines:
-        line.close()
+def close(joined):
+    for connections, _ in joined:
+        connections.close()
 
 
 def test_all_come_and_all_finish(pool, port):
-    lines = members(pool, port, 4)
-    finish(pool, lines)
-    assert all(failures.empty() for _, failures in lines)
-    assert "t5x_like-line" not in {thread.name for thread in threading.enumerate()}
+    joined = members(pool, port, 4)
+    finish(pool, joined)
+    assert all(failures.empty() for _, failures in joined)
+    assert "t5x_like-control" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_nobody_finishes_before_all_are_done(pool, port):
-    lines = members(pool, port, 3)
-    early = [pool.submit(line.finish) for line, _ in lines[:2]]
+    joined = members(pool, port, 3)
+    early = [pool.submit(connections.finish) for connections, _ in joined[:2]]
     assert not concurrent.futures.wait(early, timeout=0.3).done
-    finish(pool, lines[2:])
+    finish(pool, joined[2:])
     assert concurrent.futures.wait(early, timeout=60).not_done == set()
 
 
-def test_the_port_is_free_while_the_line_is_in_use(pool, port):
-    lines = members(pool, port, 2)
+def test_a_wait_for_the_end_has_a_limit_and_names_whom_it_waits_for(pool, port, monkeypatch):
+    monkeypatch.setattr(rendezvous, "_FINISH", 0.3)
+    joined = members(pool, port, 3)
+    early = [pool.submit(connections.finish) for connections, _ in joined[:2]]
+    with pytest.raises(UserError, match=r"^process 2 on .*: not done 0.3 s after process 0"):
+        early[0].result(timeout=60)
+    close(joined)
+    early[1].result(timeout=60)  # it was told by process 0, which is what ends the process
+
+
+def test_an_endless_stream_of_strangers_does_not_put_off_the_limit(pool, port, monkeypatch):
+    monkeypatch.setattr(rendezvous, "_NOTICE", 0.2)
+    first = pool.submit(member, port, 0, 2, 0.5)
+    until = time.monotonic() + 60
+    while not first.done() and time.monotonic() < until:
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1) as stranger:
+            stranger.sendall(b"{}\n")
+    with pytest.raises(UserError, match="^process 1 of 2 did not come"):
+        first.result(timeout=1)
+
+
+def test_the_port_is_free_while_the_connections_are_in_use(pool, port):
+    joined = members(pool, port, 2)
     with socket.create_server(("", port)):  # as JAX's service will
-        finish(pool, lines)
+        finish(pool, joined)
 
 
 @pytest.mark.parametrize("teller", [0, 1, 2])
 def test_a_failure_is_told_to_all(pool, port, teller):
-    lines = members(pool, port, 3)
-    lines[teller][0].tell(2, "ended the run: the disk is full")
-    for number, (_, failures) in enumerate(lines):
+    joined = members(pool, port, 3)
+    joined[teller][0].tell(2, "ended the run: the disk is full")
+    for number, (_, failures) in enumerate(joined):
         if number != teller:
             failure = failures.get(timeout=60)
             assert (failure.process, failure.status) == (teller, 2)
             assert re.fullmatch(rf"process {teller} on .+ ended the run: the disk is full", str(failure))
-    close(lines)
-    assert all(failures.empty() for _, failures in lines)
+    close(joined)
+    assert all(failures.empty() for _, failures in joined)
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_a_death_is_noticed_by_all(pool, port, victim):
-    lines = members(pool, port, 3)
-    lines[victim][0].close()
-    for number, (_, failures) in enumerate(lines):
+    joined = members(pool, port, 3)
+    joined[victim][0].close()
+    for number, (_, failures) in enumerate(joined):
         if number != victim:
             failure = failures.get(timeout=60)
             assert (failure.process, failure.status) == (victim, LOST)
             assert "is gone without a word" in str(failure)
-    close(lines)
+    close(joined)
 
 
 def test_a_host_that_vanishes_is_asked_for(pool, port):
-    lines = members(pool, port, 2)
-    for line, _ in lines:
-        for peer in line._peers:
+    joined = members(pool, port, 2)
+    for connections, _ in joined:
+        for peer in connections._peers:
             assert peer.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-    finish(pool, lines)
+    finish(pool, joined)
 
 
 def test_who_does_not_come_is_named_to_all_that_came(pool, port):
@@ -112,17 +135,17 @@ def test_who_does_not_come_is_named_to_all_that_came(pool, port):
 
 
 def test_a_person_who_waits_is_told_for_whom(pool, port, monkeypatch):
-    monkeypatch.setattr(rollcall, "_LATE", 0.1)
+    monkeypatch.setattr(rendezvous, "_NOTICE", 0.1)
     said: queue.Queue[str] = queue.Queue()
     first = pool.submit(member, port, 0, 2, 60.0, said.put)
     assert said.get(timeout=60) == f"waiting at localhost:{port} for process 1 of 2"
-    lines = [member(port, 1, 2), first.result(timeout=120)]
+    joined = [member(port, 1, 2), first.result(timeout=120)]
     assert said.empty()
-    finish(pool, lines)
+    finish(pool, joined)
 
 
 def test_a_process_that_finds_nobody_says_so_while_it_tries(port, monkeypatch):
-    monkeypatch.setattr(rollcall, "_LATE", 0.1)
+    monkeypatch.setattr(rendezvous, "_NOTICE", 0.1)
     said: list[str] = []
     with pytest.raises(UserError):
         member(port, 1, 2, 1.0, said.append)
@@ -171,7 +194,7 @@ def test_somebody_else_answers(pool, port):
 )
 def test_strangers_are_let_go(pool, port, words):
     first = pool.submit(member, port, 0, 2)
-    stranger = rollcall._knock(Cluster(f"localhost:{port}", 2, 1, "", ""), print)
+    stranger = rendezvous._connect(Cluster(f"localhost:{port}", 2, 1, "", ""), print)
     with stranger:
         stranger.sendall(words)
         finish(pool, [member(port, 1, 2), first.result(timeout=120)])

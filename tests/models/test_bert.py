@@ -112,12 +112,12 @@ def test_it_learns_from_the_corpus():
     [
         (
             {"objective": {"name": "causal_lm"}},
-            "objective: 'causal_lm' is not for model.family='bert', which has no decoder and has an encoder; use objective"
-            " 'masked_lm', or a model with decoder alone",
+            "objective: 'causal_lm' is not for model.family='bert', which has no decoder and has an encoder; use"
+            " objective 'masked_lm', or a model with decoder alone",
         ),
         (
             {"model": {"family": "llama", "vocab_size": 4104, "layers": 1, **TINY}},
-            "objective: 'masked_lm' is not for model.family='llama', which has no encoder and has a decoder; use objective",
+            "objective: 'masked_lm' is not for model.family='llama', which has no encoder and has a decoder; use",
         ),
     ],
 )

@@ -1,5 +1,9 @@
 """Where compiled programs are kept; executables that are saved are in `preflight/test_save_and_search.py`."""
 
+import errno
+import os
+import tempfile
+
 import jax
 import pytest
 from etils import epath
@@ -40,7 +44,7 @@ def configured(monkeypatch):
 )
 def test_where_compiled_programs_are_kept(configured, monkeypatch, where, backend, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    executables.keep_compiled(where, epath.Path("/workdir/compiled"))
+    assert executables.keep_compiled(where, epath.Path("/workdir/compiled")) == ""
     assert configured() == expected
     assert ("none" in jax.config.jax_persistent_cache_enable_xla_caches) == where.startswith("gs:")
 
@@ -57,3 +61,48 @@ def test_what_is_compiled_is_there_afterwards(configured, tmp_path):
     executables.keep_compiled(str(place), epath.Path("/workdir/compiled"))
     jax.jit(lambda x: x * 3.25 + 1.5).lower(2.0).compile()
     assert [file for file in place.iterdir() if file.name.endswith("-cache")]
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("FILE", "FILE is a file and no directory"),
+        ("FILE/cache", "FILE is a file and no directory"),
+        ("~nobody-of-this-name/cache", "~nobody-of-this-name/cache is below a home directory, and this user has none"),
+    ],
+)
+def test_a_cache_that_cannot_be_is_not_used(configured, tmp_path, where, why):
+    (tmp_path / "file").write_text("")
+    where, why = (text.replace("FILE", str(tmp_path / "file")) for text in (where, why))
+    sentence = executables.keep_compiled(where, epath.Path("/workdir/compiled"))
+    assert sentence == f"compiled programs are not kept: {why}" and configured()[1] is False
+    jax.jit(lambda x: x * 5.25 + 1.5).lower(2.0).compile()
+
+
+def test_a_cache_of_the_user_s_variable_that_cannot_be_is_not_used_either(configured, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file"))
+    sentence = executables.keep_compiled("auto", epath.Path("/workdir/compiled"))
+    assert sentence == f"compiled programs are not kept: {tmp_path / 'file'} is a file and no directory"
+    assert configured()[1] is False
+
+
+def test_a_cache_that_cannot_be_written_is_read_without_a_warning(configured, monkeypatch, tmp_path):
+    def compiled():
+        jax.clear_caches()
+        return jax.jit(lambda x: x * 7.25 + 1.5).lower(2.0).compile()
+
+    place = tmp_path / "cache"
+    executables.keep_compiled(str(place), epath.Path("/workdir/compiled"))
+    compiled()
+    kept = {file.name for file in place.iterdir()}
+    monkeypatch.setattr(tempfile, "TemporaryFile", _refused)
+    sentence = executables.keep_compiled(str(place), epath.Path("/workdir/compiled"))
+    assert sentence == f"compiled programs are not kept: {place} cannot be written (Read-only file system)"
+    assert configured() == (str(place), True)
+    compiled()
+    assert {file.name for file in place.iterdir() if "atime" not in file.name} == {n for n in kept if "atime" not in n}
+
+
+def _refused(dir):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), dir)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+BROKEN_ANSWER = "broken_answer"  # what a server sent is not in the encoding that it says
 DAMAGED_FILE = "damaged_file"  # cut short, or not what its name says; what came before the damage is read
 DAMAGED_RECORD = "damaged_record"
 EMPTY_FILE = "empty_file"
@@ -12,10 +13,11 @@ NOT_A_PAGE = "not_a_page"
 NOT_JSON = "not_json"
 NOT_UTF8 = "not_utf8"
 TOO_LONG = "too_long"
+UNKNOWN_ENCODING = "unknown_encoding"
 WRONG_TYPE = "wrong_type"
 
 # What a sound corpus has too, so that it never stops a run: nothing to train on, and what a crawl fetched beside pages.
-HARMLESS = (EMPTY_DOCUMENT, NOT_A_PAGE)
+HARMLESS = (EMPTY_DOCUMENT, NOT_A_PAGE, BROKEN_ANSWER, UNKNOWN_ENCODING)
 
 
 class Fault(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from t5x_like.data.sources import faults
+from t5x_like.data.sources import faults, http_answer
 from t5x_like.data.sources.base import Shard
 from t5x_like.data.sources.faults import Fault, UnreadableError, damaged, too_long
 from t5x_like.data.sources.fields import decoded
@@ -17,7 +17,8 @@ from t5x_like.data.sources.html import page_text
 from t5x_like.data.sources.streams import Blocks, blocks
 from t5x_like.errors import UserError
 
-_PAGES = ("text/html", "application/xhtml+xml")
+_OK = 200
+_READING = 2  # raise it when the same file gives other texts
 
 
 class Warc(Shard):
@@ -26,8 +27,8 @@ class Warc(Shard):
     format = "warc"
 
     def settings(self) -> list[Any]:
-        """The format, and the version of what makes a page a text; there is no field."""
-        return [self.format, importlib.metadata.version("resiliparse")]
+        """The format, and the versions of what makes a page a text; there is no field."""
+        return [self.format, importlib.metadata.version("resiliparse"), _READING]
 
     def records(self, start: int) -> Iterator[str | Fault]:
         """What each conversion or response holds."""
@@ -58,28 +59,23 @@ class Warc(Shard):
             raise UnreadableError(faults.DAMAGED_FILE, "it ends inside a record")
         if record.record_type == WarcRecordType.conversion:
             return decoded(content, place)
-        return self._page(content, record.is_http, place)
+        return self._page(content, place)
 
-    def _page(self, content: bytes, is_http: bool, place: str) -> str | Fault:
+    def _page(self, content: bytes, place: str) -> str | Fault:
         """The text of what a server answered."""
         limit = self.options.max_line_bytes
-        answer = WarcRecord()
-        answer.init_headers(WarcRecordType.response)
-        answer.is_http = True
-        answer.set_bytes_content(content)
         try:
-            answer.parse_http("all")
-            body = answer.reader.read(limit + 1)
-        except BaseException as error:
-            if _is_of_content(error):
-                return Fault(faults.DAMAGED_RECORD, place, f"the answer in it cannot be decoded: {error}")
-            raise
-        if not is_http or answer.http_headers.status_code != 200 or answer.http_content_type not in _PAGES:
+            answer = http_answer.parse(content, limit)
+        except http_answer.UnknownEncodingError as error:
+            return Fault(faults.UNKNOWN_ENCODING, place, f"the answer in it cannot be decoded: {error}")
+        except http_answer.EncodingError as error:
+            return Fault(faults.BROKEN_ANSWER, place, f"the answer in it cannot be decoded: {error}")
+        if answer.status != _OK or not answer.is_page():
             return Fault(faults.NOT_A_PAGE, place, "it is no HTML page")
-        if len(body) > limit:
+        if len(answer.body) > limit:
             return too_long(place, limit, self.options.where)
         try:
-            return page_text(body, answer.http_charset)
+            return page_text(answer.body, answer.charset)
         except BaseException as error:
             if _is_of_content(error):
                 return Fault(faults.DAMAGED_RECORD, place, f"the page in it cannot be read: {error}")

@@ -278,14 +278,14 @@ def test_bad_records_of_a_warc_file(tmp_path):
         warc_record("conversion", b"fine"),
         warc_record("conversion", b"\xff"),
         warc_record("conversion", b"x" * 2000),
-        answer(b"not gzip", Content_Encoding="gzip"),
+        answer(b"\x1f\x8bnot gzip", Content_Encoding="gzip"),
         answer(gzip.compress(b"<p>" + b"x" * 100_000), Content_Encoding="gzip"),
         warc_record("conversion", b"last"),
     ]
     (tmp_path / "a.warc").write_bytes(b"".join(records))
     texts, skipped = read(tmp_path / "a.warc", on_error="skip", max_line_bytes=1000)
     assert texts == [(0, "fine"), (5, "last")]
-    assert skipped == {faults.NOT_UTF8: 1, faults.TOO_LONG: 2, faults.DAMAGED_RECORD: 1}
+    assert skipped == {faults.NOT_UTF8: 1, faults.TOO_LONG: 2, faults.BROKEN_ANSWER: 1}
     assert complaint(tmp_path / "a.warc").startswith(f"{tmp_path}/a.warc, record 2: byte 1 is not UTF-8")
 
 

@@ -1,0 +1,89 @@
+"""Initialization: the state of step 0, from the model's initialisers or from the source that the experiment names."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from t5x_like.checkpoint import leaves, mapping, sources
+from t5x_like.checkpoint.sources import OpenSource
+from t5x_like.errors import ExperimentError, UserError
+from t5x_like.experiment import Experiment
+from t5x_like.program import Program, State
+from t5x_like.sections import flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Initialization:
+    """How the state of step 0 comes about; making one reads no array.
+
+    Attributes:
+      run: the program whose state it is.
+      source: what values are taken from; None where every variable starts fresh.
+      plan: which variable takes which value; None likewise.
+    """
+
+    run: Program
+    source: OpenSource | None = None
+    plan: mapping.VariableMapping | None = None
+
+    def lines(self, *, whole: bool = False) -> list[str]:
+        """The plan as a user is shown it, see `VariableMapping.lines`; nothing where every variable starts fresh."""
+        if self.plan is None or self.source is None:
+            return []
+        return self.plan.lines(_variables(self.run.abstract_state()), self.source.leaves, whole=whole)
+
+    def state(self) -> State:
+        """The state of step 0, placed by the layout. A variable with a value from the source is not initialised first.
+
+        Raises:
+          UserError: when the source cannot be read.
+        """
+        abstract = self.run.abstract_state()
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        if self.plan is None or self.source is None:
+            return jax.jit(self.run.init, out_shardings=shardings)()
+        values = mapping.take(self.plan, _variables(abstract), self.source, lambda paths: self.initialiser(paths)())
+        start = jax.jit(self.run.start_from, out_shardings=shardings, donate_argnums=0)
+        return start({tuple(path.split(".")): value for path, value in values.items()})
+
+    def initialiser(self, paths: frozenset[str]) -> Any:
+        """A jitted function of no arguments that gives the fresh values of some variables and computes no others."""
+
+        def some() -> dict[str, jax.Array]:
+            return {".".join(path): value for path, value in self.run.first_values().items() if ".".join(path) in paths}
+
+        wanted = _variables(self.run.abstract_state())
+        return jax.jit(some, out_shardings={path: wanted[path].sharding for path in paths})
+
+
+def initialization(experiment: Experiment, run: Program, fingerprint: Mapping[str, str]) -> Initialization:
+    """How an experiment's first state comes about.
+
+    Args:
+      experiment: its `initialize` names the source.
+      run: the experiment's program.
+      fingerprint: what decides the content of its data, by field; what a token's number means is compared.
+
+    Raises:
+      ExperimentError: when the source is not there, or does not give what the model needs.
+    """
+    source, where = sources.of(experiment.initialize)
+    if source is None:
+        return Initialization(run)
+    try:
+        found = source.open()
+    except ExperimentError:
+        raise
+    except UserError as error:
+        raise ExperimentError(where, str(error)) from error
+    copies = {".".join(path) for path, assignment in run.roles.items() if assignment.source is not None}
+    here = {**flatten(experiment.to_dict()), **fingerprint}
+    wanted = _variables(run.abstract_state())
+    return Initialization(run, found, mapping.plan(experiment.initialize, where, wanted, copies, found, here))
+
+
+def _variables(state: State) -> dict[str, jax.ShapeDtypeStruct]:
+    """Every variable of the model by dotted path."""
+    return leaves.flatten(state["parameters"]) | leaves.flatten(state["model_state"])
