@@ -67,5 +67,5 @@ def test_what_is_known_of_each_variable():
     assert structure.kinds() == {
         ("parts", "0", "kernel"): nnx.Param,
         ("parts", "1", "kernel"): nnx.Param,
-        ("mean",): nnx.Variable,
+        ("mean",): nnx.BatchStat,
     }
