@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.checkpoint import evaluation
+from t5x_like.checkpoint import evaluation, workdir
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.data import fingerprints
-from t5x_like.distributed import exchange
+from t5x_like.distributed import agreement, exchange
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.schedule import is_due
 from t5x_like.experiment import Experiment
 from t5x_like.initialization import Initialization
+from t5x_like.io.lease import Lease
 from t5x_like.program import Program, State
 
 
@@ -54,7 +55,12 @@ class Commits:
     """Commits the state with what it takes to go on from it: experiment, position in the data, totals."""
 
     def __init__(
-        self, experiment: Experiment, store: CheckpointStore, fingerprint: Mapping[str, str], began: float
+        self,
+        experiment: Experiment,
+        store: CheckpointStore,
+        fingerprint: Mapping[str, str],
+        lease: Lease | None,
+        began: float,
     ) -> None:
         """Takes what every commit of this process holds.
 
@@ -62,11 +68,25 @@ class Commits:
           experiment: the run's.
           store: where the commits lie.
           fingerprint: by field, what decides the content of the data.
+          lease: on the work directory; None in all processes but the first.
           began: when this process began, by `time.perf_counter`.
         """
         self.totals = Totals()
         self._experiment, self._store, self._fingerprint = experiment, store, fingerprint
-        self._before, self._began = Totals(), began
+        self._lease, self._before, self._began = lease, Totals(), began
+
+    def latest(self) -> int | None:
+        """The step of the latest commit; None where there is none.
+
+        Raises:
+          UserError: in every process, when they do not see the same.
+        """
+        latest = self._store.latest()
+        agreement.require(
+            {"commits": {"the latest checkpoint": latest}},
+            advice={"commits": "--workdir must be a directory that all hosts share"},
+        )
+        return latest
 
     def start(self, run: Program, first: Initialization | None) -> Start:
         """Resumes from the latest commit, or begins with the state of step 0.
@@ -81,6 +101,7 @@ class Commits:
         latest = None if first else self._store.latest()
         if latest is None:
             return Start((first or Initialization(run)).state())
+        workdir.require_same(self._store.commit(latest), self._experiment)
         restored = self._store.restore(latest, run.abstract_state())
         self._require_same_data(restored.meta["data"], latest)
         self.totals = self._before = Totals(**restored.meta["totals"])
@@ -116,6 +137,7 @@ class Commits:
         }
         if due := list(evaluators):
             meta[evaluation.DUE] = due
+        self._require_lease()
         self._store.save(step, state, meta, _of_all_lanes(position))
 
     def wait(self) -> None:
@@ -124,7 +146,12 @@ class Commits:
 
     def join(self, step: int, metrics: Mapping[str, float]) -> None:
         """Joins the metrics of all evaluators that were due to the commit of a step; it is durable already."""
+        self._require_lease()
         self._store.evaluated(step, metrics)
+
+    def _require_lease(self) -> None:
+        if self._lease:
+            self._lease.require()
 
     def _require_same_data(self, before: Mapping[str, str], latest: int) -> None:
         data = self._experiment.data

@@ -33,13 +33,34 @@ class ExperimentError(UserError):
         return ExperimentError(f"{section}.{self.where}" if self.where else section, self.problem)
 
 
+# What a file system answers where a person can mend it: a place that cannot be written, or is no place of its kind.
+_PLACES = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ESTALE,
+    errno.EIO,
+)
+
+
 def explain(error: BaseException) -> str | None:
     """The sentence for what a user can mend; None for an error of the program."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of {error.filename or 'the workdir'} is full; free some space"
+        return f"{_disk(error)} is full; free some space"
+    if isinstance(error, OSError) and error.errno in _PLACES and error.filename is not None:
+        return f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}); choose another place"
     return _absent_backend(error)
+
+
+def _disk(error: OSError) -> str:
+    """The disk that an error is of, where the system says it."""
+    return f"the disk of {os.fsdecode(error.filename)}" if error.filename is not None else "a disk"
 
 
 def _absent_backend(error: BaseException) -> str | None:

@@ -194,7 +194,8 @@ class Initialize:
       unused: patterns of variables of the source that may be left.
       reshaped: `PATTERN -> HOW`: variables here that may have another shape in the source, and how they are fitted:
         `cut_or_pad`, `mean` or `interpolate`.
-      accept: patterns of options, such as `model.rope_theta`, that change what the model computes and that may differ
+      accept: patterns of options, such as `model.decoder.positions.theta`, that change what the model computes and
+      that may differ
         from those the source was trained with.
     """
 

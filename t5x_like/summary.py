@@ -1,6 +1,5 @@
-"""What a finished run is told in: `summary.json`, the report, and the block at the end."""
+"""The summary of a finished run: `summary.json`, the report, and the block that is printed."""
 
-import json
 from typing import Any
 
 from etils import epath
@@ -8,9 +7,10 @@ from etils import epath
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.experiment import Experiment
+from t5x_like.io.files import read_json, write_json
 from t5x_like.telemetry.progress import format_number, format_seconds, summary_table
 from t5x_like.telemetry.report import write_report
-from t5x_like.telemetry.writer import SAMPLES_FILE, read_metrics
+from t5x_like.telemetry.writer import SAMPLES_FILE, read_metrics, read_samples
 from t5x_like.train import Outcome
 
 
@@ -24,7 +24,7 @@ def write(experiment: Experiment, workdir: epath.Path, outcome: Outcome) -> dict
     for line in read_metrics(workdir):
         evaluated |= {name: value for name, value in line.items() if name.split("/")[0] in experiment.evaluators}
     found = workdir / files.SUMMARY_FILE
-    before = json.loads(found.read_text()) if found.exists() else {}
+    before = read_json(found, dict) or {}
     again = before.get("step") == outcome.step and not outcome.rates.steps
     speed = before.get("tokens_per_second") if again else outcome.rates.tokens_per_second
     flops = before.get("flops_per_second") if again else outcome.flops_per_step * outcome.rates.steps_per_second
@@ -40,13 +40,13 @@ def write(experiment: Experiment, workdir: epath.Path, outcome: Outcome) -> dict
         "workdir": str(workdir),
         "checkpoint": str(workdir / files.CHECKPOINTS / str(outcome.step)),
         "best_checkpoint": None if store.best() is None else str(workdir / files.CHECKPOINTS / str(store.best())),
-        "samples": str(workdir / SAMPLES_FILE),
+        "samples": str(workdir / SAMPLES_FILE) if read_samples(workdir) else None,
         "report": str(workdir / "report.html"),
     }
     if outcome.profile is not None:
         summary["profile"] = str(outcome.profile)
     store.close()
-    files.write_json(found, summary)
+    write_json(found, summary)
     write_report(workdir)
     return summary
 
@@ -64,7 +64,7 @@ def show(summary: dict[str, Any], workdir: epath.Path) -> None:
         "first step": f"{format_seconds(summary['first_step_seconds'] or 0)} after the start",
         "checkpoint": summary["checkpoint"],
         "report": summary["report"],
-        "samples": summary["samples"],
+        **({"samples": summary["samples"]} if summary["samples"] else {}),
         **({"profile": summary["profile"]} if "profile" in summary else {}),
         "go on with": f't5x_like generate --checkpoint={workdir} --prompt="Fellow citizens"',
     }

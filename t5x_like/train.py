@@ -27,7 +27,9 @@ from t5x_like.evaluation.base import Context
 from t5x_like.evaluation.schedule import Evaluators, full_names
 from t5x_like.experiment import Experiment
 from t5x_like.initialization import Initialization, initialization
+from t5x_like.io.files import write_json
 from t5x_like.journal import IN_FLIGHT, Journal
+from t5x_like.ownership import own
 from t5x_like.parallel import divisibility, executables, layout
 from t5x_like.parallel.placement import Share, batch_shapes, place, share
 from t5x_like.program import Program, State, program
@@ -35,7 +37,7 @@ from t5x_like.sections import flatten
 from t5x_like.step import compiled_step
 from t5x_like.telemetry.environment import environment, versions
 from t5x_like.telemetry.profile import Profile, Steps
-from t5x_like.telemetry.throughput import Rates
+from t5x_like.telemetry.throughput import Speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Outcome:
     step: int
     interrupted: signal.Signals | None
     totals: Totals
-    rates: Rates
+    rates: Speed
     flops_per_step: float
     first_step_seconds: float | None = None
     profile: epath.Path | None = None
@@ -94,19 +96,20 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
     with contextlib.ExitStack() as stack:
         # --- Set up -------------------------------------------------------------------------------------------------
         placed = layout.make(experiment.parallelism)
-        unkept = executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
         part = share(placed, experiment.data.batch_size)
         check(experiment, placed, part)
         source = experiment.data.source.open(experiment)
         fingerprint = dict(source.fingerprint)
-        store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
-        agree(experiment, workdir, fingerprint, store, job.modules)
+        agree(experiment, workdir, fingerprint, job.modules)
         run = program(experiment, placed)
         evaluators = Evaluators(experiment, Context(experiment, run, experiment.data.task))
-        first = initialization(experiment, run, fingerprint) if store.latest() is None else None
-        describe(experiment, run, workdir)
-        commits = Commits(experiment, store, fingerprint, began)
+        lease = stack.enter_context(own(workdir, job.show))
+        unkept = executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
+        store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
+        commits = Commits(experiment, store, fingerprint, lease, began)
+        first = initialization(experiment, run, fingerprint) if commits.latest() is None else None
         start = commits.start(run, first)
+        describe(experiment, run, workdir)
         state, position, unevaluated = start.state, start.position, evaluators.known(start.unevaluated)
         journal = Journal(experiment, workdir, start.step, job.show, evaluated=not unevaluated)
         stack.enter_context(contextlib.closing(journal))
@@ -166,8 +169,10 @@ def dry_run(experiment: Experiment, workdir: epath.Path) -> list[str]:
     check(experiment, placed, share(placed, experiment.data.batch_size))
     fingerprint = dict(experiment.data.source.open(experiment).fingerprint)
     run = program(experiment, placed)
-    latest = CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint).latest()
+    store = CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint)
+    latest = store.latest()
     if latest is not None:
+        files.require_same(store.commit(latest), experiment)
         return [f"{workdir} has a checkpoint of step {latest}: the run would be resumed from it"]
     lines = initialization(experiment, run, fingerprint).lines(whole=True)
     return lines or ["every variable would start fresh: initialize names no source"]
@@ -243,7 +248,6 @@ def agree(
     experiment: Experiment,
     workdir: epath.Path,
     fingerprint: dict[str, str],
-    store: CheckpointStore,
     modules: Sequence[str],
 ) -> None:
     """Checks that all processes are about to do the same.
@@ -256,13 +260,11 @@ def agree(
             "experiment": flatten(experiment.to_dict()) | {"--workdir": str(workdir)},
             "code": agreement.code(versions(), modules),
             "data": {f"the fingerprint of {field}": value for field, value in fingerprint.items()},
-            "commits": {"the latest checkpoint": store.latest()},
         },
         advice={
             "experiment": "start every process with the same command",
             "code": "install the same packages, and set the same variables, on every host",
             "data": "give every host the same corpus",
-            "commits": "--workdir must be a directory that all hosts share",
         },
     )
 
@@ -291,9 +293,9 @@ def step_of(experiment: Experiment, run: Program, job: Job, journal: Journal) ->
 def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
     """Writes what the run is into the workdir: the experiment and its assets, the environment, the parameters."""
     if jax.process_index() == 0:
-        files.prepare(workdir, experiment, experiment.data.task.assets())
-        files.write_json(workdir / files.PARAMETERS_FILE, parameter_table(run))
-        files.write_json(workdir / files.ENVIRONMENT_FILE, environment())
+        files.write_description(workdir, experiment, experiment.data.task.assets())
+        write_json(workdir / files.PARAMETERS_FILE, parameter_table(run))
+        write_json(workdir / files.ENVIRONMENT_FILE, environment())
     agreement.require_shared(workdir / files.ENVIRONMENT_FILE, "--workdir")
 
 

@@ -84,6 +84,33 @@ def _mounted(directory: Path, options: str) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", directory], check=True)
 
 
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """A directory in an object store in memory, behind `s3://`; commits are staged in `tmp_path`."""
+
+    from etils import epath
+    from etils.epath import backend, gpath
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Store(MemoryFileSystem):
+        store: dict = {}  # noqa: RUF012, fsspec keeps a store's objects on the class
+        pseudo_dirs = [""]  # noqa: RUF012
+        cachable = False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return "/" + os.fspath(path).removeprefix("s3://").strip("/")
+
+        def mv(self, *_, **__):
+            raise AssertionError("nothing may be renamed in an object store")
+
+    files = Store()
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: files)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return epath.Path("s3://bucket/run")
+
+
 def pytest_configure() -> None:
     """Keeps programs that would hang on eight host devices out of the compilation cache."""
     from t5x_like.parallel import collective_order

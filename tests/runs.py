@@ -1,9 +1,12 @@
 """Real runs of the real program, made small: processes of their own, in a user's environment."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +16,12 @@ import numpy as np
 
 TINY = (
     "--config=configs/quickstart.py",
-    "--config.model.layers=1",
+    "--config.model.decoder.layers=1",
     "--config.model.embed=16",
-    "--config.model.heads=2",
-    "--config.model.kv_heads=1",
-    "--config.model.head_dim=8",
-    "--config.model.mlp=32",
+    "--config.model.decoder.layer.attention.heads=2",
+    "--config.model.decoder.layer.attention.kv_heads=1",
+    "--config.model.decoder.layer.attention.head_dim=8",
+    "--config.model.decoder.layer.feed_forward.hidden=32",
     "--config.model.dropout=0.1",
     "--config.data.task.splits.train={'every': 40, 'include': [3]}",
     "--config.data.task.splits.validation={'every': 233, 'include': [10]}",
@@ -99,3 +102,31 @@ def same_bits(a: Sequence[Any], b: Sequence[Any]) -> None:
         bits = [np.atleast_1d(value).view(np.uint8) for value in (array, others[path])]
         np.testing.assert_array_equal(*bits, err_msg=path)
     np.testing.assert_array_equal(position, other_position)
+
+
+def wait_for_line(process: subprocess.Popen[str], workdir: Path, step: int) -> bool:
+    """Waits until a run has logged a step, as long as it lives; gives whether it has."""
+    while process.poll() is None:
+        if (workdir / "metrics.jsonl").exists() and _last_line(workdir) >= step:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _last_line(workdir: Path) -> int:
+    try:
+        return max((line["step"] for line in lines(workdir)), default=0)
+    except ValueError:  # the last line is being written
+        return 0
+
+
+def complaint(*arguments: str) -> str:
+    """What the program, run in this process, says on stderr; it must refuse with status 2, in one line."""
+    from t5x_like.__main__ import main
+
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        assert main(arguments) == 2
+    [line] = err.getvalue().splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")

@@ -148,7 +148,11 @@ def test_sections_that_are_not_given_have_their_defaults():
         ({"shape": "circel"}, "shape.name: there is no shape 'circel'; did you mean 'circle'?"),
         ({"shape": 3}, "shape: 3 is neither a name nor a section with a 'name'"),
         ({"shape": {"name": 3}}, "shape.name: there is no shape 3; it must be one of circle, square"),
-        ({"shape": {"side": 3}}, "shape.side: there is no such field; it must be one of name, radius, inner"),
+        ({"shape": {"sides": 3}}, "shape.sides: there is no such field; it must be one of name, radius, inner"),
+        (
+            {"shape": {"side": 3}},
+            "shape.side: it is an option of 'square', and shape.name is 'circle'; choose 'square' or leave it out",
+        ),
         ({"shape": {"name": "square", "size": "bigg"}}, "shape.size: there is no size 'bigg'; did you mean 'big'?"),
         ({"shape": {"inner": {"sid": 3}}}, "shape.inner.sid: there is no such field; did you mean 'side'?"),
         ({"shapes": {"mine": {}}}, "shapes.mine.name: there is no shape 'mine'; it must be one of circle, square"),

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_like import compat
+from t5x_like import compat, migrations
 from t5x_like.experiment import Checkpoint, Data, Experiment, Initialize, Parallelism, Telemetry
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
@@ -45,6 +45,11 @@ def architecture(**changes: Any) -> Any:
             }
         ),
     )
+
+
+def from_flat(values: Any) -> Experiment:
+    """An experiment from nested plain values whose model has the short names of the first schema."""
+    return Experiment.from_dict(migrations.upgrade(values))
 
 
 def flat(architecture: Any) -> Any:

@@ -39,13 +39,15 @@ def ours(layers: int, width: int, heads: int, length: int, batch: int) -> Callab
             "model": {
                 "family": "gpt2",
                 "vocab_size": VOCABULARY,
-                "layers": layers,
                 "embed": width,
-                "heads": heads,
-                "kv_heads": heads,
-                "head_dim": width // heads,
-                "mlp": 4 * width,
                 "max_length": length,
+                "decoder": {
+                    "layers": layers,
+                    "layer": {
+                        "attention": {"heads": heads, "kv_heads": heads, "head_dim": width // heads},
+                        "feed_forward": {"hidden": 4 * width},
+                    },
+                },
                 "dropout": 0.0,
             },
             "data": {"sequence_length": length, "batch_size": batch, "lanes": batch},

@@ -32,6 +32,45 @@ LEARNING_RATE, B2, WEIGHT_DECAY, CLIP = 1e-4, 0.95, 0.1, 1.0
 WARM_UP = 3
 
 
+def experiment(model: str, rows: int, **changed: Any) -> Any:
+    """The experiment of one of `SHAPES`; `changed` are its options of `parallelism`, or `quantization`."""
+    from t5x_like.experiment import Experiment
+
+    length = SHAPES[model][-2]
+    family = {"family": "gpt2", "dropout": 0.0} if model == "124m" else {"family": "llama"}
+    if quantization := changed.pop("quantization", ""):
+        family["quantization"] = quantization
+    return Experiment.from_dict(
+        {
+            "model": {**family, "size": model, "max_length": length, "dtype": "bfloat16"},
+            "data": {"sequence_length": length, "batch_size": rows, "lanes": 1, "documents_per_row": 1},
+            "optimizer": {
+                "name": "adamw",
+                "learning_rate": LEARNING_RATE,
+                "b2": B2,
+                "weight_decay": WEIGHT_DECAY,
+                "clip_norm": CLIP,
+                "schedule": "constant",
+            },
+            "parallelism": {"data": 1, "scan_layers": False, **changed},
+        }
+    )
+
+
+def random_batch(vocabulary: int, rows: int, length: int) -> dict[str, Any]:
+    """Random tokens as the program's features, one document a row."""
+    import numpy as np
+
+    tokens = np.random.default_rng(0).integers(0, vocabulary, (rows, length + 1)).astype(np.int32)
+    return {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segment_ids": np.ones((rows, length), np.int32),
+        "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        "row": np.arange(rows, dtype=np.int32),
+    }
+
+
 def ours(model: str, rows: int, remat: str) -> tuple[Callable[[int], None], float, str]:
     """A function that takes so many steps, a step's model FLOPs, and the GPU's name."""
     import os
@@ -42,41 +81,15 @@ def ours(model: str, rows: int, remat: str) -> tuple[Callable[[int], None], floa
 
     startup.prepare()
     import jax
-    import numpy as np
 
-    from t5x_like.experiment import Experiment
     from t5x_like.program import flops_per_step, program
     from t5x_like.step import compiled_step
 
+    described = experiment(model, rows, remat=remat)
     *_, vocabulary, length, _ = SHAPES[model]
-    family = {"family": "gpt2", "dropout": 0.0} if model == "124m" else {"family": "llama"}
-    experiment = Experiment.from_dict(
-        {
-            "model": {**family, "size": model, "max_length": length, "dtype": "bfloat16"},
-            "data": {"sequence_length": length, "batch_size": rows, "lanes": 1},
-            "optimizer": {
-                "name": "adamw",
-                "learning_rate": LEARNING_RATE,
-                "b2": B2,
-                "weight_decay": WEIGHT_DECAY,
-                "clip_norm": CLIP,
-                "schedule": "constant",
-            },
-            "parallelism": {"data": 1, "remat": remat, "scan_layers": False},
-        }
-    )
-    run = program(experiment)
+    run = program(described)
     state, step = jax.jit(run.init)(), compiled_step(run)
-    tokens = np.random.default_rng(0).integers(0, vocabulary, (rows, length + 1)).astype(np.int32)
-    batch = jax.device_put(
-        {
-            "inputs": tokens[:, :-1],
-            "targets": tokens[:, 1:],
-            "segment_ids": np.ones((rows, length), np.int32),
-            "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-            "row": np.arange(rows, dtype=np.int32),
-        }
-    )
+    batch = jax.device_put(random_batch(vocabulary, rows, length))
 
     def take(steps: int) -> None:
         nonlocal state
@@ -84,7 +97,7 @@ def ours(model: str, rows: int, remat: str) -> tuple[Callable[[int], None], floa
             state, results = step(state, batch)
         print(f"ours: loss {float(results['loss']):.4f}", file=sys.stderr, flush=True)  # waits
 
-    return take, flops_per_step(experiment), jax.devices()[0].device_kind
+    return take, flops_per_step(described), jax.devices()[0].device_kind
 
 
 def build_torch(model: str) -> Any:
@@ -213,28 +226,19 @@ def work(side: str, model: str, rows: int, remat: str) -> None:
 def compare(model: str, options: argparse.Namespace) -> dict[str, Any]:
     """Median milliseconds of a step of each, MFU, and their ratio."""
     rows = options.rows or SHAPES[model][-1]
-    workers = {}
-    for side, python in (("ours", sys.executable), ("torch", options.torch_python)):
-        command = [
-            python,
-            __file__,
-            f"--worker={side}",
-            f"--model={model}",
-            f"--rows={rows}",
-            f"--remat={options.remat}",
-        ]
-        workers[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    workers = {
+        side: worker(side, python, model, rows, options.remat)
+        for side, python in (("ours", sys.executable), ("torch", options.torch_python))
+    }
     try:
-        described = {side: _answer(side, worker) for side, worker in workers.items()}
+        described = {side: answer(side, each) for side, each in workers.items()}
         times: dict[str, list[float]] = {side: [] for side in workers}
         for _ in range(options.rounds):
-            for side, worker in workers.items():
-                assert worker.stdin is not None
-                print(options.steps, file=worker.stdin, flush=True)
-                times[side].append(_answer(side, worker) / options.steps)
+            for side, each in workers.items():
+                times[side].append(turn(side, each, options.steps))
     finally:
-        for worker in workers.values():
-            worker.terminate()
+        for each in workers.values():
+            each.terminate()
     from t5x_like.telemetry.devices import peak_flops
 
     medians = {side: statistics.median(values) for side, values in times.items()}
@@ -250,7 +254,21 @@ def compare(model: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _answer(side: str, worker: subprocess.Popen[str]) -> Any:
+def worker(side: str, python: str, model: str, rows: int, remat: str) -> subprocess.Popen[str]:
+    """Starts a process of one side; see `work`."""
+    command = [python, __file__, f"--worker={side}", f"--model={model}", f"--rows={rows}", f"--remat={remat}"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def turn(side: str, worker: subprocess.Popen[str], steps: int) -> float:
+    """Has a process take so many steps: the seconds of one."""
+    assert worker.stdin is not None
+    print(steps, file=worker.stdin, flush=True)
+    return answer(side, worker) / steps
+
+
+def answer(side: str, worker: subprocess.Popen[str]) -> Any:
+    """What a process says next."""
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:

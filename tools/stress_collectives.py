@@ -26,7 +26,10 @@ _BEGUN = re.compile(
     r"I\d+ (\d+):(\d+):([\d.]+) +\d+ collective_thunk\.cc:\d+\] +rank=(\d+), key=RendezvousKey\{run_id=RunId: (-?\d+),"
     r" global_devices=\[([\d, ]*)\], .*op_id=(\d+)"
 )
-_STUCK = re.compile(r"waiting for `(.*?) RendezvousKey.*?op_id=(\d+)\}?` for (\d+) seconds")
+# And the one of a device that has waited too long.
+_STUCK = re.compile(
+    r"waiting for `(.*?) RendezvousKey\{run_id=RunId: (-?\d+), global_devices=\[([\d, ]*)\], .*?op_id=(\d+)"
+)
 _RESOLUTION = 1e-5  # seconds; two lines of the log nearer to each other say nothing of their order
 
 _BUSY = "while True: sum(range(10**6))"
@@ -66,6 +69,28 @@ def overlaps(lines: Iterable[str]) -> tuple[int, collections.Counter[tuple[int, 
     return pairs, +early
 
 
+def stuck(lines: Iterable[str]) -> dict[str, list[int]]:
+    """The collectives in which devices have waited too long, each with the devices that have not come to it.
+
+    Args:
+      lines: XLA's log with `collective_thunk=3`.
+    """
+    begun: collections.Counter[tuple] = collections.Counter()
+    found: dict[str, tuple] = {}
+    for line in lines:
+        if match := _BEGUN.match(line):
+            *_, rank, run, devices, op = match.groups()
+            begun[run, devices, op, int(devices.split(",")[int(rank)])] += 1
+        elif match := _STUCK.search(line):
+            name, run, devices, op = match.groups()
+            found[f"{name}, op_id {op}, of run {run}"] = (run, devices, op)
+    missing = {}
+    for name, (run, devices, op) in found.items():
+        times = {int(device): begun[run, devices, op, int(device)] for device in devices.split(",")}
+        missing[name] = [device for device, count in times.items() if count < max(times.values())]
+    return missing
+
+
 def main() -> None:
     """Runs the tests and says what it found; the exit status is 1 where anything overlapped, hung or failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -98,12 +123,13 @@ def main() -> None:
                     status = "hung"
             text = log.read_text(errors="replace")
             pairs, early = overlaps(text.splitlines())
-            stuck = collections.Counter(f"{name} {op}" for name, op, _ in _STUCK.findall(text))
-            good = status == 0 and not early and not stuck
+            waiting = stuck(text.splitlines())
+            good = status == 0 and not early and not waiting
             outcomes["good" if good else "bad"] += 1
+            named = "; ".join(f"{name}, waits for devices {devices}" for name, devices in waiting.items())
             print(
-                f"run {run}: status {status}, {time.monotonic() - began:.0f} s, {pairs} pairs,"
-                f" {early.total()} overlap {dict(early.most_common(3))}, stuck {dict(stuck)}",
+                f"run {run}: status {status}, {time.monotonic() - began:.0f} s, {pairs} pairs, {early.total()} overlap"
+                f" {dict(early.most_common(3))}; stuck: {named or 'none'}",
                 flush=True,
             )
             if good:

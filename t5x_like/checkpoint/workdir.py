@@ -1,14 +1,14 @@
-"""What stands in a run's workdir beside its checkpoints, and whether an experiment may go on in one."""
+"""The files of a work directory beside its checkpoints, and whether an experiment may resume in one."""
 
 import fnmatch
-import json
 from collections.abc import Mapping
-from typing import Any
 
 from etils import epath
 
+from t5x_like.checkpoint.layout import Commit
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, differences
+from t5x_like.io import files
 
 EXPERIMENT_FILE = "experiment.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -39,47 +39,34 @@ PLACES = tuple(
 )
 
 
-def prepare(workdir: epath.Path, experiment: Experiment, assets: Mapping[str, bytes]) -> None:
-    """Makes the workdir and writes the resolved experiment and its assets into it.
+def write_description(workdir: epath.Path, experiment: Experiment, assets: Mapping[str, bytes]) -> None:
+    """Writes the resolved experiment and its assets into a work directory, for people and for `generate`.
+
+    Nothing is read back to go on with the run: every commit holds the experiment itself.
 
     Raises:
-      UserError: when the workdir holds a run of another experiment, naming the fields that differ.
+      UserError: when they cannot be written.
     """
-    found = workdir / EXPERIMENT_FILE
-    if found.exists():
-        _check_same(workdir, Experiment.from_json(found.read_text()), experiment)
-    (workdir / ASSETS).mkdir(parents=True, exist_ok=True)
     for name, content in assets.items():
-        (workdir / ASSETS / name).write_bytes(content)
-    found.write_text(experiment.to_json())
-
-
-def load_experiment(workdir: epath.Path) -> Experiment:
-    """The resolved experiment of a run.
-
-    Raises:
-      UserError: when the workdir has none.
-    """
-    found = workdir / EXPERIMENT_FILE
-    if not found.exists():
-        raise UserError(f"{workdir} has no {EXPERIMENT_FILE}; give the workdir of a run, or a checkpoint inside one")
-    return Experiment.from_json(found.read_text())
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-    """Writes a file anew, as indented JSON."""
-    path.write_text(json.dumps(value, indent=2) + "\n")
+        files.write(workdir / ASSETS / name, content)
+    files.write(workdir / EXPERIMENT_FILE, experiment.to_json().encode())
 
 
 def may_change(path: str) -> bool:
-    """Whether a field of the experiment may differ when a run goes on."""
+    """Whether a field of the experiment may differ when a run is resumed."""
     return path.startswith(CHANGEABLE) or any(fnmatch.fnmatchcase(path, place) for place in PLACES)
 
 
-def _check_same(workdir: epath.Path, before: Experiment, now: Experiment) -> None:
+def require_same(commit: Commit, now: Experiment) -> None:
+    """Checks that a commit is of this experiment, but for what may change when a run is resumed.
+
+    Raises:
+      UserError: when it is of another one, naming the fields that differ.
+    """
+    before = Experiment.from_dict(commit.manifest().meta["experiment"])
     different = {path: values for path, values in differences(before, now).items() if not may_change(path)}
     if not different:
         return
     shown = "; ".join(f"{path} was {was!r} and is {now!r}" for path, (was, now) in list(different.items())[:3])
     more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
-    raise UserError(f"{workdir} holds a run of another experiment: {shown}{more}; give another --workdir")
+    raise UserError(f"{commit.workdir} holds a run of another experiment: {shown}{more}; give another --workdir")

@@ -1,4 +1,4 @@
-"""What several commands share: flags, and what they print."""
+"""Flags and JSON output that several commands share."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def add_modules(parser: argparse.ArgumentParser) -> None:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say which processes a run has."""
+    """Adds `--coordinator`, `--processes`, `--process` and `--wait`."""
     group = parser.add_argument_group(
         "several processes",
         "One process a host, or a device, all started with the same command. SLURM, Open MPI, GKE and Cloud TPU say by"
@@ -49,7 +49,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def run_processes(options: argparse.Namespace, command: Callable[[], int]) -> int:
-    """Runs a command, together with the other processes where the flags or a launcher say that there are some.
+    """Runs a command, in several processes if the flags or a launcher say so.
 
     Args:
       options: with the flags of `add_processes`.
@@ -63,7 +63,7 @@ def run_processes(options: argparse.Namespace, command: Callable[[], int]) -> in
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds `--config`, and says how its fields are overridden."""
+    """Adds `--config`."""
     parser.add_argument(
         "--config",
         required=True,
@@ -72,8 +72,19 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def require_given(flag: str, path: str) -> None:
+    """Raises UserError for a path that is empty, as an unset variable of a shell makes it: it would be this directory.
+
+    Args:
+      flag: what it was given to.
+      path: what was given.
+    """
+    if not path.strip():
+        raise UserError(f"{flag} is empty; give a directory")
+
+
 def refuse(rest: Sequence[str], command: str) -> None:
-    """Raises UserError for arguments that no parser knew.
+    """Raises UserError for arguments that no parser has taken.
 
     Args:
       rest: what was left over.

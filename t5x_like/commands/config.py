@@ -1,6 +1,8 @@
-"""`t5x_like config show`: the resolved experiment and what it amounts to, without training it."""
+"""`t5x_like config show`: the resolved experiment, its size and cost, and its mesh and kernels on this machine."""
 
 import argparse
+import dataclasses
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -51,10 +53,10 @@ def _show(experiment: Any, *, json_output: bool) -> int:
     described = dict(describe(experiment))
     totals = {**described, "train_tokens": tokens, "train_flops": described["flops_per_step"] * experiment.steps}
     flags = {"here": os.environ.get("XLA_FLAGS", ""), "nvidia": startup.xla_flags(os.environ.get("XLA_FLAGS", ""))}
+    here = _here(experiment)
     if json_output:
-        common.print_json(
-            {migrations.KEY: migrations.newest(), "experiment": experiment.to_dict(), **totals, "xla_flags": flags}
-        )
+        shown = {migrations.KEY: migrations.newest(), "experiment": experiment.to_dict(), **totals}
+        common.print_json({**shown, "here": here, "xla_flags": flags})
         return 0
     from rich.console import Console
 
@@ -63,18 +65,89 @@ def _show(experiment: Any, *, json_output: bool) -> int:
         # Never wrapped, so that a pipe gets one field a line.
         console.print(section, markup=False, highlight=console.is_terminal, soft_wrap=True)
         console.print()
-    console.print(
-        f"XLA_FLAGS here            {flags['here'] or '(none)'}\nXLA_FLAGS on NVIDIA GPUs  {flags['nvidia']}\n",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    lines = [
+        *_lines(here),
+        f"XLA_FLAGS here            {flags['here'] or '(none)'}",
+        f"XLA_FLAGS on NVIDIA GPUs  {flags['nvidia']}",
+        "",
+    ]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     _print_totals(totals, experiment, length)
     return 0
 
 
+def _here(experiment: Any) -> dict[str, Any]:
+    """The mesh and the attention backends of a run on this machine's devices.
+
+    Returns:
+      `platform`, `kind` and `devices`; `mesh`, the devices along each axis, or `mesh_error`; `attention`, an entry for
+      each kind of call: `backend`, `passed_over` (by backend, why not) and `call`. `error` alone where there are no
+      devices to ask.
+    """
+    import jax
+
+    from t5x_like.distributed import cluster
+    from t5x_like.errors import ExperimentError, explain
+    from t5x_like.kernels import attention
+    from t5x_like.parallel import layout
+    from t5x_like.parallel.placement import batch_shapes
+    from t5x_like.program import program
+    from t5x_like.step import train_step
+
+    if (several := cluster.find()) and several.processes > 1:  # whose devices wait for each other when they start
+        return {"error": f"those of {several.processes} processes, which only a run of all of them sees"}
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        if (sentence := explain(error)) is None:
+            raise
+        return {"error": sentence}
+    found: dict[str, Any] = {"platform": devices[0].platform, "kind": devices[0].device_kind, "devices": len(devices)}
+    try:
+        placed = layout.make(experiment.parallelism, devices)
+        run = program(experiment, placed)
+        found["mesh"] = dict(placed.mesh.shape)  # type: ignore[union-attr]
+    except ExperimentError as error:
+        found["mesh_error"] = str(error)
+        placed = layout.make(type(experiment.parallelism)(), devices[:1])
+        run = program(experiment, placed)
+    state, batch = run.abstract_state(), batch_shapes(experiment, placed)
+    calls = attention.calls(lambda: jax.eval_shape(functools.partial(train_step, run), state, batch))
+    with placed.use():
+        reasons = [dict(attention.explain(call)) for call in calls]
+    found["attention"] = [
+        {
+            "backend": next(name for name, reason in why.items() if not reason),
+            "passed_over": {name: reason for name, reason in why.items() if reason},
+            "call": dataclasses.asdict(call),
+        }
+        for call, why in zip(calls, reasons, strict=True)
+    ]
+    return found
+
+
+def _lines(here: dict[str, Any]) -> list[str]:
+    """`_here` in words."""
+    if "error" in here:
+        return [f"devices here              {here['error']}"]
+    mesh = " × ".join(f"{axis} {size}" for axis, size in here.get("mesh", {}).items() if size > 1) or "one device"
+    lines = [
+        f"devices here              {here['devices']} × {here['kind']}",
+        f"mesh here                 {here.get('mesh_error') or mesh}",
+    ]
+    for item in here["attention"]:
+        call = item["call"]
+        kind = " ".join(word for word in ("causal", "packed") if call[word])
+        passed = "".join(f"; not {name}: {reason}" for name, reason in item["passed_over"].items())
+        lines.append(
+            f"attention here            {item['backend']}, for {call['heads']} heads of {call['head_dim']} over"
+            f" {call['queries']} × {call['keys']} tokens{', ' if kind else ''}{kind}{passed}"
+        )
+    return lines
+
+
 def _sections(values: dict[str, Any]) -> list[str]:
-    """One text a section: its fields as dotted paths with their values as JSON, aligned; what has no section first."""
+    """A text for each section: dotted paths and values as JSON, aligned; fields outside of sections come first."""
     from t5x_like.sections import flatten
 
     groups: dict[str, dict[str, Any]] = {}

@@ -36,6 +36,7 @@ def run_evaluate(checkpoint: str, *, json_output: bool = False, modules: Sequenc
     from t5x_like.evaluation.restored import Restored
     from t5x_like.telemetry.progress import summary_table
 
+    common.require_given("--checkpoint", checkpoint)
     restored = Restored(checkpoint)
     metrics, samples = restored.evaluate()
     if not is_first():

@@ -83,6 +83,7 @@ def run_generate(
     from t5x_like.distributed.processes import is_first
     from t5x_like.evaluation.restored import Restored
 
+    common.require_given("--checkpoint", checkpoint)
     restored = Restored(checkpoint)
     texts = restored.generate(prompts, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if not is_first():

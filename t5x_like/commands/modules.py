@@ -1,4 +1,4 @@
-"""Importing a user's own modules: what `--module`, and MIXTURE_OR_TASK_MODULE and `import` in gin, name."""
+"""Import of a user's own modules, named by `--module`, or in gin by MIXTURE_OR_TASK_MODULE and `import`."""
 
 import contextlib
 import importlib
@@ -38,7 +38,7 @@ def import_modules(modules: Sequence[str], search_paths: Sequence[str] = ()) -> 
 
 
 def _add_to_path(directories: Sequence[str | Path]) -> None:
-    """Puts directories behind those where Python looks already, so that nothing installed is shadowed."""
+    """Appends directories to `sys.path`, so that no installed package is shadowed."""
     for directory in directories:
         absolute = str(Path(directory).expanduser().resolve())
         if absolute not in sys.path:
@@ -61,7 +61,7 @@ def _import_file(path: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Makes whatever the module raises one sentence, with the line that raised it."""
+    """Turns any exception of the module into a UserError with the line that raised it."""
     try:
         yield
     except UserError:

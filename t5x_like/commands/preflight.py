@@ -1,4 +1,4 @@
-"""`t5x_like preflight`: the real step compiled for hardware that is not here, and what it would do and cost."""
+"""`t5x_like preflight`: the train step compiled ahead of time for absent hardware: memory, time, cost."""
 
 import argparse
 import json
@@ -112,7 +112,7 @@ def _figures(experiment: Any, topology: Any, options: argparse.Namespace) -> dic
 
 
 def _isolated(topology: Any) -> Callable[[Callable[[], Any]], Any]:
-    """Runs a function that compiles in a child process, so that a compiler that aborts is an error like others."""
+    """A function that runs its argument in a child process and turns an abort of the compiler into a UserError."""
     from t5x_like.parallel import topologies
     from t5x_like.preflight import child
 

@@ -37,6 +37,7 @@ def run_report(workdir: str, *, output: str | None = None, json_output: bool = F
 
     from t5x_like.telemetry.report import write_report
 
+    common.require_given("WORKDIR", workdir)
     path = write_report(epath.Path(workdir), epath.Path(output) if output else None)
     if json_output:
         common.print_json({"report": str(path)})

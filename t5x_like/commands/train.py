@@ -79,6 +79,7 @@ def show_start(experiment: Any, workdir: str, *, json_output: bool = False) -> i
     from t5x_like.distributed.processes import is_first
     from t5x_like.train import dry_run
 
+    common.require_given("--workdir", workdir)
     lines = dry_run(experiment, epath.Path(workdir).expanduser())
     if is_first() and json_output:
         common.print_json({"start": lines})
@@ -117,6 +118,7 @@ def run_experiment(
     from t5x_like.telemetry.profile import parse
     from t5x_like.train import Job, train
 
+    common.require_given("--workdir", workdir)
     directory = epath.Path(workdir).expanduser()
     job = Job(modules=modules, profile=parse(profile), executable=executable)
     outcome = train(experiment, directory, job)

@@ -23,10 +23,12 @@ class ByteVocabulary(Vocabulary):
         """Needs no file.
 
         Args:
-          extra_ids: sentinels above the bytes; ByT5 has none, and the last 100 bytes serve as sentinels, too.
+          extra_ids: sentinels above the bytes; ByT5 has none, and the last 100 bytes serve as sentinels, too (Xue et
+            al. 2022, section 3.1).
         """
         self.size = _SPECIALS + _BYTES + extra_ids
         self.sentinels = extra_ids
+        self.lends_sentinels = not extra_ids
         self.model = (json.dumps({_KEY: {"extra_ids": extra_ids}}) + "\n").encode()
 
     def encode(self, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The door to SeqIO, both ways: its tasks and mixtures as ours, and our tasks in its registry.
+"""SeqIO's tasks and mixtures as ours, and our tasks in its registry.
 
 SeqIO stands on TensorFlow, which takes ten seconds and 800 MB to import: it is imported where data is read, and nowhere
 else in the program.
@@ -6,21 +6,21 @@ else in the program.
 
 import functools
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from t5x_like import registry
 from t5x_like.data import sources
+from t5x_like.data.byte_vocabulary import ByteVocabulary
 from t5x_like.data.dataset import Component, Dataset, MixtureStage
-from t5x_like.data.detokenization import text_of
 from t5x_like.data.documents import Documents, Sequences
 from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
+from t5x_like.data.seqio_sources import count_where_unknown, needs_lengths, outline
+from t5x_like.data.seqio_vocabularies import Ids, Wrapped, byte_length
 from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.data.tasks import TextTask
 from t5x_like.data.vocabulary import BYTES, PAD_ID, Vocabulary
@@ -122,7 +122,7 @@ class SeqioTask:
         """
         made = {"data.task.features": json.dumps(list(self.features.items()))} if self.features else {}
         if streamed:
-            return made | self._outline(split, lambda task: _outline(task.source.list_shards(split)))
+            return made | self._outline(split, lambda task: outline(task.source.list_shards(split)))
         corpus = self.open(split)
         total = hashlib.sha256(json.dumps([part.name for part in corpus.components]).encode())
         for documents in corpus.shards:
@@ -187,7 +187,11 @@ class SeqioTask:
             raise ExperimentError("data.task.feature", f"the vocabulary of {self.feature!r} has no id that ends a text")
         if isinstance(vocabulary, seqio.SentencePieceVocabulary):
             return SentencePieceVocabulary(vocabulary.sp_model, _WHERE, self.mixture)
-        return _Wrapped(vocabulary)
+        if isinstance(vocabulary, seqio.ByteVocabulary):
+            return ByteVocabulary(vocabulary.extra_ids)
+        if isinstance(vocabulary, seqio.PassThroughVocabulary):
+            return Ids(vocabulary)
+        return Wrapped(vocabulary)
 
     def _rates(self, split: str) -> list[tuple[Any, float]]:
         """(task, rate) of what the mixture reads of a split."""
@@ -196,7 +200,17 @@ class SeqioTask:
             known = registry.suggest(split, sorted(provider.splits))
             raise ExperimentError("data.split", f"{self.mixture} has no split {split!r}; {known}")
         mixed = getattr(provider, "tasks", None)
-        rates = [(task, provider.get_rate(task)) for task in mixed] if mixed else [(provider, 1.0)]
+        if not mixed:
+            return [(provider, 1.0)]
+        for task in mixed:
+            count_where_unknown(task)
+        try:
+            rates = [(task, provider.get_rate(task)) for task in mixed]
+        except UserError:
+            raise
+        except Exception as error:  # whatever a user's function raises
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ExperimentError(_WHERE, f"SeqIO cannot tell the rates of {self.mixture!r}: {reason}") from error
         return [(task, rate) for task, rate in rates if rate > 0 and split in task.splits]
 
     def _read(self, split: str) -> Dataset:
@@ -242,7 +256,7 @@ class SeqioTask:
         """(task, split, shard) to its dataset; TensorFlow takes a second to make one, so the last few are kept."""
 
         def make(task: Any, split: str, shard: Any) -> Any:
-            if not self.features and (asking := [p for p in task.preprocessors if _needs_lengths(p)]):
+            if not self.features and (asking := [p for p in task.preprocessors if needs_lengths(p)]):
                 name = getattr(asking[0], "__name__", asking[0])
                 raise ExperimentError(
                     "data.task.features",
@@ -271,13 +285,13 @@ class SeqioTask:
         """(tokens with one end, UTF-8 bytes of their text) of each example that has tokens."""
         for ids in examples:
             ids = self._end_once(ids)
-            yield ids, len(str(text_of(vocabulary, ids[:-1].tolist())).encode())
+            yield ids, byte_length(vocabulary, ids[:-1])
 
     def _sized(self, examples: Iterable[Sequences], vocabulary: Any) -> Iterator[tuple[Sequences, int]]:
         """Each example and the UTF-8 bytes of its features."""
         for example in examples:
-            texts = (text_of(vocabulary, ids.tolist()) for ids in np.split(example.tokens, example.ends[:-1]))
-            yield example, sum(len(str(text).encode()) for text in texts)
+            parts = np.split(example.tokens, example.ends[:-1])
+            yield example, sum(byte_length(vocabulary, ids) for ids in parts)
 
     def _joined(self, example: Mapping[str, np.ndarray], place: str) -> Sequences:
         """The features of an example, end to end."""
@@ -307,56 +321,18 @@ class SeqioTask:
         return np.append(ids[: text[-1] + 1] if len(text) else ids[:0], self._vocabulary.eos_id)
 
 
-def _outline(shards: Sequence[Any]) -> Any:
-    """What is in the files of a source; of a function's shards, which are no files, their names."""
-    names = [str(shard) for shard in shards]
-    files = [epath.Path(name) for name in names]
-    try:
-        are_files = all(file.exists() for file in files)
-    except (OSError, ValueError):
-        are_files = False
-    return sources.outline(files, _WHERE) if are_files else names
-
-
-def _needs_lengths(preprocessor: Any) -> bool:
-    """Whether SeqIO has to give it `sequence_length`."""
-    asked = inspect.signature(preprocessor).parameters.get("sequence_length")
-    return asked is not None and asked.default is inspect.Parameter.empty
-
-
 @dataclass(frozen=True)
 class _Shard:
     """One of SeqIO's shards of a task."""
 
-    door: SeqioTask
+    owner: SeqioTask
     task: Any
     split: str
     info: Any
 
     def records(self, start: int = 0) -> Iterator[tuple[int, Any]]:
         """(number, tokens or sequences) of the examples from number `start` on; SeqIO makes those before, too."""
-        return self.door._examples(self.task, self.split, self.info, start)
-
-
-class _Wrapped:
-    """A SeqIO vocabulary of another kind than SentencePiece, with the names of `Vocabulary`."""
-
-    pad_id = PAD_ID
-
-    def __init__(self, vocabulary: Any) -> None:
-        self._vocabulary = vocabulary
-        self.size: int = vocabulary.vocab_size
-        self.eos_id: int = vocabulary.eos_id
-        self.sentinels: int = vocabulary.extra_ids
-        self.dtype = np.dtype(np.uint16 if self.size <= 1 << 16 else np.uint32)
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, without an end."""
-        return list(self._vocabulary.encode(text))
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; padding and ends are left out."""
-        return self._vocabulary.decode([int(i) for i in ids if int(i) not in (PAD_ID, self.eos_id)])
+        return self.owner._examples(self.task, self.split, self.info, start)
 
 
 def as_seqio(task: TextTask, name: str) -> Any:

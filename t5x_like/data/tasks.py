@@ -100,6 +100,7 @@ class TextTask:
       unit: what a document is in a plain text file: the whole `file`, a `block` up to a blank line, or a `line`.
       on_error: `stop` at a file or record that cannot be read, or `skip` and count it.
       max_line_bytes: the longest line, or record of another format, that is taken into memory.
+      max_window_bytes: the largest window of a zstd file that is taken into memory; `zstd --long=31` has 2 GiB.
       data_dir: where TFDS keeps its datasets; empty for its own default.
       data_split: the TFDS split that the splits below divide.
       tokenizer: what to read it with: a SentencePiece model, a Hugging Face `tokenizer.json`, or `bytes`.
@@ -117,6 +118,7 @@ class TextTask:
     unit: str = "file"
     on_error: str = "stop"
     max_line_bytes: int = 64 << 20
+    max_window_bytes: int = 128 << 20
     data_dir: str = ""
     data_split: str = "train"
     tokenizer: str = ""
@@ -129,7 +131,7 @@ class TextTask:
             require_one_of(self, "format", formats.NAMES)
         require_one_of(self, "unit", sources.UNITS)
         require_one_of(self, "on_error", sources.POLICIES)
-        require_positive(self, "max_line_bytes")
+        require_positive(self, "max_line_bytes", "max_window_bytes")
         require_at_least(self, 0, "extra_ids")
 
     def corpus(self) -> sources.Corpus:
@@ -278,6 +280,7 @@ class TextTask:
             unit=self.unit,
             on_error=self.on_error,
             max_line_bytes=self.max_line_bytes,
+            max_window_bytes=self.max_window_bytes,
             data_dir=self.data_dir,
             data_split=self.data_split,
             where=_WHERE,

@@ -27,6 +27,7 @@ class Vocabulary(abc.ABC):
       unk_id: the id of what nothing else covers, or -1.
       size: the number of ids.
       keeps_ends_from_text: whether a text that spells an end or a beginning would become it by the file alone.
+      lends_sentinels: whether its last ids may be sentinels, although text has them too, as ByT5's bytes are.
       sentinels: how many ids at the top stand for dropped spans, counted down: <extra_id_0> is size − 1.
     """
 
@@ -39,6 +40,7 @@ class Vocabulary(abc.ABC):
     size: int
     sentinels: int
     keeps_ends_from_text = False
+    lends_sentinels = False
 
     @functools.cached_property
     def digest(self) -> str:

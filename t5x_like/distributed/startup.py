@@ -7,11 +7,13 @@ removes them (see `ru_minflt`). Environment variables do so only in part: thread
 """
 
 import ctypes
+import faulthandler
 import glob
 import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 _BEGAN = time.perf_counter()  # the start of this process, less the few hundredths of a second of Python's own start
 
@@ -42,6 +44,14 @@ GPU_FLAGS = (
 # run the rest of its program. By default the pool has one thread for each device or core, and XLA makes at most 256.
 # That collectives complete does not rest on this, but on their order: see parallel/collective_order.py.
 COLLECTIVE_THREADS = 64
+
+# Seconds that a device of such a CPU waits in a collective until XLA logs which collective it is, and until XLA ends
+# the process. A machine that was suspended, or is busy with something else, is given time. The devices that have not
+# come are named by tools/stress_collectives.py.
+CPU_MESH_FLAGS = (
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=30",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=300",
+)
 _HOST_DEVICES = "--xla_force_host_platform_device_count="
 
 
@@ -50,16 +60,17 @@ def seconds() -> float:
     return time.perf_counter() - _BEGAN
 
 
-def xla_flags(given: str) -> str:
-    """The value of `XLA_FLAGS` for NVIDIA GPUs; the user's flags have precedence over `GPU_FLAGS`.
+def xla_flags(given: str, defaults: Sequence[str] = GPU_FLAGS) -> str:
+    """The value of `XLA_FLAGS` with default flags; the user's have precedence.
 
     Args:
       given: the user's value. The name of a file, which XLA accepts too, is returned unchanged.
+      defaults: the flags, each with its dashes and its value.
     """
     if given.strip() and not given.lstrip().startswith("--"):
         return given
     names = {flag.partition("=")[0] for flag in given.split()}
-    return " ".join([*given.split(), *(flag for flag in GPU_FLAGS if flag.partition("=")[0] not in names)])
+    return " ".join([*given.split(), *(flag for flag in defaults if flag.partition("=")[0] not in names)])
 
 
 def let_collectives_complete(devices: int) -> None:
@@ -93,6 +104,9 @@ def prepare() -> None:
         os.environ["XLA_FLAGS"] = xla_flags(os.environ.get("XLA_FLAGS", ""))
     if (devices := host_devices(os.environ.get("XLA_FLAGS", ""))) > 1:
         let_collectives_complete(devices)
+        os.environ["XLA_FLAGS"] = xla_flags(os.environ["XLA_FLAGS"], CPU_MESH_FLAGS)
+        if sys.__stderr__ and not faulthandler.is_enabled():
+            faulthandler.enable(sys.__stderr__)  # says which program it was when XLA ends the process
     if sys.platform != "linux":
         return
     try:

@@ -54,7 +54,7 @@ def span_corruption(
     Documents are laid end to end and cut, and nothing is left out. The end that `append_eos_after_trim` adds has room.
 
     Raises:
-      ValueError: when the targets' length does not hold what is dropped.
+      ValueError: when the targets' length does not hold what is dropped, or the vocabulary has no sentinels.
     """
     vocabulary = output_features["targets"].vocabulary
     corruption = SpanCorruption(
@@ -62,7 +62,7 @@ def span_corruption(
         eos_id=vocabulary.eos_id,
         noise_density=noise_density,
         mean_span_length=mean_noise_span_length,
-        sentinels=vocabulary.extra_ids,
+        sentinels=_sentinels(vocabulary),
     )
     sizes = corruption.fitting(sequence_length[input_feature_key])
     if sequence_length["targets"] < sizes.targets:
@@ -82,6 +82,15 @@ def span_corruption(
         return {input_feature_key: inputs, "targets": targets}
 
     return seqio.map_over_dataset(corrupt, num_seeds=1)(_cut(dataset, sizes.tokens))
+
+
+def _sentinels(vocabulary: seqio.Vocabulary) -> int:
+    """How many of the last ids are sentinels: the extra ones, or of bytes, as ByT5 has them, the last hundred."""
+    if not vocabulary.extra_ids and not isinstance(vocabulary, seqio.ByteVocabulary):
+        raise ValueError(
+            "the vocabulary of feature 'targets' has no sentinels for span_corruption; give it extra_ids=100"
+        )
+    return vocabulary.extra_ids or DEFAULT_EXTRA_IDS
 
 
 def full_lm(

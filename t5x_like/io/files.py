@@ -104,13 +104,28 @@ def make_directory(path: epath.Path) -> list[epath.Path]:
         probe.unlink()
     except OSError as error:
         remove_empty(made)
-        in_the_way = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
-        if in_the_way is not None:
-            raise UserError(
-                f"{in_the_way} is a file and must be a directory; move it away, or choose another place"
-            ) from error
+        require_directory(path, *path.parents)
         raise cannot_write(path, error) from error
     return made
+
+
+def require_directory(*paths: epath.Path) -> None:
+    """Checks that there is a directory, or nothing, in each place.
+
+    Raises:
+      UserError: when a file is in the place of one of them.
+    """
+    for path in paths:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file and must be a directory; move it away, or choose another place")
+
+
+def remove_drafts(directory: epath.Path) -> None:
+    """Removes what writers that were killed left of drafts; nobody else may be writing there."""
+    if not is_remote(directory):
+        for draft in pathlib.Path(directory).glob(f".*{_DRAFT}"):
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
 
 def remove_empty(directories: list[epath.Path]) -> None:

@@ -8,6 +8,7 @@ pipeline guarantees.
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ __all__ = [
     "AttentionSpec",
     "Backend",
     "PreparedAttention",
+    "calls",
     "choose",
     "explain",
     "masked",
@@ -101,6 +103,23 @@ def masked(spec: AttentionSpec, mask_bts: jax.Array) -> PreparedAttention:
       mask_bts: bool [batch, queries, keys], true where a query may look.
     """
     return PreparedAttention(spec, choose(spec), mask_bts)
+
+
+def calls(function: Callable[[], Any]) -> list[AttentionSpec]:
+    """The attention calls that are made while a function is traced, each kind once, in their order."""
+    found: dict[AttentionSpec, None] = {}
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: found.setdefault(record.args[2])  # type: ignore[method-assign, index, arg-type]
+    logger, level = logging.getLogger(__name__), logging.getLogger(__name__).level
+    _log.cache_clear()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        function()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    return [*found]
 
 
 @functools.cache

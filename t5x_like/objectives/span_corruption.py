@@ -44,6 +44,8 @@ class Sentinels(SequenceToSequence):
         check_end(self.eos_id, vocabulary)
         own, size = vocabulary.sentinels, self.vocab_size
         if not own:
+            if size == vocabulary.size and vocabulary.lends_sentinels:
+                return
             if size - self.sentinels < vocabulary.size:
                 raise ExperimentError(
                     "objective.vocab_size",
@@ -63,7 +65,12 @@ class Sentinels(SequenceToSequence):
 
     def vocabulary(self, vocabulary: Any) -> Any:
         """The task's vocabulary, with sentinels on top where it has none."""
-        return vocabulary if vocabulary.sentinels else SentinelVocabulary(vocabulary, self.vocab_size, self.sentinels)
+        lent = self.vocab_size == vocabulary.size and vocabulary.lends_sentinels
+        return (
+            vocabulary
+            if vocabulary.sentinels or lent
+            else SentinelVocabulary(vocabulary, self.vocab_size, self.sentinels)
+        )
 
     def ids(self, vocabulary: Any) -> int:
         """Those of the objective, with the sentinels among them."""

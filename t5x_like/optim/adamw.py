@@ -1,4 +1,4 @@
-"""AdamW."""
+"""AdamW: Adam with decoupled weight decay."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every optimizer shares: its common options, and what it has to say about its parameters."""
+"""The base class of optimizers: options that all have, and the hooks that one implements."""
 
 import abc
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Optimizer(abc.ABC):
 
     @abc.abstractmethod
     def direction(self, infos: Any) -> optax.GradientTransformation:
-        """Gradients to ascent directions: what is scaled by minus the learning rate and added to the parameters.
+        """The transformation from gradients to ascent directions, which minus the learning rate multiplies.
 
         Args:
           infos: nested dict of `ParameterInfo`, structured like the parameters.
@@ -62,5 +62,5 @@ class Optimizer(abc.ABC):
         return self.learning_rate
 
     def matrix_state_axes(self, info: ParameterInfo, state: Any) -> Any:
-        """Logical axes for what `per_matrix` keeps of one parameter: here, scalars for each matrix of the stack."""
+        """Logical axes of what `per_matrix` keeps of a parameter: here, scalars for each matrix of the stack."""
         return jax.tree.map(lambda _: info.axes[: info.stack], state)

@@ -1,4 +1,4 @@
-"""From options to one optax transformation: clip, direction, weight decay, learning rate, for every optimizer alike."""
+"""The optax transformation of an optimizer: clipping, direction, weight decay, learning rate, in this order."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from t5x_like.parallel.parameters import ParameterInfo
 
 
 class OptimizerState(NamedTuple):
-    """What an optimizer remembers.
+    """The state of an optimizer.
 
     Attributes:
       count: int32 scalar, updates made so far: where the schedule stands. A step that was skipped is none.
@@ -25,7 +25,7 @@ class OptimizerState(NamedTuple):
 
 
 def build(options: Optimizer, infos: Any, steps: int) -> optax.GradientTransformation:
-    """The whole rule from gradients to what is added to the parameters; its state is an `OptimizerState`.
+    """The transformation from gradients to updates of the parameters; its state is an `OptimizerState`.
 
     Args:
       options: the optimizer.
@@ -71,7 +71,7 @@ def learning_rate(options: Optimizer, steps: int) -> Callable[[jax.typing.ArrayL
 
 
 def state_axes(options: Optimizer, infos: Any, state: Any) -> Any:
-    """The logical axes of every array in an optimizer's state, so that it can be laid out like the parameters.
+    """The logical axes of every array in an optimizer's state, by which it is sharded.
 
     Args:
       options: the optimizer.

@@ -1,4 +1,4 @@
-"""Lion."""
+"""Lion: the sign of an interpolated momentum."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Muon."""
+"""Muon: orthogonalised momentum for matrices, AdamW for other parameters."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Rules that act on a whole matrix, applied to every matrix of a stack by itself.
+"""Updates that act on a whole matrix, applied to each matrix of a stacked parameter.
 
 A layer stack holds its parameters as one array [layers, …]. An elementwise rule (AdamW, Lion) does not notice; one that
 takes norms, means or products over the parameter would mix the layers.
@@ -12,7 +12,7 @@ import optax
 
 
 class PerMatrixState(NamedTuple):
-    """What a rule keeps of each parameter.
+    """The state of `per_matrix`, a tree like the parameters.
 
     Attributes:
       matrices: nested dict like the parameters; each leaf is the rule's state of that parameter, with the stack's
@@ -23,7 +23,7 @@ class PerMatrixState(NamedTuple):
 
 
 def per_matrix(transformation: optax.GradientTransformation, infos: Any) -> optax.GradientTransformation:
-    """`transformation` on each parameter alone, mapped over the dimensions that stack parameters.
+    """A transformation of single matrices, mapped over the leading dimensions that stack parameters.
 
     Args:
       transformation: a rule that works on a single array.

@@ -17,8 +17,8 @@ WARMUP_PATH = "optimizer.schedule.warmup_steps"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(abc.ABC):
-    """What every schedule shares.
+class LearningRateSchedule(abc.ABC):
+    """The base class of schedules: linear warm-up, then `decay`.
 
     Attributes:
       warmup_steps: steps of linear warm-up at the start.
@@ -67,7 +67,7 @@ class Schedule(abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant(Schedule):
+class Constant(LearningRateSchedule):
     """The peak from the end of the warm-up on."""
 
     name: str = "constant"
@@ -78,7 +78,7 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Schedule):
+class Linear(LearningRateSchedule):
     """A straight line from the peak to the floor.
 
     Attributes:
@@ -98,7 +98,7 @@ class Linear(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(Schedule):
+class Cosine(LearningRateSchedule):
     """Half a cosine wave from the peak to the floor (SGDR, Loshchilov & Hutter 2017, equation 5, one period).
 
     Attributes:
@@ -119,7 +119,7 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReciprocalSquareRoot(Schedule):
+class ReciprocalSquareRoot(LearningRateSchedule):
     """The peak until step k, then peak · √(k / step); it never ends, so a run can go on.
 
     T5 (Raffel et al. 2020, section 3.1.2) trains at 1/√max(step, k) with k = 10,000 and no warm-up: that is a
@@ -144,7 +144,7 @@ class ReciprocalSquareRoot(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmupStableDecay(Schedule):
+class WarmupStableDecay(LearningRateSchedule):
     """The peak for most of the run, then a straight line to the floor (MiniCPM, Hu et al. 2024, section 4).
 
     Attributes:
@@ -185,6 +185,6 @@ def _line(progress: jax.Array, final_fraction: float) -> jax.Array:
     return 1.0 - (1.0 - final_fraction) * progress
 
 
-def _check_fraction(options: Schedule, *fields: str) -> None:
+def _check_fraction(options: LearningRateSchedule, *fields: str) -> None:
     require_at_least(options, 0, *fields)
     require_below(options, 1, *fields)

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent."""
+"""Stochastic gradient descent with momentum."""
 
 from dataclasses import dataclass
 from typing import Any

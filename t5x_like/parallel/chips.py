@@ -1,4 +1,4 @@
-"""What accelerators can do at best, with where each figure is from."""
+"""Peak figures of accelerators (compute, memory, network), each with its source."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip can do at best.
+    """The peak figures of a chip.
 
     Attributes:
       name: as it stands in a topology's name.

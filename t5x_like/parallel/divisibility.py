@@ -1,4 +1,4 @@
-"""Whether a mesh divides a model's dimensions and a row's length, said before anything is laid out."""
+"""Checks that a mesh divides a model's dimensions, its layers and a row's length, before anything compiles."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from t5x_like.parallel.parameters import ParameterInfo
 
 
 def require(layout: Layout, sizes: Dimensions, length: int) -> None:
-    """Raises ExperimentError where the layout does not divide what it cuts.
+    """Raises ExperimentError where the mesh does not divide a dimension that it shards.
 
     Args:
       layout: mesh and rules.
@@ -34,7 +34,7 @@ def require(layout: Layout, sizes: Dimensions, length: int) -> None:
 
 
 def require_parameters(layout: Layout, infos: Mapping[tuple[str, ...], ParameterInfo]) -> None:
-    """Raises ExperimentError where a parameter cannot be laid out, naming it.
+    """Raises ExperimentError, with its name, for a parameter that cannot be sharded.
 
     Args:
       layout: mesh and rules.

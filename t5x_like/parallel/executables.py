@@ -1,8 +1,8 @@
-"""Compiled programs that are kept: those that JAX finds again by itself, and one that a job is handed to run.
+"""Compiled programs on disk: JAX's persistent compilation cache, and executables made ahead of a job.
 
-The first kind is JAX's persistent cache, by a digest of the program and of what it is compiled for. The second is an
-executable made elsewhere, ahead of the job (`preflight --save`). A file of it begins with a line that says what it is,
-by which it is chosen, and goes on with what JAX serialises, which is a pickle: whoever loads one must trust its writer.
+The cache finds a program by a digest of it and of its target. An executable is made elsewhere, ahead of the job
+(`preflight --save`). Its file begins with a line that says what it is, by which it is chosen; the rest is what JAX
+serialises, which is a pickle: whoever loads one must trust its writer.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _HEADER = 1 << 20  # bytes in which the first line ends
 
 
 def keep_compiled(where: str, workdir_cache: epath.Path) -> str:
-    """Has JAX keep what it compiles, and look there before it does.
+    """Switches on JAX's persistent compilation cache.
 
     Processes of one run share what the first one writes, so the place must be one that all of them see. A place that
     cannot be written is read, and one that cannot be a directory is not used: a cache is no reason not to train.
@@ -81,7 +81,7 @@ def _unwritable(path: epath.Path) -> str:
 
 
 def key(lowered: Any, devices: Sequence[Any], versions: Mapping[str, str]) -> dict[str, Any]:
-    """All that an executable hangs on.
+    """The program, versions and devices that an executable is valid for.
 
     Args:
       lowered: JAX's `Lowered` of the program.
@@ -118,7 +118,7 @@ def write(file: epath.Path, compiled: Any, key: Mapping[str, Any], experiment: M
 def find(
     place: epath.Path, key: Mapping[str, Any], experiment: Mapping[str, Any], devices: Sequence[Any]
 ) -> tuple[Any, str]:
-    """The executable with a key, ready to run, or None where there is none, and a sentence on either.
+    """The executable with a key, loaded, or None, and a sentence that says which it is or why there is none.
 
     Args:
       place: a file, or a directory of files.
@@ -169,7 +169,7 @@ def _header(line: bytes) -> dict[str, Any]:
 
 
 def _difference(header: Mapping[str, Any], key: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
-    """What an executable is that is not wanted, as the rest of a sentence."""
+    """The first difference of an executable from the wanted one, as the rest of a sentence."""
     for name, value in key.items():
         if name not in ("program", "their order") and header["key"].get(name) != value:
             return f"was compiled for {name} {header['key'].get(name)}, and here is {value}"

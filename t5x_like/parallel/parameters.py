@@ -1,4 +1,4 @@
-"""What the program knows of a parameter besides its values."""
+"""Metadata of parameters: shape, dtype, logical axes, kind."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ STACKED = ("layers", "expert")
 
 @dataclasses.dataclass(frozen=True)
 class ParameterInfo:
-    """A parameter without its values.
+    """The metadata of a parameter.
 
     Attributes:
       shape: its shape.
@@ -33,6 +33,6 @@ class ParameterInfo:
 
     @property
     def stack(self) -> int:
-        """How many leading dimensions stack parameters of the same shape; 0 for a parameter by itself."""
+        """The number of leading dimensions that stack parameters of the same shape; 0 for a single parameter."""
         own = [i for i, name in enumerate(self.axes) if name not in STACKED]
         return own[0] if own else len(self.axes)

@@ -1,4 +1,4 @@
-"""Batches from a host's memory onto the devices, and which rows a host is asked for."""
+"""Placement of batches on the devices, and the rows of a batch that each process feeds."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Machines that are not here: TPU slices and hosts of GPUs by name, as devices a program can be compiled for.
+"""Topologies to compile for ahead of time: TPU slices and hosts of GPUs by name, without the hardware.
 
 libtpu holds the compiler of every TPU and needs none of them to compile, and so does JAX's CUDA plugin that of NVIDIA's
 GPUs. `parse("v5e:16x16").devices()` gives the chips of one slice, `parse("v5e:16x16", slices=2)` those of two that the
@@ -58,7 +58,7 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """Over all slices."""
+        """The number of chips over all slices."""
         return self.slices * math.prod(self.shape)
 
     def __str__(self) -> str:
@@ -66,11 +66,11 @@ class Topology:
 
     @property
     def fast(self) -> int:
-        """Chips that the fast network joins, of all of them: a slice, or a host of GPUs."""
+        """The number of chips that the fast network joins: those of a slice, or of a host of GPUs."""
         return self.shape[-1] if self.chip.platform == "cuda" else math.prod(self.shape)
 
     def devices(self) -> list[Any]:
-        """The chips as JAX devices that programs can be compiled for, and nothing else.
+        """The chips as JAX devices, which programs can be compiled for and not run on.
 
         Raises:
           UserError: where the compiler is missing, or has no such slice.
@@ -111,7 +111,7 @@ class Topology:
 
 
 def parse(name: str, slices: int = 1) -> Topology:
-    """The topology a name stands for; nothing is loaded.
+    """The topology of a name; nothing is loaded.
 
     Args:
       name: `CHIP:AxB` or `CHIP:AxBxC`; of GPUs, `GPU:N` or `GPU:HOSTSxN`.
@@ -191,7 +191,7 @@ def _hosts(name: str, chip: Chip, shape: tuple[int, ...], slices: int) -> Topolo
 
 
 def prepare(platform: str = "tpu") -> None:
-    """Makes this process able to compile for chips that are not here; call it before anything asks JAX for devices.
+    """Sets the environment to compile for absent chips; to be called before JAX starts a backend.
 
     Args:
       platform: the chips', `tpu` or `cuda`.

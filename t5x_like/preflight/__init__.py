@@ -1,1 +1,1 @@
-"""The real train step compiled for hardware that is not here, and what the compiler says about it."""
+"""Ahead-of-time compilation of the train step for absent hardware, and the report on it."""

@@ -1,4 +1,4 @@
-"""The experiment's own train step, compiled for a topology's chips: nothing is allocated, no data is read."""
+"""Ahead-of-time compilation of an experiment's train step for a topology; nothing is allocated, no data is read."""
 
 import dataclasses
 import re
@@ -57,17 +57,17 @@ class Built:
 
     @property
     def sizes(self) -> Dimensions:
-        """Of the experiment's model."""
+        """The sizes of the experiment's model."""
         return self.experiment.model.dimensions()
 
     @property
     def devices(self) -> list[Any]:
-        """For which it is compiled, in the order of the mesh."""
+        """The devices that it is compiled for, in the order of the mesh."""
         return [] if self.layout.mesh is None else [*self.layout.mesh.devices.flat]
 
 
 def build(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> Built:
-    """Compiles the step that training runs.
+    """Compiles the train step.
 
     Args:
       experiment: whose step.
@@ -113,7 +113,7 @@ def check_batch(experiment: Experiment, layout: Layout) -> None:
 
 
 def whole_bytes(tree: Any) -> int:
-    """Of a tree of shapes, over all devices and each array once."""
+    """Bytes of a tree of shapes over all devices, each array counted once."""
     return sum(int(np.prod(leaf.shape, dtype=int)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -142,7 +142,7 @@ def _check_state_fits(
 
 
 def needed_bytes(message: str, arguments: int) -> int:
-    """What a step needs on a chip, out of the compiler's message that it is too much; 0 where it does not say.
+    """Bytes that a step needs on a chip, read from the compiler's out-of-memory message; 0 where it does not say.
 
     Args:
       message: the compiler's.
@@ -155,7 +155,7 @@ def needed_bytes(message: str, arguments: int) -> int:
 
 
 def peak_bytes(compiled: Any) -> int:
-    """What a compiled program holds at once: arguments and results, those in the same place once, and temporaries."""
+    """Peak bytes of a compiled program: arguments, results that are not aliased to them, and temporaries."""
     stats = compiled.memory_analysis()
     given, made = stats.argument_size_in_bytes, stats.output_size_in_bytes
     return int(given + made - stats.alias_size_in_bytes + stats.temp_size_in_bytes)

@@ -1,7 +1,6 @@
-"""Whether a step fits in a chip's memory, before it is compiled, and what would fit where it does not.
+"""The memory estimate of a step before it is compiled, and a proposal that fits where the step does not.
 
-The state's size is exact. What the forward pass keeps is estimated, so that something can be proposed in no time; only
-a compilation knows.
+The state's size is exact. Activations are estimated, so that a proposal takes no time; only a compilation knows.
 """
 
 import dataclasses
@@ -56,12 +55,12 @@ class Need:
 
     @property
     def total(self) -> int:
-        """All of it at once."""
+        """Their sum."""
         return self.state + self.gradients + self.activations + self.layer
 
 
 def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_bytes: int) -> Need:
-    """A guess of what a step needs on each chip.
+    """The estimate of the bytes that a step needs on each chip.
 
     Args:
       experiment: whose `parallelism` has no -1.
@@ -110,7 +109,7 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
 def proposal(
     experiment: Experiment, topology: Topology, state_bytes: int, parameter_bytes: int, compiled_over_guess: float = 1.0
 ) -> str:
-    """What would fit, as half a sentence: the nearest to the experiment that does by `estimate`.
+    """The nearest change of the experiment that fits by `estimate`, as half a sentence.
 
     Args:
       experiment: what does not fit.
@@ -142,7 +141,7 @@ def resolved(experiment: Experiment, chips: int, slices: int = 1) -> Experiment:
 
 
 def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, Experiment, Topology]]:
-    """Other ways to run an experiment, from the cheapest to the dearest: how it is written, what it is, and where."""
+    """Other layouts of an experiment, the cheapest first: as flags, as an experiment, and on which topology."""
     p = experiment.parallelism
     sharded: Parallelism = dataclasses.replace(
         p, data=topology.slices, fsdp=topology.chips // topology.slices // _beside(p)
@@ -170,7 +169,7 @@ def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, 
 
 
 def _beside(p: Parallelism) -> int:
-    """Devices along the axes that are left as they are."""
+    """The number of devices along the axes that are left as they are."""
     return p.stage * p.sequence * p.tensor * p.expert
 
 

@@ -1,4 +1,4 @@
-"""A preflight as a web page: memory against what a chip has, time by what it goes into, collectives, and the bill."""
+"""The preflight report as a web page: memory, time, collectives, and the cost of the run."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from t5x_like.parallel.topologies import GIB
+from t5x_like.preflight.show import mesh_text
 from t5x_like.telemetry import pages
 from t5x_like.telemetry.charts import compact
 from t5x_like.telemetry.progress import format_number, format_seconds
@@ -53,7 +54,7 @@ def build(figures: Mapping[str, Any]) -> str:
         _TEMPLATE,
         f=figures,
         place=slices + figures["topology"],
-        mesh=" × ".join(f"{name} {size}" for name, size in figures["mesh"].items()),
+        mesh=mesh_text(figures),
         tiles=_tiles(figures),
         memory=_memory(figures["per_chip"]),
         time=_time(figures),

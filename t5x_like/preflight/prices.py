@@ -1,4 +1,4 @@
-"""What a run costs in money, energy and carbon dioxide, by a dated table that a user can replace."""
+"""Cost of a run in money, energy and carbon dioxide, by a dated table that a user can replace."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ TABLE = Path(__file__).with_name("prices.json")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rates:
-    """What an hour of one chip costs.
+class Prices:
+    """The cost of an hour of one chip.
 
     Attributes:
       date: of the table.
@@ -33,7 +33,7 @@ class Rates:
     sources: Mapping[str, str]
 
     def of(self, chip_hours: float) -> dict[str, Any]:
-        """Of so many chip-hours: `cost` in `currency`, `energy_kwh`, `co2_kg`, and where the figures are from."""
+        """The cost of chip-hours: `cost` in `currency`, `energy_kwh`, `co2_kg`, and where the figures are from."""
         energy = chip_hours * self.kilowatts
         return {
             "cost": chip_hours * self.price,
@@ -45,8 +45,8 @@ class Rates:
         }
 
 
-def read(chip: str, path: str = "") -> Rates:
-    """The rates of a chip.
+def read(chip: str, path: str = "") -> Prices:
+    """The prices of a chip.
 
     Args:
       chip: such as `v5e`.
@@ -72,7 +72,7 @@ def read(chip: str, path: str = "") -> Rates:
             "kg_co2_per_kwh": table["kg_co2_per_kwh"],
         }
         values = {name: float(entry["value"]) for name, entry in entries.items()}
-        return Rates(
+        return Prices(
             date=table["date"],
             currency=table["currency"],
             price=values["dollars_per_hour"],

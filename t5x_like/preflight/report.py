@@ -1,4 +1,4 @@
-"""A compiled step's figures, by the names that docs/preflight.md explains."""
+"""The figures of a compiled step; docs/preflight.md explains each by its name."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ DAY = 86_400
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """What was read from a compiled step."""
+    """The analysis of a compiled step's text."""
 
     moved: list[Collective]
     kernels: list[kernels.Kernel]
@@ -147,13 +147,13 @@ def _read(built: Built) -> _Reading:
 
 
 def _schedule(built: Built) -> schedules.Schedule | None:
-    """What a pipeline's stages do when, where the step has any."""
+    """The pipeline schedule of the step; None without stages."""
     experiment = built.experiment
     return schedules.of(built.layout, experiment.data.batch_size // experiment.parallelism.microbatches)
 
 
 def _stacks(built: Built) -> set[tuple[int, ...]]:
-    """The leading dimensions of activations that are kept: of each layer, or of a stage's turns and layers."""
+    """The leading dimensions of kept activations: layers, or the turns and layers of a stage."""
     schedule, layers = _schedule(built), [count for _, count in built.sizes.stacks]
     if schedule is None:
         return {(count,) for count in layers}
@@ -168,7 +168,7 @@ def _stacks(built: Built) -> set[tuple[int, ...]]:
 
 
 def _text(built: Built) -> str:
-    """The compiled program, written down.
+    """The text of the compiled program.
 
     Raises:
       UserError: with the memory it needs, where the compiler cannot write down what it made.
@@ -189,7 +189,7 @@ def _text(built: Built) -> str:
 
 
 def _grouped_share(built: Built) -> float:
-    """Of the rows that a device has room for in the products of experts, those that are there when all is even."""
+    """The filled share of the rows of grouped products when tokens are spread evenly over the experts."""
     sizes, p = built.sizes, built.experiment.parallelism
     if not sizes.experts or p.expert == 1:
         return 1.0
@@ -255,7 +255,7 @@ def _time(reading: _Reading, topology: Topology, ideal: float, executed: float) 
 
 
 def _totals(moved: Sequence[Collective]) -> dict[str, int]:
-    """Bytes by kind, and of each kind what is asynchronous."""
+    """Bytes by kind of collective, the asynchronous ones apart."""
     totals: dict[str, int] = {}
     for collective in moved:
         name = f"{collective.kind}/{'async' if collective.asynchronous else 'sync'}"
@@ -264,7 +264,7 @@ def _totals(moved: Sequence[Collective]) -> dict[str, int]:
 
 
 def _run(
-    experiment: Experiment, topology: Topology, described: dict[str, Any], seconds: float, rates: prices.Rates
+    experiment: Experiment, topology: Topology, described: dict[str, Any], seconds: float, rates: prices.Prices
 ) -> dict[str, Any]:
     """The whole run: time, money, energy, and its tokens beside Chinchilla's."""
     length = experiment.data.sequence_length

@@ -1,4 +1,4 @@
-"""Other ways to lay out a step, compiled and ranked."""
+"""The search for a layout: meshes, remat policies and microbatches, compiled and ranked."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ _PRICED = tuple(name for name in REMAT_POLICIES if not name.startswith("offload"
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way to lay out a step.
+    """A layout of the step.
 
     Attributes:
       experiment: with its `parallelism`.
@@ -33,7 +33,7 @@ class Candidate:
 
     @property
     def flags(self) -> str:
-        """As a user spells it."""
+        """The flags that a user gives for it."""
         p = self.experiment.parallelism
         fields = ("data", "fsdp", "tensor", "remat", "microbatches")
         return " ".join(f"--config.parallelism.{field}={getattr(p, field)}" for field in fields)

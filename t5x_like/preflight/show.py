@@ -1,4 +1,4 @@
-"""A preflight in words, and two of them side by side."""
+"""The preflight report in the terminal, and the comparison of two."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,8 @@ _SHOWN_COLLECTIVES = 12
 
 def show(figures: Mapping[str, Any]) -> None:
     """Prints a report."""
-    mesh = " × ".join(f"{name} {size}" for name, size in figures["mesh"].items())
     slices = f"{figures['slices']} × " if figures["slices"] > 1 else ""
-    title = f"{figures['name']} on {slices}{figures['topology']} ({figures['chips']} chips: {mesh})"
+    title = f"{figures['name']} on {slices}{figures['topology']} ({mesh_text(figures)})"
     summary_table(title, {**_memory(figures), **_step(figures), **_run(figures)})
     _collectives(figures)
     console = Console()
@@ -49,6 +48,12 @@ def ranking(reports: list[dict[str, Any]]) -> None:
             figures["flags"],
         )
     console.print(table, soft_wrap=True)
+
+
+def mesh_text(figures: Mapping[str, Any]) -> str:
+    """The chips and the axes of the mesh that have several, such as `8 chips: data 2 × fsdp 4`."""
+    axes = " × ".join(f"{name} {size}" for name, size in figures["mesh"].items() if size > 1)
+    return f"{figures['chips']} chips: {axes}" if axes else "1 chip"
 
 
 def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -93,7 +98,7 @@ def _step(figures: Mapping[str, Any]) -> dict[str, str]:
         "recomputed": f"{figures['recompute_ratio']:.3f} × the model's own FLOPs",
         **({"stages idle": f"{idle:.1%} of their turns"} if idle else {}),
         "all-gathers hidden": f"{figures['all_gather_overlap']:.1%} of their bytes",
-        "attention kernel": f"{figures['attention_kernel_calls_per_layer']:g} forward calls a layer",
+        "attention kernel": f"forward {figures['attention_kernel_calls_per_layer']:g} × a layer",
     }
 
 

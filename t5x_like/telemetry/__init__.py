@@ -1,1 +1,1 @@
-"""What a run writes down about itself: metrics, speed, devices, environment, progress, and the report over them."""
+"""Telemetry of a run: metrics, throughput, devices, environment, progress, and the report on them."""

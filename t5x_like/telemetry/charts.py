@@ -40,7 +40,7 @@ _SMOOTHED = 40
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """What a metric measures, known by the last part of its name.
+    """The quantity that a metric measures, known by the last part of its name.
 
     Attributes:
       title: the chart's heading.
@@ -96,7 +96,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """One picture: everything that measures the same quantity.
+    """A chart of all metrics of one quantity.
 
     Attributes:
       key: the last part of its metrics' names; unique in a report.
@@ -146,7 +146,7 @@ def compact(value: float, digits: int = 3) -> str:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """What a noisy curve does by and large: a moving median, so that one spike leaves no trace, then a moving average.
+    """A smoothed curve: a moving median, so that one spike leaves no trace, then a moving average.
 
     Args:
       values: [points] float.
@@ -189,7 +189,7 @@ def _all_series(records: Iterable[Mapping[str, Any]]) -> list[Series]:
 
 
 def series_label(name: str) -> str:
-    """What tells a metric from others of its quantity: its prefix, in words."""
+    """The label of a metric among those of its quantity: its prefix, in words."""
     prefix = name.rpartition("/")[0]
     return {"train": "training", "": name}.get(prefix, prefix)
 
@@ -199,7 +199,7 @@ def _quantity_key(name: str) -> str:
 
 
 def quantity(key: str) -> Quantity:
-    """What a metric measures: from `MAIN`, or read off the last part of its name."""
+    """The quantity of a metric: from `MAIN`, or from the last part of its name."""
     if key in MAIN:
         return MAIN[key]
     for suffix, unit, scale in (("_bytes", "GiB", 2.0**-30), ("_share", "%", 100.0), ("_seconds", "seconds", 1.0)):

@@ -1,4 +1,4 @@
-"""What the devices could do at best, and what memory a run took.
+"""Peak FLOP/s of devices, model FLOPs utilisation, and peak memory.
 
 Peaks are the makers' figures for dense matrix products, a device as JAX counts devices (a core on TPU v2, v3 and 7x).
 Sources: TPU, the system architecture pages of Google Cloud's TPU documentation; NVIDIA, the data sheets of the V100,
@@ -54,7 +54,7 @@ _PEAKS: Mapping[str, tuple[float, float]] = MappingProxyType(
 
 
 def peak_flops(device_kind: str, dtype: str = "bfloat16") -> float | None:
-    """The most floating-point operations a second one device can do in matrix products.
+    """The peak FLOP/s of matrix products on one device.
 
     Args:
       device_kind: `jax.Device.device_kind`, such as `NVIDIA H100 80GB HBM3`.
@@ -87,7 +87,7 @@ def mfu(flops_per_second: float, devices: Sequence[Any], dtype: str = "bfloat16"
 
 
 def memory_metrics(devices: Sequence[Any]) -> dict[str, float]:
-    """The most memory taken so far, in bytes.
+    """Peak memory so far, in bytes.
 
     Args:
       devices: this process's devices (`jax.local_devices()`).

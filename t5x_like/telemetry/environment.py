@@ -1,4 +1,4 @@
-"""What a run ran on: everything that must be the same for a resume to be bit-exact, and what helps to explain it."""
+"""The environment of a run: what must be the same for a bit-exact resume, and what helps to explain a result."""
 
 import importlib.metadata
 import os
@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of the installed packages on which a run's numbers hang, by name."""
+    """Versions of the installed packages that decide a run's numbers, by name."""
     found = {}
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Web pages in one file that load nothing from elsewhere: what all of them share."""
+"""Rendering of web pages: one file each, which loads nothing from elsewhere."""
 
 import pathlib
 from typing import Any

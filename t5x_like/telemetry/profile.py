@@ -1,4 +1,4 @@
-"""A trace of some steps: what the devices and the host did in them, for TensorBoard's profiler, XProf or Perfetto."""
+"""Profiler traces of chosen steps, for TensorBoard, XProf or Perfetto."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from t5x_like.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """Which steps are traced.
+    """The range of steps that is traced.
 
     Attributes:
       first: the first of them.
@@ -61,7 +61,7 @@ class Profile:
         self._local: tempfile.TemporaryDirectory[str] | None = None
 
     def around(self, step: int) -> Any:
-        """What a step is to be done in: a context that marks it in the trace."""
+        """The context in which to run a step: it marks the step in the trace."""
         if self._steps is None or not self._steps.first <= step <= self._steps.last:
             return contextlib.nullcontext()
         if self._local is None:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, and when it ends. Progress goes to stderr; stdout is for results."""
+"""Progress of a run and its closing summary in the terminal. Progress goes to stderr; stdout is for results."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What a run left in its workdir, read back: whatever is there, and why the rest is not."""
+"""The files of a run, read back from its workdir: what is there, and why the rest is not."""
 
 import dataclasses
 import json
@@ -25,8 +25,8 @@ _FILES: Mapping[str, str] = MappingProxyType(
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """What a workdir holds.
+class RunRecord:
+    """The contents of a workdir.
 
     Attributes:
       workdir: the directory, as it was given.
@@ -66,8 +66,8 @@ class Run:
         return {name: value for record in self.metrics for name, value in record.items() if value is not None}
 
 
-def read_run(workdir: epath.Path) -> Run:
-    """Reads what there is of a run.
+def read_run(workdir: epath.Path) -> RunRecord:
+    """Reads the files that there are of a run.
 
     Raises:
       UserError: when the workdir is not there or holds no run.
@@ -84,7 +84,7 @@ def read_run(workdir: epath.Path) -> Run:
         if parts[part] is None:
             parts[part] = kind()
             missing[file.name] = "it was cut off while it was written"
-    run = Run(str(workdir), read_metrics(workdir), read_samples(workdir), missing=missing, **parts)
+    run = RunRecord(str(workdir), read_metrics(workdir), read_samples(workdir), missing=missing, **parts)
     if run.summary.get("step", run.step) < run.step:
         missing["summary.json"] = f"it tells of step {run.summary['step']}, and the run has gone on since"
         return dataclasses.replace(run, summary={}, missing=missing)
@@ -92,7 +92,7 @@ def read_run(workdir: epath.Path) -> Run:
 
 
 def _read_json(file: epath.Path, kind: type) -> Any:
-    """What a JSON file holds, or None where that is not one whole value of the kind."""
+    """The value of a JSON file; None if it is damaged or of another kind."""
     try:
         value = json.loads(file.read_bytes())
     except ValueError:

@@ -1,4 +1,4 @@
-"""A run as one page: everything its workdir holds, in one file that loads nothing from elsewhere."""
+"""The report on a run: its metrics, samples, parameters and experiment as one web page."""
 
 import base64
 import dataclasses
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from t5x_like.telemetry import pages
 from t5x_like.telemetry.charts import STEPS_BOX, Chart, charts, compact, series_label
 from t5x_like.telemetry.progress import format_number, format_seconds
-from t5x_like.telemetry.record import Run, read_run
+from t5x_like.telemetry.record import RunRecord, read_run
 
 REPORT_FILE = "report.html"
 _HERE = pathlib.Path(__file__).parent
@@ -68,7 +68,7 @@ def build_report(workdir: epath.Path) -> str:
     )
 
 
-def _status(run: Run) -> tuple[str, str]:
+def _status(run: RunRecord) -> tuple[str, str]:
     """(kind, sentence) of how far the run came; the kind is `finished` or `unfinished`."""
     planned = run.experiment.get("steps")
     step = max(run.step, run.summary.get("step") or 0)
@@ -78,8 +78,8 @@ def _status(run: Run) -> tuple[str, str]:
     return "unfinished", f"Running or interrupted · {far}"
 
 
-def _facts(run: Run) -> list[str]:
-    """What was trained, on what."""
+def _facts(run: RunRecord) -> list[str]:
+    """The model, the devices and the revision of the code."""
     facts = []
     model, devices = run.experiment.get("model", {}), run.environment.get("devices", {})
     if model.get("family"):
@@ -106,7 +106,7 @@ class _Tile:
     unit: str = ""
 
 
-def _tiles(run: Run) -> list[_Tile]:
+def _tiles(run: RunRecord) -> list[_Tile]:
     """The numbers a reader looks for first: how it ended, or how it stands."""
     known = {**run.latest, **run.summary}
 
@@ -173,7 +173,7 @@ def _plain(value: Any) -> str:
 
 
 def _hover(chart: Chart) -> str:
-    """What the page's script shows under the pointer, as JSON: a list of [steps, values as text] for each series."""
+    """The values that the page's script shows under the pointer, as JSON: [steps, values as text] for each series."""
     shown = []
     for series in chart.series:
         stride = max(1, math.ceil(len(series.steps) / 600))

@@ -1,4 +1,4 @@
-"""How fast a run goes, from a clock alone: no device is asked, so measuring costs nothing."""
+"""Throughput of a run, from a clock alone: no device is asked, so measuring costs nothing."""
 
 import contextlib
 import dataclasses
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 
 @dataclasses.dataclass(frozen=True)
-class Rates:
-    """What was done in a span of training time, which leaves out the first step, evaluation and saving.
+class Speed:
+    """Work done in a span of training time, which leaves out the first step, evaluation and saving.
 
     Attributes:
       steps: steps finished.
@@ -37,8 +37,8 @@ class Rates:
         """The share of the time spent waiting for a batch, 0 to 1."""
         return self.waited / self.seconds if self.seconds > 0 else 0.0
 
-    def __sub__(self, earlier: "Rates") -> "Rates":
-        return Rates(
+    def __sub__(self, earlier: "Speed") -> "Speed":
+        return Speed(
             steps=self.steps - earlier.steps,
             tokens=self.tokens - earlier.tokens,
             seconds=self.seconds - earlier.seconds,
@@ -64,7 +64,7 @@ class Throughput:
         self._waited = 0.0
         self._paused = 0.0
         self._pauses = 0
-        self._reported = Rates(steps=0, tokens=0, seconds=0.0, waited=0.0)
+        self._reported = Speed(steps=0, tokens=0, seconds=0.0, waited=0.0)
 
     def step_done(self, tokens: int) -> None:
         """Counts one step with `tokens` tokens over all hosts; the first one only starts the time."""
@@ -97,14 +97,14 @@ class Throughput:
             if not self._pauses:
                 self._paused += self._clock() - begin
 
-    def overall(self) -> Rates:
+    def overall(self) -> Speed:
         """Since the first step of the process."""
         if self._started is None:
-            return Rates(steps=0, tokens=0, seconds=0.0, waited=0.0)
+            return Speed(steps=0, tokens=0, seconds=0.0, waited=0.0)
         seconds = self._clock() - self._started - self._paused
-        return Rates(steps=self._steps, tokens=self._tokens, seconds=seconds, waited=self._waited)
+        return Speed(steps=self._steps, tokens=self._tokens, seconds=seconds, waited=self._waited)
 
-    def since_last(self) -> Rates:
+    def since_last(self) -> Speed:
         """Since this was last called, or since the first step."""
         overall = self.overall()
         span, self._reported = overall - self._reported, overall

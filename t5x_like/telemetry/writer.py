@@ -11,6 +11,7 @@ from t5x_like.telemetry.tensorboard import TensorBoardWriter
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
+TENSORBOARD = "tensorboard"
 
 # The first parts of the names of the run's own metrics, such as `train/loss`; evaluators have others.
 METRIC_PREFIXES = ("train", "data", "memory")
@@ -36,7 +37,7 @@ class MetricsWriter:
 
         self._metrics = JsonLinesFile(workdir / METRICS_FILE, resume_step=resume_step, stays=stays)
         self._samples = JsonLinesFile(workdir / SAMPLES_FILE, resume_step=resume_step, stays=stays)
-        self._tensorboard = TensorBoardWriter(workdir / "tensorboard", resume_step=resume_step) if tensorboard else None
+        self._tensorboard = TensorBoardWriter(workdir / TENSORBOARD, resume_step=resume_step) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line, `{"step": step, "train/loss": …}`, with names in alphabetical order.

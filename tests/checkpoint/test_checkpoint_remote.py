@@ -1,41 +1,14 @@
 import os
-import tempfile
 
-import fsspec
 import jax
 import pytest
 from etils import epath
-from etils.epath import backend, gpath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from t5x_like.checkpoint import layout, leaves, remote
 from t5x_like.checkpoint.sources import CheckpointSource
 from t5x_like.checkpoint.store import CheckpointStore, open_checkpoint
 from t5x_like.errors import UserError
 from t5x_like.experiment import Checkpoint
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path) -> epath.Path:
-    """An object store in memory behind `s3://`, and an empty place for staging."""
-
-    class Store(MemoryFileSystem):
-        store: dict = {}  # noqa: RUF012, fsspec keeps a store's objects on the class
-        pseudo_dirs = [""]  # noqa: RUF012
-        cachable = False
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return "/" + os.fspath(path).removeprefix("s3://").strip("/")
-
-        def mv(self, *_, **__):
-            raise AssertionError("nothing may be renamed in an object store")
-
-    files: fsspec.AbstractFileSystem = Store()
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: files)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return epath.Path("s3://bucket/run")
 
 
 def test_commits_in_an_object_store(bucket, states, tmp_path):

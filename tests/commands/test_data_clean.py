@@ -54,7 +54,7 @@ def test_stages_in_a_file(corpus, tmp_path, capsys):
         (["--stages=c4,languages"], "", "stages[1].name: there is no cleaning 'languages'; did you mean 'language'?"),
         (["--stages={}.json"], "{", "--stages: {}.json is not JSON: Expecting property name"),
         (["--stages={}.json"], "{}", "--stages: {}.json holds dict; it must be a list of stages"),
-        (["--stages=c4", "--processes=0"], "", "--processes is 0; it must be at least 1"),
+        (["--stages=c4", "--processes=0"], "", "--processes: 0 is too small; it must be at least 1"),
         (["--stages=c4", "--wrong"], "", "data clean does not know '--wrong'"),
     ],
 )

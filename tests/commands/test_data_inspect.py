@@ -89,8 +89,8 @@ def test_the_page(terminal):
 @pytest.mark.parametrize(
     "flag, sentence",
     [
-        ("--examples=-1", "--examples is -1; it must be at least 0"),
-        ("--rows=0", "--rows is 0; it must be at least 1"),
+        ("--examples=-1", "--examples: -1 is too small; it must be at least 0"),
+        ("--rows=0", "--rows: 0 is too small; it must be at least 1"),
         ("--config.data.split=trian", "data.split: data.task.splits has no 'trian'; did you mean 'train'?"),
     ],
 )

@@ -30,7 +30,7 @@ def test_it_prepares_and_says_what_was_left_out(corpus, tmp_path, capsys):
     assert any(line.startswith("train: 9 documents, ") and line.endswith(" bytes, 1 shards") for line in printed)
     assert any(line.startswith("validation: 1 documents, ") for line in printed)
     assert printed[-1].startswith(f"{tmp_path}/out: read it with --config.data.task.name=tokens")
-    assert "look for exact_duplicates: MB 0/0 (0%)" in err
+    assert "look for exact_duplicates: MB 1/1 (100%)" in err
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["splits"]["train"]["documents"] == 9
@@ -64,7 +64,8 @@ def test_what_was_written_is_verified(corpus, tmp_path, capsys):
     ("flags", "sentence"),
     [
         (["--stages=c4,languages"], "stages[1].name: there is no cleaning 'languages'; did you mean 'language'?"),
-        (["--processes=-1"], "--processes is -1; it must be at least 1"),
+        (["--processes=-1"], "--processes: -1 is too small; it must be at least 1"),
+        (["--processes=0"], "--processes: 0 is too small; it must be at least 1"),
         (["--split=test"], "data.split: data.task.splits has no 'test'; it must be one of train, validation"),
         (["--shard-tokens=0"], "--shard-tokens: 0 is too small; it must be at least 1"),
         (["--wrong"], "data prepare does not know '--wrong'"),

@@ -6,6 +6,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5x_like.interop import t5_tasks
+
 BYTES = seqio.ByteVocabulary()
 REKEY = functools.partial(seqio.preprocessors.rekey, key_map={"targets": "text"})
 
@@ -54,3 +56,23 @@ ids_task("passthrough", ROWS % 90 + 3, seqio.PassThroughVocabulary(100, eos_id=1
 ids_task("wide", ROWS.astype(np.int64) % 90 + 3, BYTES, tf.int64, id=np.arange(40))
 ids_task("big_ids", ROWS + 200, BYTES)
 ids_task("negative", ROWS - 5, seqio.PassThroughVocabulary(900, eos_id=1))
+seqio.MixtureRegistry.add("by_broken_rate", [("plain", 1), ("train_only", lambda task: 1 / 0)])
+
+
+def span_corruption_task(name, vocabulary):
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(_texts, splits=["train"]),
+        preprocessors=[
+            REKEY,
+            seqio.preprocessors.tokenize,
+            t5_tasks.span_corruption,
+            seqio.preprocessors.append_eos_after_trim,
+        ],
+        output_features={name: seqio.Feature(vocabulary, add_eos=True) for name in ("inputs", "targets")},
+        metric_fns=[],
+    )
+
+
+span_corruption_task("byt5", BYTES)
+span_corruption_task("no_sentinels", seqio.PassThroughVocabulary(300, eos_id=1))

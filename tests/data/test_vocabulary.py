@@ -188,9 +188,28 @@ def test_a_share_is_of_bytes(most, expected):
         (["--task=sotuu", "--output=v.model"], "data.task.name: there is no task 'sotuu'; did you mean 'sotu'?"),
         (
             ["--input={corpus}", "--output=v.model", "--character-coverage=2"],
-            "--character-coverage is 2.0; it must be above 0 and at most 1",
+            "--character-coverage: 2 is too large; it must be at most 1",
         ),
-        (["--input={corpus}", "--output=v.model", "--sample-mb=-1"], "--sample-mb is -1; it must be above 0, or 0 for"),
+        (
+            ["--input={corpus}", "--output=v.model", "--sample-mb=-1"],
+            "--sample-mb: -1 is too small; it must be at least 0",
+        ),
+        (
+            ["--input={corpus}", "--output=v.model", "--sample-mb=nan"],
+            "--sample-mb: 'nan' is no finite number; give one",
+        ),
+        (
+            ["--input={corpus}", "--output=v.model", "--sample-mb=inf"],
+            "--sample-mb: 'inf' is no finite number; give one",
+        ),
+        (
+            ["--input={corpus}", "--output=v.model", "--vocab-size=0"],
+            "--vocab-size: 0 is too small; it must be at least",
+        ),
+        (
+            ["--input={corpus}", "--output=v.model", "--character-coverage=0"],
+            "--character-coverage is 0; it must be above",
+        ),
     ],
 )
 def test_the_command_s_errors(corpus, flags, problem, capfd, tmp_path, monkeypatch):

@@ -272,3 +272,23 @@ def test_a_task_a_prepared_corpus_and_a_checkpoint_have_one_vocabulary(place, ki
 def test_extra_ids_cannot_be_negative():
     with pytest.raises(ExperimentError, match=r"^data.task.extra_ids: -1 is too small; it must be at least 0"):
         section(Data, {"task": {"name": "text", "path": "x", "tokenizer": "bytes", "extra_ids": -1}}, "data")
+
+
+def test_bytes_lend_their_last_ids_to_span_corruption_as_byt5_has_them():
+    """Xue et al. 2022, section 3.1: "we reuse the final 100 byte IDs"."""
+    vocabulary = load("bytes")
+    lent = SpanCorruption(vocab_size=259, sentinels=100)
+    lent.check_vocabulary(vocabulary)
+    assert lent.vocabulary(vocabulary) is vocabulary  # text is read as bytes, though some are sentinels
+    above = SpanCorruption(vocab_size=359, sentinels=100)
+    above.check_vocabulary(vocabulary)
+    assert above.vocabulary(vocabulary).decode([358]) == "<extra_id_0>"
+    own = SpanCorruption(vocab_size=284, sentinels=25)
+    own.check_vocabulary(load("bytes", extra_ids=25))
+    for size, task in (
+        (258, vocabulary),
+        (300, vocabulary),
+        (500, SentencePieceVocabulary(tokenizer.train(TEXTS, size=500))),
+    ):
+        with pytest.raises(ExperimentError, match=r"^objective.vocab_size: "):
+            SpanCorruption(vocab_size=size, sentinels=100).check_vocabulary(task)

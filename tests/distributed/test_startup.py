@@ -2,6 +2,10 @@
 
 import glob
 import os
+import re
+import signal
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -81,3 +85,48 @@ def test_a_cpu_of_several_devices_gets_threads_for_them_to_meet(monkeypatch, fla
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     startup.prepare()
     assert os.environ.get("NPROC") == threads
+    several = "=8" in flags or "=16" in flags
+    assert os.environ["XLA_FLAGS"] == " ".join([flags, *startup.CPU_MESH_FLAGS * several])
+
+
+# Device 5 comes to the sum of all devices when it is too late.
+STUCK = """
+from t5x_like.distributed import startup
+startup.prepare()
+import jax, jax.numpy as jnp, numpy as np, time
+from jax.sharding import AxisType, PartitionSpec as P
+
+def sleep(index):
+    if index == 5:
+        time.sleep(3600)
+    return np.float32(0)
+
+def late_sum(x):
+    slept = jax.pure_callback(sleep, jax.ShapeDtypeStruct((), np.float32), jax.lax.axis_index("device"))
+    return jax.lax.psum(x + slept, "device")
+
+def wait_for_the_step(result):
+    return result.block_until_ready()
+
+mesh = jax.make_mesh((8,), ("device",), axis_types=(AxisType.Auto,))
+spec = P("device")
+step = jax.jit(jax.shard_map(late_sum, mesh=mesh, in_specs=spec, out_specs=P(), check_vma=False))
+wait_for_the_step(step(jnp.arange(8.0)))
+"""
+
+
+def test_a_stuck_collective_says_which_it_is_and_where_the_program_waits(program_environment):
+    flags = "--xla_force_host_platform_device_count=8"
+    for flag in startup.CPU_MESH_FLAGS:
+        flags += " " + flag.partition("=")[0] + "=1"
+    environment = {**program_environment, "XLA_FLAGS": flags}
+    ended = subprocess.run(
+        [sys.executable, "-c", STUCK], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert ended.returncode == -signal.SIGABRT, ended.stderr
+    waiting = re.findall(
+        r"waiting for `all reduce RendezvousKey\{.*global_devices=\[0, 1, 2, 3, 4, 5, 6, 7\].*` for 1 seconds",
+        ended.stderr,
+    )
+    assert len(waiting) == 7
+    assert "Fatal Python error: Aborted" in ended.stderr and "in wait_for_the_step" in ended.stderr

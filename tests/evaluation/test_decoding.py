@@ -10,7 +10,6 @@ from flax import nnx
 from t5x_like import variables
 from t5x_like.errors import UserError
 from t5x_like.evaluation.decoding import Generator, Sampling, choose
-from t5x_like.models.transformer.model import Memory
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.25, 0.05]))
 
@@ -126,10 +125,9 @@ def test_a_prompt_for_an_encoder_is_answered_by_the_argmax_of_reading_again():
     @jax.jit
     def read(parameters, tokens):
         module, ones = structure.merge(parameters), jnp.ones_like(inputs)
-        states = module.encode(inputs, positions_bs=jnp.arange(4)[None], segment_ids_bs=ones)
-        memory = Memory(states, jnp.ones((1, tokens.shape[1], 4), bool))
+        encoded = module.encode(inputs, positions_bs=jnp.arange(4)[None], segment_ids_bs=ones)
         places = jnp.arange(tokens.shape[1])[None]
-        hidden = module(tokens, positions_bt=places, segment_ids_bt=jnp.ones_like(tokens), memory=memory)
+        hidden = module(tokens, positions_bt=places, segment_ids_bt=jnp.ones_like(tokens), encoded=encoded)
         return module.logits(hidden)
 
     ids = [0]

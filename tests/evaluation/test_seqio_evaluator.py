@@ -12,8 +12,6 @@ from flax import nnx
 from t5x_like import variables
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
-from t5x_like.kernels.xla import same_segment
-from t5x_like.models.transformer.model import Memory
 from t5x_like.sections import Choice, choose
 
 EOS = 1
@@ -47,8 +45,7 @@ def log_p(model, inputs, targets):
     if hasattr(model, "encode"):
         ones = jnp.ones((1, len(inputs)), jnp.int32)
         positions = jnp.arange(len(inputs))[None]
-        states = model.encode(jnp.array([inputs]), positions_bs=positions, segment_ids_bs=ones)
-        options["memory"] = Memory(states, same_segment(jnp.ones((1, len(previous)), jnp.int32), ones))
+        options["encoded"] = model.encode(jnp.array([inputs]), positions_bs=positions, segment_ids_bs=ones)
     else:
         previous = [0, *inputs, *targets][:-1]
     tokens = jnp.array([previous])

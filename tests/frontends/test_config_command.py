@@ -57,3 +57,35 @@ def test_every_field_is_printed_as_it_would_be_typed(capsys):
         assert json.loads(printed[path]) == value
     assert any(line.split()[:1] == ["parameters"] for line in lines)
     assert any(f"{experiment.steps} steps × 8 rows × 256 tokens" in line for line in lines)
+
+
+def test_the_mesh_and_the_attention_of_a_run_here_are_shown(capsys):
+    assert show("--config=configs/quickstart.py", "--config.parallelism.fsdp=2", "--json") == 0
+    here = json.loads(capsys.readouterr().out)["here"]
+    assert (here["platform"], here["devices"]) == ("cpu", 8)
+    assert {axis: size for axis, size in here["mesh"].items() if size > 1} == {"data": 4, "fsdp": 2}
+    [attention] = here["attention"]
+    assert attention["backend"] == "xla" and attention["passed_over"]["splash"] == "runs on TPUs only"
+    call = attention["call"]
+    assert (call["queries"], call["heads"], call["head_dim"], call["packed"]) == (256, 2, 128, True)
+    assert show("--config=configs/quickstart.py", "--config.parallelism.fsdp=2") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "mesh here                 data 4 × fsdp 2" in shown
+    [line] = [line for line in shown if line.startswith("attention here")]
+    assert "xla, for 2 heads of 128 over 256 × 256 tokens" in line and "not splash: runs on TPUs only" in line
+
+
+def test_a_mesh_that_cannot_be_here_is_told_and_the_rest_is_shown(capsys):
+    assert show("--config=configs/llama2_7b.py", "--json") == 0
+    here = json.loads(capsys.readouterr().out)["here"]
+    assert "mesh" not in here and "fsdp=256" in here["mesh_error"]
+    assert here["attention"][0]["backend"] == "xla"
+
+
+def test_a_process_of_several_does_not_start_its_devices_alone(capsys, monkeypatch):
+    for name, value in {"COORDINATOR_ADDRESS": "localhost:1234", "NUM_PROCESSES": "4", "PROCESS_ID": "1"}.items():
+        monkeypatch.setenv(f"JAX_{name}", value)
+    assert show("--config=configs/quickstart.py", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["here"] == {
+        "error": "those of 4 processes, which only a run of all of them sees"
+    }

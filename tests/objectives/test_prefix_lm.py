@@ -6,7 +6,7 @@ from objectives.chances import assert_distribution
 
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.prefix_lm import PrefixLM
-from t5x_like.objectives.sequences import join, shift_right
+from t5x_like.objectives.sequences import shift_right
 
 
 def rng(seed=0):
@@ -45,18 +45,6 @@ def test_inputs_and_targets_are_the_tokens(length):
     for _ in range(20):
         features = PrefixLM()(tokens, generator)
         assert np.concatenate([features["inputs"], features["targets"]]).tolist() == tokens.tolist()
-
-
-def test_joined_as_seqio_does():
-    """The literal is what seqio.PrefixLMFeatureConverter(pack=False) makes of the same two parts."""
-    joined = join({"inputs": np.array([9, 4, 6, 1]), "targets": np.array([3, 9, 1])})
-    assert {name: value.tolist() for name, value in joined.items()} == {
-        "targets": [9, 4, 6, 1, 3, 9, 1],
-        "inputs": [0, 9, 4, 6, 1, 3, 9],
-        "weights": [0, 0, 0, 0, 1, 1, 1],
-        "prefix": [1, 1, 1, 1, 1, 0, 0],
-    }
-    assert join({}) == {}
 
 
 def test_shifts_by_one():

@@ -6,9 +6,9 @@ what this host's compiler does not do: kernels, reduce-scatters, overlap.
 
 import jax
 import pytest
+import tiny
 
 from t5x_like import step as train_step
-from t5x_like.experiment import Experiment
 from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.parallel import topologies
 from t5x_like.preflight import build, report
@@ -30,7 +30,7 @@ MODEL = {
 
 
 def figures_of(model=None, optimizer="adamw", **parallelism):
-    experiment = Experiment.from_dict(
+    experiment = tiny.from_flat(
         {
             "model": {**MODEL, **(model or {})},
             "data": {"sequence_length": 64, "batch_size": 16, "lanes": 8},

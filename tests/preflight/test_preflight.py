@@ -6,11 +6,11 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+import tiny
 
 from t5x_like import step as train_step
 from t5x_like.__main__ import main
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
 from t5x_like.kernels import splash
 from t5x_like.models import sharded_linear as shared
@@ -45,7 +45,7 @@ def experiment(model=None, rows=None, **parallelism):
         "optimizer": {"name": "adamw"},
         "parallelism": {"fsdp": 4, "remat": "save_qkv_attention", **parallelism},
     }
-    return Experiment.from_dict(values)
+    return tiny.from_flat(values)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_it_is_shown_and_compared(figures, capsys):
     show.show(figures)
     shown = capsys.readouterr().out
     assert "small on v5e:2x2" in shown
-    assert "1 forward calls a layer" in shown
+    assert "forward 1 × a layer" in shown
     show.compare(figures, {**figures, "recompute_ratio": 2 * figures["recompute_ratio"]}, ("A", "B"))
     assert "recompute_ratio" in capsys.readouterr().out
     show.compare(figures, figures, ("A", "B"))
@@ -278,7 +278,7 @@ def test_every_chip_has_a_compiler(name):
 
 
 def test_llama_1b_on_16_chips_holds_no_whole_table_and_donates_all():
-    sizes = {"model.layers": 2, "data.sequence_length": 1024, "data.batch_size": 64, "data.lanes": 64}
+    sizes = {"model.decoder.layers": 2, "data.sequence_length": 1024, "data.batch_size": 64, "data.lanes": 64}
     flags = [f"--config.{name}={value}" for name, value in sizes.items()]
     found = report.report(build.build(configdict.load("configs/llama_1b.py", flags), topologies.parse("v5e:4x4")))
     assert found["oversized_tensors"] == [] and found["donation_complete"] and found["fits"]
@@ -341,7 +341,7 @@ def test_what_is_offloaded_is_in_the_hosts_memory_and_nothing_is_computed_again(
 @pytest.mark.slow
 def test_gradients_that_are_summed_whole_are_seen(monkeypatch):
     monkeypatch.setattr(scatter, "stages", lambda mesh, axis: (mesh.shape[axis],))
-    wide = {"data.batch_size": 256, "data.lanes": 256, "parallelism.fsdp": 64, "model.layers": 2}
+    wide = {"data.batch_size": 256, "data.lanes": 256, "parallelism.fsdp": 64, "model.decoder.layers": 2}
     flags = [f"--config.{name}={value}" for name, value in wide.items()]
     loaded = configdict.load("configs/llama_1b.py", [*flags, "--config.data.sequence_length=512"])
     found = report.report(build.build(loaded, topologies.parse("v5e:8x8")))

@@ -8,13 +8,14 @@ import types
 import jax
 import numpy as np
 import pytest
+import tiny
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
 from t5x_like import program as step
 from t5x_like import train
 from t5x_like.errors import UserError
-from t5x_like.experiment import Experiment, Parallelism, Telemetry
+from t5x_like.experiment import Parallelism, Telemetry
 from t5x_like.parallel import executables, topologies
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.placement import batch_shapes, place
@@ -28,7 +29,7 @@ MODEL = {"family": "llama", "layers": 1, "embed": 16, "heads": 2, "kv_heads": 2,
 
 
 def experiment():
-    return Experiment.from_dict(
+    return tiny.from_flat(
         {
             "model": {**MODEL, "vocab_size": 32},
             "data": {"sequence_length": 8, "batch_size": 8, "lanes": 1},

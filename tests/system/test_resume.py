@@ -2,28 +2,11 @@
 
 import random
 import signal
-import time
 
 import pytest
-from runs import TINY, Program, committed, exact, lines, same_bits
+from runs import TINY, Program, committed, exact, lines, same_bits, wait_for_line
 
 KILLS = 3
-
-
-def wait_for_line(process, workdir, step):
-    """Waits until the run has logged a step, as long as it lives."""
-    while process.poll() is None:
-        if (workdir / "metrics.jsonl").exists() and lines_or_none(workdir) >= step:
-            return True
-        time.sleep(0.002)
-    return False
-
-
-def lines_or_none(workdir):
-    try:
-        return max((line["step"] for line in lines(workdir)), default=0)
-    except ValueError:  # the last line is being written
-        return 0
 
 
 def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path, program_environment):

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 from interop.t5x_user import bring
-from runs import Program, committed, exact, same_bits
-from system.test_resume import wait_for_line
+from runs import Program, committed, exact, same_bits, wait_for_line
 
 pytestmark = pytest.mark.slow  # six processes, each of which imports TensorFlow
 

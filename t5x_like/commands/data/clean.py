@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_like.checks import whole
 from t5x_like.commands import common
 from t5x_like.commands.data import corpus
 
@@ -22,7 +23,9 @@ def add_parser(actions: Any) -> None:
     parser.add_argument("--field", default="text", help="the key of the text (default text)")
     corpus.add_stages(parser, required=True)
     parser.add_argument("--output", required=True, metavar="DIRECTORY", help="where the documents and the counts go")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that work at the same time (default 1)")
+    parser.add_argument(
+        "--processes", type=whole("--processes", 1), default=1, metavar="N", help="that work at once (default 1)"
+    )
     common.add_modules(parser)
     common.add_json(parser)
 
@@ -34,10 +37,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     from t5x_like.data.cleaning.cleaner import from_flag
     from t5x_like.data.cleaning.corpus import Corpus, clean_corpus
-    from t5x_like.errors import UserError
 
-    if options.processes < 1:
-        raise UserError(f"--processes is {options.processes}; it must be at least 1")
     found, stages = Corpus(path=options.input, field=options.field), from_flag(options.stages)
     counts = clean_corpus(found, stages, Path(options.output).expanduser(), options.processes)
     if options.json:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_like.checks import whole
 from t5x_like.commands import common
 from t5x_like.commands.data import corpus
 
@@ -22,8 +23,12 @@ def add_parser(actions: Any) -> None:
         allow_abbrev=False,
     )
     common.add_config(parser)
-    parser.add_argument("--examples", type=int, default=3, metavar="N", help="rows to show as text (default 3)")
-    parser.add_argument("--rows", type=int, default=256, metavar="N", help="rows to measure, at least (default 256)")
+    parser.add_argument(
+        "--examples", type=whole("--examples", 0), default=3, metavar="N", help="rows to show as text (default 3)"
+    )
+    parser.add_argument(
+        "--rows", type=whole("--rows", 1), default=256, metavar="N", help="rows to measure, at least (default 256)"
+    )
     common.add_modules(parser)
     common.add_json(parser)
 
@@ -34,12 +39,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     from t5x_like.data.id_bounds import bounded
     from t5x_like.data.inspection import inspect
-    from t5x_like.errors import UserError
     from t5x_like.frontends import configdict
 
-    for flag, value, least in (("--examples", options.examples, 0), ("--rows", options.rows, 1)):
-        if value < least:
-            raise UserError(f"{flag} is {value}; it must be at least {least}")
     experiment = configdict.load(options.config, rest)
     data = experiment.data
     opened = data.task.stream(data.split) if data.streaming else data.task.open(data.split)

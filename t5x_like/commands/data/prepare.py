@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from t5x_like.checks import whole
 from t5x_like.commands import common
 from t5x_like.commands.data import corpus
 from t5x_like.distributed.interruption import Interruption
@@ -36,10 +37,14 @@ def add_parser(actions: Any) -> None:
     corpus.add_stages(parser, required=False)
     parser.add_argument("--output", required=True, metavar="DIRECTORY", help="where shards and manifest.json go")
     parser.add_argument(
-        "--shard-tokens", type=int, default=1 << 27, metavar="N", help="tokens of a shard at most (default 2^27)"
+        "--shard-tokens",
+        type=whole("--shard-tokens", 1),
+        default=1 << 27,
+        metavar="N",
+        help="tokens of a shard at most (default 2^27)",
     )
     parser.add_argument(
-        "--processes", type=int, default=0, metavar="N", help="that work at the same time (default one a core)"
+        "--processes", type=whole("--processes", 1), metavar="N", help="that work at the same time (default one a core)"
     )
     common.add_modules(parser)
     common.add_json(parser)
@@ -55,7 +60,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     output = epath.Path(options.output).expanduser()
     plan = _plan(options, rest)
     setup = functools.partial(common.import_modules, options.module) if options.module else None
-    processes = options.processes if options.processes else usable_cores()
+    processes = options.processes or usable_cores()
     with Interruption() as interruption, _Bar(interruption) as bar:
         try:
             manifest = prepare(plan, output, processes=processes, setup=setup, progress=bar.show)
@@ -82,6 +87,11 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> Any:
     return Plan(task=task, splits=splits, cleaner=cleaner_of(task, options.stages), shard_tokens=options.shard_tokens)
 
 
+def _megabytes(size: int) -> int:
+    """Rounded up, so that what is small has one too."""
+    return max(-(-size // _MEGABYTE), 1)
+
+
 class _StoppedError(Exception):
     """The user, or a scheduler, has asked to stop."""
 
@@ -105,12 +115,12 @@ class _Bar:
             self.close()
             self._name, self._began = done.name, self._shown
             self._progress = Progress(
-                done.total // _MEGABYTE, done.read // _MEGABYTE, unit=f"{done.name}: MB", clock=self._clock
+                _megabytes(done.total), _megabytes(done.read), unit=f"{done.name}: MB", clock=self._clock
             )
         self._shown = self._clock()
         seconds = max(self._shown - self._began, 1e-9)
         numbers = {"documents": done.documents, "tokens/s": done.tokens / seconds} if done.tokens else {}
-        self._progress.update(done.read // _MEGABYTE, numbers)
+        self._progress.update(_megabytes(done.read), numbers)
 
     def close(self) -> None:
         """Ends the bar of the pass."""

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_like.checks import real, whole
 from t5x_like.commands import common
 from t5x_like.commands.data import corpus
 
@@ -20,25 +21,27 @@ def add_parser(actions: Any) -> None:
     )
     corpus.add_flags(parser)
     parser.add_argument("--split", default="train", help="the split to train on (default train)")
-    parser.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="pieces in all (default 4096)")
+    parser.add_argument(
+        "--vocab-size", type=whole("--vocab-size", 1), default=4096, metavar="N", help="pieces in all (default 4096)"
+    )
     parser.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram", help="default unigram")
     parser.add_argument(
         "--character-coverage",
-        type=float,
+        type=real("--character-coverage", 0, 1),
         default=0.9995,
         metavar="SHARE",
         help="of all characters; the rarest kinds are spelled in bytes (default 0.9995)",
     )
     parser.add_argument(
         "--sentinels",
-        type=int,
+        type=whole("--sentinels", 0),
         default=0,
         metavar="N",
         help="of the pieces, to mark dropped spans: <extra_id_0> is the last, and T5 has 100 (default 0)",
     )
     parser.add_argument(
         "--sample-mb",
-        type=float,
+        type=real("--sample-mb", 0),
         default=50.0,
         metavar="MB",
         help="of a larger split, fit to sentences of about so many million bytes, drawn evenly; 0 for all (default 50)",
@@ -59,10 +62,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     output = epath.Path(options.output).expanduser()
     if output.exists():
         raise UserError(f"--output: there is a file {output} already; choose another name")
-    if not 0 < options.character_coverage <= 1:
-        raise UserError(f"--character-coverage is {options.character_coverage}; it must be above 0 and at most 1")
-    if options.sample_mb < 0:
-        raise UserError(f"--sample-mb is {options.sample_mb:g}; it must be above 0, or 0 for all of the split")
+    if not options.character_coverage:
+        raise UserError("--character-coverage is 0; it must be above 0 and at most 1")
     task = corpus.task(options, rest, "data train-tokenizer")
     model = tokenizer.train(
         task.texts(options.split),

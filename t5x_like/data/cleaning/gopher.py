@@ -59,7 +59,7 @@ class GopherQuality:
             self, 0, "max_symbols", "max_bullets", "max_ellipsis_lines", "min_alphabetic", "min_stop_words"
         )
         for least, most in (("min_words", "max_words"), ("min_mean_length", "max_mean_length")):
-            if getattr(self, most) < getattr(self, least):
+            if not getattr(self, most) >= getattr(self, least):  # NaN is not either
                 raise ExperimentError(most, f"{getattr(self, most)} is below {least}={getattr(self, least)}; raise it")
 
     def clean(self, text: str) -> Outcome:

@@ -58,6 +58,8 @@ class GopherRepetition:
                     field,
                     f"{len(getattr(self, field))} limits; give {len(lengths)}, for n = {lengths[0]} to {lengths[-1]}",
                 )
+            if not all(limit >= 0 for limit in getattr(self, field)):
+                raise ExperimentError(field, f"{getattr(self, field)} are no limits; each must be at least 0")
 
     def clean(self, text: str) -> Outcome:
         """See the class."""

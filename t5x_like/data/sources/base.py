@@ -15,7 +15,7 @@ from t5x_like.data import local_cache
 from t5x_like.data.sources import faults
 from t5x_like.data.sources.faults import Fault, UnreadableError
 from t5x_like.data.sources.paths import explained, file_digest
-from t5x_like.data.sources.streams import Guarded
+from t5x_like.data.sources.streams import DEFAULT_WINDOW, Guarded
 from t5x_like.errors import ExperimentError, UserError
 
 UNITS = ("file", "block", "line")
@@ -33,6 +33,7 @@ class Options:
       unit: what a document is in a plain text file: the whole `file`, a `block` up to a blank line, or a `line`.
       on_error: `stop` at what cannot be read, or `skip` and count it.
       max_line_bytes: the longest line, or record of another format, that is taken into memory.
+      max_window_bytes: the largest window of a zstd file that is taken into memory.
       data_dir: where TFDS keeps its datasets; empty for its own default.
       data_split: the split of a TFDS dataset.
       where: the section of the experiment these are from, for errors.
@@ -43,6 +44,7 @@ class Options:
     unit: str = "file"
     on_error: str = "stop"
     max_line_bytes: int = 64 << 20
+    max_window_bytes: int = DEFAULT_WINDOW
     data_dir: str = ""
     data_split: str = "train"
     where: str = "data.task"
@@ -206,6 +208,9 @@ class Reader(Iterator[tuple[int, str]]):
 
     def _unbroken(self, start: int) -> Generator[str | Fault, None, None]:
         """The records from `start` on, up to the end or to where the file breaks off."""
+        if not self._shard.seen.size:  # of any format: jobs write a shard for each worker, with nothing in some
+            self._skip_rest(faults.EMPTY_FILE, "")
+            return
         try:
             yield from self._shard.records(start)
         except UnreadableError as fault:
@@ -223,10 +228,11 @@ class Reader(Iterator[tuple[int, str]]):
 
     def _skip_rest(self, kind: str, problem: str) -> None:
         file, where = self._shard.file, f"{self._shard.options.where}.path"
-        if self._shard.options.on_error == "skip":
+        if kind == faults.LARGE_WINDOW:
+            option = f"{self._shard.options.where}.max_window_bytes"
+            raise ExperimentError(where, f"{file} cannot be read: {problem}; raise {option}")
+        if kind in faults.HARMLESS or self._shard.options.on_error == "skip":
             self.skipped[kind] += 1
-        elif kind == faults.EMPTY_FILE:
-            raise ExperimentError(where, f"there is no document in {file}")
         elif kind == faults.DAMAGED_FILE:
             raise ExperimentError(where, f"{file} cannot be read: {problem}")
         else:

@@ -7,6 +7,7 @@ DAMAGED_FILE = "damaged_file"  # cut short, or not what its name says; what came
 DAMAGED_RECORD = "damaged_record"
 EMPTY_FILE = "empty_file"
 EMPTY_DOCUMENT = "empty_document"
+LARGE_WINDOW = "large_window"  # of zstd; a setting reads it, so that it is never left out
 LONE_SURROGATE = "lone_surrogate"
 MISSING_FIELD = "missing_field"
 NOT_A_PAGE = "not_a_page"
@@ -17,7 +18,7 @@ UNKNOWN_ENCODING = "unknown_encoding"
 WRONG_TYPE = "wrong_type"
 
 # What a sound corpus has too, so that it never stops a run: nothing to train on, and what a crawl fetched beside pages.
-HARMLESS = (EMPTY_DOCUMENT, NOT_A_PAGE, BROKEN_ANSWER, UNKNOWN_ENCODING)
+HARMLESS = (EMPTY_DOCUMENT, EMPTY_FILE, NOT_A_PAGE, BROKEN_ANSWER, UNKNOWN_ENCODING)
 
 
 class Fault(NamedTuple):

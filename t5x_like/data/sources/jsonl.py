@@ -20,7 +20,7 @@ class JsonLines(Shard):
         """What each line holds that is not blank."""
         limit, number = self.options.max_line_bytes, 0
         with self.open() as stream:
-            content = without_mark(blocks(stream, self.file.name))
+            content = without_mark(blocks(stream, self.file.name, self.options.max_window_bytes))
             for line_number, line in enumerate(lines(content, limit), 1):
                 if line is not None and (not line or line.isspace()):
                     continue

@@ -85,6 +85,10 @@ class Parquet(Shard):
         path = [field] if field in schema.names else field.split(".")
         kind: Any = pa.struct(schema)
         for name in path:
+            if pa.types.is_struct(kind) and len(kind.get_all_field_indices(name)) > 1:
+                raise UnreadableError(
+                    faults.WRONG_TYPE, f"there are several columns {name!r}; give each a name of its own"
+                )
             if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
                 raise UnreadableError(faults.MISSING_FIELD, missing(field, schema.names, self.options.where))
             kind = kind.field(name).type

@@ -1,8 +1,10 @@
 """Where files are: on a disk, an object store or in the package, and what their content's digest is."""
 
 import contextlib
+import glob
 import hashlib
 import posixpath
+import urllib.parse
 from collections.abc import Iterator, Sequence
 
 from etils import epath
@@ -20,8 +22,19 @@ def resolve(path: str) -> epath.Path:
     """The place that a path of an experiment stands for.
 
     Args:
-      path: on a disk, on an object store (`gs://`, `s3://`), or `package:NAME` for a file that ships with the program.
+      path: on a disk (`file://` may be before it), on an object store (`gs://`, `s3://`), or `package:NAME` for a file
+        that ships with the program.
+
+    Raises:
+      UserError: for an address on the web, of which parts cannot be read.
     """
+    scheme, _, rest = path.partition("://")
+    if scheme.lower() == "file":
+        return epath.Path(urllib.parse.unquote("/" + rest.removeprefix("localhost").lstrip("/")))
+    if rest and scheme.lower() in ("http", "https", "ftp"):
+        raise UserError(
+            f"{path} is on the web; download it, and give a file on a disk or an object store (gs://, s3://)"
+        )
     if path.startswith(SHIPPED):
         return _CORPORA / path.removeprefix(SHIPPED)
     return epath.Path(path).expanduser()
@@ -116,9 +129,12 @@ def joint_digest(digests: Iterator[str]) -> str:
 def _glob(pattern: epath.Path) -> Iterator[epath.Path]:
     """Matches of a pattern; wildcards may be in any of its parts."""
     parts = pattern.parts
-    first = next(i for i, part in enumerate(parts) if is_glob(part))
+    first = literal = next(i for i, part in enumerate(parts) if is_glob(part))
+    # A directory may have a bracket in its name as well.
+    while literal < len(parts) - 1 and (not is_glob(parts[literal]) or epath.Path(*parts[: literal + 1]).exists()):
+        literal += 1
     base = epath.Path(*parts[:first]) if first else epath.Path(".")
-    return iter(base.glob(posixpath.join(*parts[first:])))
+    return iter(base.glob(posixpath.join(*map(glob.escape, parts[first:literal]), *parts[literal:])))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 from t5x_like.data.sources.base import Shard
 from t5x_like.data.sources.faults import Fault, too_long
 from t5x_like.data.sources.fields import decoded
-from t5x_like.data.sources.streams import blocks, lines, without_mark
+from t5x_like.data.sources.streams import BYTE_ORDER_MARK, blocks, lines, without_mark
 
 
 class PlainText(Shard):
@@ -21,7 +21,7 @@ class PlainText(Shard):
     def records(self, start: int) -> Iterator[str | Fault]:
         """What each document holds."""
         with self.open() as stream:
-            content = without_mark(blocks(stream, self.file.name))
+            content = without_mark(blocks(stream, self.file.name, self.options.max_window_bytes))
             documents = {"file": self._whole, "block": self._blocks, "line": self._lines}[self.options.unit](content)
             for number, (place, document) in enumerate(documents):
                 if number < start:
@@ -43,7 +43,7 @@ class PlainText(Shard):
             if size > self.options.max_line_bytes:
                 yield "its document", None
                 return
-        yield "its document", b"".join(parts)
+        yield "its document", b"".join(parts).replace(b"\n" + BYTE_ORDER_MARK, b"\n")  # of files that were joined
 
     def _lines(self, content: Iterator[bytes]) -> Iterator[tuple[str, bytes | None]]:
         for number, line in enumerate(lines(content, self.options.max_line_bytes), 1):

@@ -33,7 +33,7 @@ class Warc(Shard):
     def records(self, start: int) -> Iterator[str | Fault]:
         """What each conversion or response holds."""
         with self.open() as stream:
-            archive = self._archive(Blocks(blocks(stream, self.file.name)))
+            archive = self._archive(Blocks(blocks(stream, self.file.name, self.options.max_window_bytes)))
             for number, record in enumerate(archive):
                 if number >= start:
                     yield self._text(record, f"record {number + 1}")

@@ -1,1 +1,1 @@
-"""Reading compiled programs: XLA's own text of what a device will run, in the order it will run it."""
+"""Analysis of compiled programs: the optimised, scheduled HLO text of one device."""

@@ -1,4 +1,4 @@
-"""Every collective of a compiled program: what it moves, over which axes of the mesh, how often, and what hides it.
+"""The collectives of a compiled program: bytes, mesh axes, executions, and overlap with computation.
 
 The TPU compiler makes a collective asynchronous in two ways: as a pair `…-start`, `…-done`, or woven into the
 computations that run meanwhile ("async collective fusion"), where the same collective is written into each of a chain
@@ -54,7 +54,7 @@ class Collective:
     hosts: int = 1
 
     def to_json(self) -> dict[str, object]:
-        """Plain values, `asynchronous` being called `async`."""
+        """Plain values, with `asynchronous` under the name `async`."""
         values = dataclasses.asdict(self)
         values["async"] = values.pop("asynchronous")
         return values
@@ -62,7 +62,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class _Site:
-    """Where a collective is started: the instruction itself, and in which part of the schedule it is asynchronous."""
+    """The start of a collective: its instruction, and the part of the schedule in which it is asynchronous."""
 
     instruction: Instruction
     operand_bytes: int
@@ -111,7 +111,7 @@ def collectives(
 
 
 def participants(attributes: str, mesh_shape: Mapping[str, int]) -> np.ndarray:
-    """Groups of device numbers that talk to each other, int [groups, devices of a group].
+    """The replica groups of a collective, int [groups, devices of a group].
 
     Args:
       attributes: a collective's, with its `replica_groups` or `source_target_pairs` in any of HLO's spellings.
@@ -138,21 +138,21 @@ def axes_of(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> list[str]:
 
 
 def gather_overlap(found: Sequence[Collective]) -> float:
-    """The asynchronous share of the bytes that all-gathers give; 1 where there are none."""
+    """The asynchronous share of the bytes of all-gathers; 1 without any."""
     gathers = [c for c in found if c.kind == "all-gather"]
     total = sum(c.bytes for c in gathers)
     return sum(c.bytes for c in gathers if c.asynchronous) / total if total else 1.0
 
 
 def wire_bytes(collective: Collective) -> float:
-    """What one device sends in a step, with the best algorithm on a ring (Chan et al. 2007, section 4)."""
+    """Bytes that a device sends in a step, by the best algorithm on a ring (Chan et al. 2007, section 4)."""
     share = (collective.group - 1) / collective.group if collective.group > 1 else 0.0
     factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(collective.kind, share)
     return factor * collective.bytes
 
 
 def _mesh_groups(sizes_text: str, axes_text: str) -> np.ndarray:
-    """Groups that are written as axes of a mesh: `mesh['a'=4,'b'=2] {'a'}`, perhaps of parts of one, `'a':(2)2`."""
+    """Replica groups in the notation of mesh axes: `mesh['a'=4,'b'=2] {'a'}`, perhaps of parts of one, `'a':(2)2`."""
     sizes = {name: int(size) for name, size in _AXIS.findall(sizes_text)}
     ids = np.arange(int(np.prod([*sizes.values()], dtype=int)))
     split: list[int] = []  # the mesh's dimensions, each cut where a part of it is named
@@ -171,7 +171,7 @@ def _mesh_groups(sizes_text: str, axes_text: str) -> np.ndarray:
 
 
 def _sites(module: Module, computation: Computation) -> list[_Site]:
-    """The collectives that a part of the schedule starts."""
+    """The collectives that start in a part of the schedule."""
     order = list(computation)
     sites = []
     for at, instruction in enumerate(order):
@@ -187,7 +187,7 @@ def _sites(module: Module, computation: Computation) -> list[_Site]:
 
 
 def _sent(computation: Computation, order: list[Instruction], send: Instruction, kind: str) -> _Site:
-    """A collective between slices, which the hosts' runtime carries out: what is sent comes back as its result."""
+    """A collective between slices, which the hosts' runtime carries out by a send and a receive."""
     meeting = _MEETING.findall(send.attributes)
     back = next(
         (i for i, o in enumerate(order) if o.opcode == "recv" and _MEETING.findall(o.attributes) == meeting), -1
@@ -199,7 +199,7 @@ def _sent(computation: Computation, order: list[Instruction], send: Instruction,
 
 
 def _fused(module: Module, order: list[Instruction], at: int) -> list[_Site]:
-    """The collective that a fusion starts, or is; none for a later part of a chain."""
+    """The collective of a fusion; none for a later part of a chain."""
     inner = module.computations.get(order[at].called.get("calls", ""))
     if inner is None:
         return []
@@ -226,7 +226,7 @@ def _operand_bytes(computation: Computation, instruction: Instruction) -> int:
 
 
 def _hidden(order: list[Instruction], start: int) -> tuple[int, bool]:
-    """Cycles of the work scheduled until what a start gives is waited for, and whether there is any."""
+    """Cycles of the instructions scheduled between a start and its done, and whether there are any."""
     carried = {order[start].name}
     cycles, work = 0, False
     for instruction in order[start + 1 :]:

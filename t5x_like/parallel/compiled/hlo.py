@@ -1,4 +1,4 @@
-"""An optimised HLO module's text as instructions.
+"""A parser of optimised HLO text.
 
 The text is what `jax.stages.Compiled.as_text()` gives: computations, of which one is the entry, each a list of
 instructions `%name = shape opcode(operands), attribute=value, …` in the order of the schedule.
@@ -35,7 +35,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without the padding that a tiled layout adds."""
+        """Its bytes, without the padding of a tiled layout."""
         if self.dtype in _BITS:
             bits = _BITS[self.dtype]
         else:
@@ -71,12 +71,12 @@ class Instruction:
 
     @functools.cached_property
     def arrays(self) -> tuple[Array, ...]:
-        """Every array of what it gives, a tuple's in order."""
+        """The arrays of its result, those of a tuple in order."""
         return arrays(self.shape_text)
 
     @functools.cached_property
     def op_name(self) -> str:
-        """Where it comes from, as JAX named it while tracing; empty where XLA made it."""
+        """JAX's name of the operation it was traced from; empty for an instruction of XLA's own."""
         found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
         return found[1] if found else ""
 
@@ -96,20 +96,20 @@ class Instruction:
 
     @property
     def cycles(self) -> int:
-        """What the TPU compiler expects it to take, in cycles of the tensor core; 0 where it says nothing."""
+        """The TPU compiler's estimate of its cycles of the tensor core; 0 without one."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
         return int(found[1]) if found else 0
 
     @property
     def kernel_cycles(self) -> int:
-        """What `roofline.annotated` expects a kernel to take, whose time is counted with the kernels'; else 0."""
+        """The cycles that `roofline.annotated` gives a kernel, whose time counts with the kernels'; else 0."""
         found = re.search(r'"kernel_cycles":"(\d+)"', self.attributes)
         return int(found[1]) if found else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """Instructions in the order they run.
+    """A computation: instructions in the order of the schedule.
 
     Attributes:
       name: without `%`.
@@ -124,7 +124,7 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """What it gives."""
+        """Its last instruction, the result."""
         return next((i for i in self if i.root), [*self.instructions.values()][-1])
 
     @functools.cached_property
@@ -159,7 +159,7 @@ def arrays(shape_text: str) -> tuple[Array, ...]:
 
 
 def parse(text: str) -> Module:
-    """A module's text as its computations.
+    """The computations of a module's text.
 
     Raises:
       ValueError: where the text has no entry.
@@ -183,7 +183,7 @@ def parse(text: str) -> Module:
 
 
 def _joined(text: str) -> Iterator[str]:
-    """The text's lines, with those that an attribute of several lines goes on in put together."""
+    """The text's lines, each with the further lines of an attribute that spans several."""
     joined = ""
     for line in text.split("\n"):
         whole = joined + line
@@ -215,7 +215,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, start: int) -> int:
-    """Behind the parenthesis that closes the one at `start`."""
+    """The index after the parenthesis that closes the one at `start`."""
     depth = 0
     for found in re.finditer(r"[()]", text[start:]):
         depth += 1 if found[0] == "(" else -1

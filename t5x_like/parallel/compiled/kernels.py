@@ -1,6 +1,6 @@
-"""Hand-written kernels in a compiled program, which XLA sees as custom calls and knows nothing of.
+"""Hand-written kernels (Pallas, cuDNN) in a compiled program, which to XLA are opaque custom calls.
 
-What they compute follows from their names and shapes. Shapes: b batch, h heads, t queries, s keys, e head width.
+Their FLOPs follow from their names and shapes. Shapes: b batch, h heads, t queries, s keys, e head width.
 
 The TPU compiler's own grouped product (`jax.lax.ragged_dot`) is such a kernel too. How many of its rows are in a group
 is known when it runs; how many there are if every device gets its even share is what the caller says.
@@ -51,7 +51,7 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Visible:
-    """Which pairs of query and key attention kernels compute, packing aside.
+    """The mask of attention without packing: the pairs of query and key that a kernel computes.
 
     Attributes:
       causal: whether they leave out the keys after a query.
@@ -121,7 +121,7 @@ def _grouped(computation: Computation, call: Instruction, count: int, share: flo
 
 
 def of(computation: Computation, call: Instruction, count: int, visible: Visible) -> Kernel:
-    """What a kernel's calls at one place are, from its name and shapes."""
+    """A kernel's calls at one place of the program, from its name and shapes."""
     name = call.op_name.rpartition("/pallas_call")[0].rpartition("/")[2] or call.target
     operands = _operands(computation, call)
     products = next((n for part, n in _PRODUCTS if part in _full_name(name, call)), 0)

@@ -1,4 +1,4 @@
-"""How often each computation of a program runs: once for each turn of the loops it stands in."""
+"""Execution counts of a program's computations: the product of the trip counts of the loops around them."""
 
 import re
 
@@ -14,7 +14,7 @@ _PASSING = ("copy", "bitcast", "copy-start", "copy-done", "convert", "reshape", 
 
 
 def executions(module: Module) -> dict[str, float]:
-    """How often each computation runs in one run of the program.
+    """The executions of each computation in one run of the program.
 
     Of a conditional's branches each counts as run, as which one runs is not known, but for those named `RARELY`.
     """
@@ -33,7 +33,7 @@ def executions(module: Module) -> dict[str, float]:
 
 
 def scheduled(module: Module) -> list[Computation]:
-    """The computations whose instructions run one after the other: the entry, loops' bodies, branches, calls.
+    """The computations that are scheduled: the entry, bodies of loops, branches, calls.
 
     What is called by a fusion or a reduction is part of one instruction and not among them.
     """
@@ -52,7 +52,7 @@ def scheduled(module: Module) -> list[Computation]:
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int:
-    """How often a `while` goes round: what XLA wrote beside it, or else from its counter's start, step and bound.
+    """The trip count of a `while`: as XLA notes it, or else from its counter's start, step and bound.
 
     Returns:
       1 where the counter cannot be made out, which makes every figure too small and never too large.
@@ -118,7 +118,7 @@ def _followed(computation: Computation, instruction: Instruction | None) -> Inst
 
 
 def _index(condition: Computation, side: Instruction | None) -> int | None:
-    """Which element of the loop's state this is; None where it is not one."""
+    """The index of an element of the loop's state; None for another value."""
     side = _followed(condition, side)
     if side is None or side.opcode != "get-tuple-element":
         return None
@@ -128,7 +128,7 @@ def _index(condition: Computation, side: Instruction | None) -> int | None:
 def _value(
     condition: Computation, side: Instruction | None, computation: Computation, start: Instruction | None
 ) -> int | None:
-    """An integer that is constant, or with which the loop's state starts."""
+    """An integer constant, or the first value of an element of the loop's state."""
     index = _index(condition, side)
     if index is not None:
         if start is None or start.opcode != "tuple":
@@ -143,7 +143,7 @@ def _value(
 
 
 def _step(body: Computation, index: int | None) -> int:
-    """By how much the body moves an element of its state; 0 where it leaves it."""
+    """The step by which the body moves an element of its state; 0 for an unchanged one."""
     if index is None or body.root.opcode != "tuple":
         return 1
     moved = _followed(body, body.instructions.get(body.root.operands[index]))
@@ -158,7 +158,7 @@ def _step(body: Computation, index: int | None) -> int:
 
 
 def _outside(outer: Computation, fusion: Instruction, inner: Computation, name: str) -> Instruction | None:
-    """What a fused computation's operand is outside the fusion."""
+    """The operand outside the fusion of a fused computation's parameter."""
     operand = _followed(inner, inner.instructions.get(name))
     if operand is None or operand.opcode != "parameter":
         return operand

@@ -1,4 +1,4 @@
-"""What a compiled program keeps in a device's memory, and arrays in it that are larger than they should be."""
+"""Memory of a compiled program: state, stacked activations and gradients, and arrays that are not sharded."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ from t5x_like.parallel.compiled.hlo import Array, Computation, Instruction, Modu
 
 @dataclasses.dataclass(frozen=True)
 class Oversized:
-    """An array that a device holds whole.
+    """An array that should be sharded and is whole on a device.
 
     Attributes:
       rule: which it breaks, such as `[vocab, embed]`.
@@ -38,7 +38,7 @@ def state_bytes(tree: Any) -> int:
 
 
 def stacked_bytes(module: Module) -> dict[str, int]:
-    """What loops write one layer's part of at each turn: residuals that the backward pass reads, and gradients.
+    """Bytes of arrays that loops write a layer at a time: activations kept for the backward pass, and gradients.
 
     Returns:
       `activations`, written by loops of the forward pass, and `gradients`, by loops of the backward pass; both 0 for
@@ -112,7 +112,7 @@ def _broken(
 
 
 def _written(body: Computation, loop: Instruction) -> list[tuple[int, Array]]:
-    """The elements of a loop's state that its body does not hand on as they came."""
+    """The elements of a loop's state that its body changes."""
     if body.root.opcode != "tuple":
         return []
     written = []

@@ -17,7 +17,7 @@ LIBRARY = "__cublas$"
 
 
 def flops(module: Module) -> float:
-    """Of one device in one run: two for each multiplication that is not with padding."""
+    """FLOPs of one device in one run: two for each multiplication that is not with padding."""
     counts = loops.executions(module)
     return sum(
         counts[computation.name] * of(computation, instruction)
@@ -33,7 +33,7 @@ def is_product(instruction: Instruction) -> bool:
 
 
 def of(computation: Computation, product: Instruction) -> float:
-    """One product's, each time it runs."""
+    """FLOPs of one product, each time it runs."""
     left, right = (computation.instructions[name].arrays[0].dims for name in product.operands[:2])
     result = product.arrays[0].dims
     if product.opcode != "convolution":
@@ -72,7 +72,7 @@ def _convolution(attributes: str, left: tuple[int, ...], right: tuple[int, ...],
 def _useful(
     left: int, result: int, window: int, *, stride: int, pad: int, left_dilation: int, right_dilation: int
 ) -> int:
-    """How many pairs of an output and a place of the window meet an input, and neither padding nor a dilation's gap."""
+    """Pairs of an output and a place of the window that meet an input, not padding or the gap of a dilation."""
     places = np.arange(window)[:, None] * right_dilation + np.arange(result)[None] * stride - pad
     return int(((places >= 0) & (places % left_dilation == 0) & (places // left_dilation < left)).sum())
 

@@ -1,4 +1,4 @@
-"""How long each instruction of a GPU's program takes at best, written where the TPU compiler writes its own estimate.
+"""A roofline of each instruction of a GPU's program, in the place of the TPU compiler's own estimate.
 
 XLA for GPUs puts no estimate into its text. Here each instruction gets the larger of its products at the chip's peak
 and of what it reads and writes at the memory's bandwidth (Williams et al. 2009), as cycles of the chip's clock, so that
@@ -50,7 +50,7 @@ def seconds(module: Module, computation: Computation, instruction: Instruction, 
 
 
 def moved_bytes(module: Module, computation: Computation, instruction: Instruction) -> int:
-    """What an instruction reads from and writes to main memory; of an array of which it takes a part, the part."""
+    """Bytes that an instruction reads from and writes to main memory; a slice counts as a slice."""
     inner = module.computations.get(instruction.called.get("calls", "")) if instruction.opcode == "fusion" else None
     if inner is not None:
         return sum(_read(inner, number) for number in inner.parameters) + _written(inner)
@@ -93,7 +93,7 @@ def _size(instruction: Instruction) -> int:
 
 
 def _users(computation: Computation, name: str) -> list[Instruction]:
-    """What takes a value, those that only hand it on left out."""
+    """The users of a value, through instructions that only pass it on."""
     found = []
     for instruction in computation:
         if name in instruction.operands:
@@ -102,7 +102,7 @@ def _users(computation: Computation, name: str) -> list[Instruction]:
 
 
 def _read(inner: Computation, number: int) -> int:
-    """What a fusion reads of one of its operands."""
+    """Bytes that a fusion reads of one of its operands."""
     parameter = inner.parameters[number]
     users = _users(inner, parameter.name)
     if users and all(user.opcode in _SLICES for user in users):
@@ -113,7 +113,7 @@ def _read(inner: Computation, number: int) -> int:
 
 
 def _written(inner: Computation) -> int:
-    """What a fusion writes: where it puts a part into an array, the part."""
+    """Bytes that a fusion writes; of an update in place, the update."""
     roots = [inner.root]
     if inner.root.opcode == "tuple":
         roots = [inner.instructions[name] for name in inner.root.operands]
@@ -128,7 +128,7 @@ def _written(inner: Computation) -> int:
 
 
 def _into(inner: Computation, update: Instruction, parameter: Instruction) -> bool:
-    """Whether a part is put into this very array, and is not itself the array."""
+    """Whether an operand is the array that an update in place changes."""
     at = inner.instructions.get(update.operands[0])
     while at is not None and at.opcode in _PASSING:
         at = inner.instructions.get(at.operands[0])

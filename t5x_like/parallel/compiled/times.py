@@ -1,4 +1,4 @@
-"""How long a compiled step should take: the compiler's own cycles, and analytic terms for what it does not estimate.
+"""The estimated time of a compiled step: the compiler's cycles, and rooflines of kernels and collectives.
 
 The TPU compiler writes beside each instruction how many cycles of the tensor core it expects it to take. It says
 nothing of kernels, and of collectives that run by themselves. For these a roofline stands in.
@@ -16,7 +16,7 @@ from t5x_like.parallel.topologies import Chip
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Seconds of one step, by what they go into; the step is their sum.
+    """The terms of a step's time, in seconds.
 
     Attributes:
       scheduled: the compiler's cycles of everything in the schedule that it estimates; matrix products that carry
@@ -32,7 +32,7 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Their sum."""
         return self.scheduled + self.kernels + self.exposed_collectives
 
 
@@ -70,7 +70,7 @@ def kernel_seconds(kernel: Kernel, chip: Chip) -> float:
 
 
 def collective_seconds(collective: Collective, chip: Chip, dcn_axes: Sequence[str] = ()) -> float:
-    """What a collective takes by itself over a step, at the whole bandwidth of its network.
+    """Seconds of a collective by itself over a step, at the whole bandwidth of its network.
 
     Between hosts of GPUs each GPU of a group sends its share through its own network card, while NVLink carries what
     stays in the host (NCCL's rings over all cards): the slower of the two counts.
@@ -87,7 +87,7 @@ def collective_seconds(collective: Collective, chip: Chip, dcn_axes: Sequence[st
 
 
 def exposed_seconds(collective: Collective, chip: Chip, dcn_axes: Sequence[str] = ()) -> float:
-    """What of a collective no other work hides."""
+    """Seconds of a collective that no computation overlaps."""
     alone = collective_seconds(collective, chip, dcn_axes)
     if not collective.asynchronous:
         return alone
