@@ -3,6 +3,9 @@
 import pytest
 from runs import TINY, Program, committed, complaint, same_bits
 
+KV_HEADS = ("--config.model.decoder.layer.attention.kv_heads=2",)
+HIDDEN = "--config.model.decoder.layer.feed_forward.hidden=64"
+
 
 def train(tmp_path, *overrides):
     return complaint("train", *TINY, f"--workdir={tmp_path}/run", *overrides)
@@ -25,7 +28,7 @@ BAD = {
         [
             "--config.data.split=trian",
             "--config.parallelism.tensor=2",
-            "--config.model.decoder.layer.attention.kv_heads=2",
+            *KV_HEADS,
         ],
         "data.split: data.task.splits has no 'trian'; did you mean 'train'?",
     ),
@@ -49,7 +52,7 @@ BAD = {
         [
             "--config.model.vocab_size=100",
             "--config.parallelism.tensor=2",
-            "--config.model.decoder.layer.attention.kv_heads=2",
+            *KV_HEADS,
         ],
         "model.vocab_size: 100 rows cannot hold the 4096 ids of task and objective; use at least 4096",
     ),
@@ -62,7 +65,7 @@ BAD = {
         [
             "--config.initialize.checkpoint=nowhere",
             "--config.parallelism.tensor=2",
-            "--config.model.decoder.layer.attention.kv_heads=2",
+            *KV_HEADS,
         ],
         "initialize.checkpoint: there is nothing at",
     ),
@@ -91,7 +94,7 @@ def test_a_wrong_corpus_is_named(tmp_path, content, expected):
     corpus = tmp_path / "corpus.jsonl"
     if content is not None:
         corpus.write_text(content)
-    fits = ("--config.parallelism.tensor=2", "--config.model.decoder.layer.attention.kv_heads=2")
+    fits = ("--config.parallelism.tensor=2", *KV_HEADS)
     flags = [flag for flag in TINY if "splits" not in flag]
     said = complaint("train", *flags, f"--workdir={tmp_path}/run", text_task(corpus), *fits)
     assert expected in said
@@ -131,9 +134,7 @@ def run(tmp_path_factory, hasty_environment):
 def test_a_workdir_of_another_experiment_is_left_alone(run):
     program, workdir = run
     before = committed(workdir, 10)
-    _, err = program.train(
-        workdir, "--config.optimizer.learning_rate=0.5", "--config.model.decoder.layer.feed_forward.hidden=64", status=2
-    )
+    _, err = program.train(workdir, "--config.optimizer.learning_rate=0.5", HIDDEN, status=2)
     assert "holds a run of another experiment: model.mlp was 32 and is 64; optimizer.learning_rate was 0.02" in err
     same_bits(committed(workdir, 10), before)
 
