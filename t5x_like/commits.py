@@ -74,6 +74,7 @@ class Commits:
         self.totals = Totals()
         self._experiment, self._store, self._fingerprint = experiment, store, fingerprint
         self._lease, self._before, self._began = lease, Totals(), began
+        self._frozen: frozenset[str] = frozenset()
 
     def latest(self) -> int | None:
         """The step of the latest commit; None where there is none.
@@ -98,6 +99,7 @@ class Commits:
         Raises:
           UserError: when the commit cannot be read, or is of another experiment or other data.
         """
+        self._frozen = run.frozen_paths()
         latest = None if first else self._store.latest()
         if latest is None:
             return Start((first or Initialization(run)).state())
@@ -138,7 +140,7 @@ class Commits:
         if due := list(evaluators):
             meta[evaluation.DUE] = due
         self._require_lease()
-        self._store.save(step, state, meta, _of_all_lanes(position))
+        self._store.save(step, state, meta, _of_all_lanes(position), self._frozen)
 
     def wait(self) -> None:
         """Returns when the last commit is durable."""

@@ -157,6 +157,8 @@ class Checkpoint:
       keep_every: commits at multiples of this step stay for good; 0 for none.
       best_metric: the metric whose best commit stays beside the latest; empty for none.
       best_mode: `min` or `max`.
+      write_seconds: how long a commit may take to be written; a run whose storage takes longer ends, and says who has
+        not written its part.
     """
 
     every: int = 1000
@@ -164,9 +166,10 @@ class Checkpoint:
     keep_every: int = 0
     best_metric: str = ""
     best_mode: str = "min"
+    write_seconds: int = 3600
 
     def __post_init__(self) -> None:
-        require_positive(self, "every", "keep")
+        require_positive(self, "every", "keep", "write_seconds")
         require_at_least(self, 0, "keep_every")
         require_one_of(self, "best_mode", ("min", "max"))
 

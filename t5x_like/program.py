@@ -26,7 +26,7 @@ from t5x_like.experiment import Experiment
 from t5x_like.models import auxiliary
 from t5x_like.models.dropout import RowRngs
 from t5x_like.objectives.base import Batch, Loss, Mode, Objective
-from t5x_like.objectives.roles import Assignment, Trained, assign
+from t5x_like.objectives.roles import Assignment, Frozen, Trained, assign
 from t5x_like.optim import build as optim
 from t5x_like.parallel import divisibility
 from t5x_like.parallel.layout import Layout
@@ -162,6 +162,11 @@ class Program:
         kinds = self.structure.kinds()
         infos = variables.flatten(self.structure.infos())
         return sum(int(np.prod(info.shape)) for path, info in infos.items() if issubclass(kinds[path], nnx.Param))
+
+    def frozen_paths(self) -> frozenset[str]:
+        """The leaves of the state that nothing moves, by dotted path: variables whose role is `Frozen`."""
+        frozen = [path for path, (role, _) in self.roles.items() if isinstance(role, Frozen)]
+        return frozenset(".".join(("model_state", *path)) for path in frozen)
 
     def partition(self, values: Mapping[Path, Any]) -> tuple[Tree, Tree]:
         """Values by path as two trees: the trained ones and the rest."""

@@ -43,6 +43,10 @@ class Functional:
         flat = [(path, variable.replace(values[_strings(path)])) for path, variable in self.variables]
         return nnx.merge(self.definition, nnx.from_flat_state(flat), copy=True)
 
+    def unstacked(self) -> "Functional":
+        """The structure of one of the equal modules that this is a stack of: no variable has the leading axis."""
+        return Functional(self.definition, tuple((path, _one_of(variable)) for path, variable in self.variables))
+
     def infos(self) -> Tree:
         """What is known of each variable, as a tree of `ParameterInfo`."""
         return unflatten({_strings(path): _info(variable) for path, variable in self.variables})
@@ -116,6 +120,14 @@ def _strings(path: tuple[Any, ...]) -> Path:
 def _template(variable: nnx.Variable) -> nnx.Variable:
     value = variable.get_raw_value()
     return variable.replace(jax.ShapeDtypeStruct(value.shape, value.dtype))
+
+
+def _one_of(variable: nnx.Variable) -> nnx.Variable:
+    value, axes = variable.get_raw_value(), variable.get_metadata().get("out_sharding")
+    one = variable.replace(jax.ShapeDtypeStruct(value.shape[1:], value.dtype))
+    if axes:
+        one.set_metadata("out_sharding", axes[1:])
+    return one
 
 
 def _info(variable: nnx.Variable) -> ParameterInfo:

@@ -1,10 +1,11 @@
-"""The one module that talks to Orbax: a flat dict of arrays and a manifest into a directory, and back.
+"""Writing and reading of arrays with Orbax: a flat dict of arrays and a manifest into a directory, and back.
 
 Orbax's `CheckpointManager` is left out: it lists an empty directory as a step, drops a repeated step without a word,
 lets a NaN metric delete the best step, and takes the commit marker away last when it deletes. What is used is the part
 below it, which writes arrays in parallel, in the background, from every process.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from etils import epath
 
 from t5x_like.checkpoint import remote
 from t5x_like.checkpoint.layout import MANIFEST_FILE, MANIFEST_ITEM
-from t5x_like.checkpoint.noise import quiet
+from t5x_like.checkpoint.orbax_logging import install_filters
 from t5x_like.errors import UserError
 
 STATE_ITEM = "state"
@@ -29,9 +30,11 @@ _ASYNC = ocp.AsyncOptions(create_directories_asynchronously=False)
 class Writer:
     """Writes one commit at a time in the background."""
 
-    def __init__(self) -> None:
-        quiet()
-        self._checkpointer = ocp.AsyncCheckpointer(_handler(), async_options=_ASYNC, atomicity_options=_ATOMICITY)
+    def __init__(self, seconds: int) -> None:
+        """Writes nothing yet; `seconds` is how long processes wait for each other's parts of a commit."""
+        install_filters()
+        options = dataclasses.replace(_ASYNC, timeout_secs=seconds)
+        self._checkpointer = ocp.AsyncCheckpointer(_handler(), async_options=options, atomicity_options=_ATOMICITY)
         self._staged: tuple[epath.Path, epath.Path] | None = None
 
     def start(self, path: epath.Path, arrays: Mapping[str, jax.Array], manifest: Mapping[str, Any]) -> None:
@@ -83,7 +86,7 @@ def read(path: epath.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[s
       path: the commit's directory.
       wanted: path, shape, dtype and sharding of each array; they must be those that were saved, sharding apart.
     """
-    quiet()
+    install_filters()
     restore_args = {
         name: ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
         for name, leaf in wanted.items()

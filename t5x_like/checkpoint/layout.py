@@ -1,4 +1,4 @@
-"""Where commits lie: `<workdir>/checkpoints/<step>/`, and which of those directories are commits.
+"""Directories of commits, `<workdir>/checkpoints/<step>/`, and the marker that makes one a commit.
 
 A step's directory is written in place, and is a commit from the moment it holds `commit_success.txt`, which Orbax
 writes last. Nothing is renamed, so the same rule holds on a disk and in an object store, and a directory that a killed

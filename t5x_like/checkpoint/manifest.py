@@ -1,4 +1,4 @@
-"""The manifest: one JSON file in every commit that says what the commit holds.
+"""Manifest of a commit: a JSON file that names its step, its leaves and their digests.
 
 It has the step, the leaves with their shapes, dtypes and digests, the data position, the metrics, whatever the program
 adds as `meta` (the resolved experiment, the fingerprint of the data), and the number of the schema they are written in.
@@ -28,17 +28,30 @@ class Leaf:
       dtype: its dtype's name.
       digest: 16 hexadecimal digits, see `digest`.
       stored: its path in the files of the commit, where that is another: a migration has renamed it.
+      frozen: the key of the frozen leaves that it is stored with, see `frozen`; empty where the commit itself holds it.
     """
 
     shape: tuple[int, ...]
     dtype: str
     digest: str
     stored: str = ""
+    frozen: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        values = {"shape": list(self.shape), "dtype": self.dtype, "digest": self.digest}
+        return {**values, "frozen": self.frozen} if self.frozen else values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], stored: str = "") -> "Leaf":
+        """Reads what `to_json` gave."""
+        shape, frozen = tuple(values["shape"]), values.get("frozen", "")
+        return cls(shape, values["dtype"], values["digest"], stored, frozen)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a commit holds.
+    """Contents of a commit.
 
     Attributes:
       step: updates that were made before it.
@@ -64,10 +77,7 @@ class Manifest:
             "format": FORMAT,
             migrations.KEY: migrations.newest(),
             "step": self.step,
-            "leaves": {
-                path: {"shape": list(leaf.shape), "dtype": leaf.dtype, "digest": leaf.digest}
-                for path, leaf in self.leaves.items()
-            },
+            "leaves": {path: leaf.to_json() for path, leaf in self.leaves.items()},
             "position": {"shape": list(self.position.shape), "values": self.position.ravel().tolist()},
             "metrics": dict(self.metrics),
             "meta": dict(self.meta),
@@ -96,12 +106,7 @@ class Manifest:
         return cls(
             step=content["step"],
             leaves={
-                path: Leaf(
-                    shape=tuple(saved[stored]["shape"]),
-                    dtype=saved[stored]["dtype"],
-                    digest=saved[stored]["digest"],
-                    stored="" if stored == path else stored,
-                )
+                path: Leaf.from_json(saved[stored], "" if stored == path else stored)
                 for path, stored in migrations.upgrade_paths(saved, schema, what).items()
             },
             position=np.array(position["values"], np.uint64).reshape(position["shape"]),

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from t5x_like.checkpoint import arrays, leaves
+from t5x_like.checkpoint import arrays, damage, frozen, leaves
 from t5x_like.checkpoint.digest import digests
 from t5x_like.checkpoint.layout import Commit, advice
 from t5x_like.checkpoint.manifest import Manifest
@@ -97,22 +98,51 @@ def _require_fit(commit: Commit, misfits: list[str]) -> None:
 def _read_verified(commit: Commit, manifest: Manifest, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The wanted leaves, compared with the digests of the manifest."""
     placed = _placed(wanted)
+    values: dict[str, jax.Array] = {}
+    for key in dict.fromkeys(manifest.leaves[path].frozen for path in wanted):
+        part = {path: placed[path] for path in wanted if manifest.leaves[path].frozen == key}
+        directory = frozen.place(commit.path.parent, key) if key else commit.path
+        help_ = _frozen_advice(directory, commit) if key else advice(commit)
+        values |= _read_part(directory, manifest, part, help_)
+    return {path: values[path] for path in wanted}
+
+
+def _read_part(
+    directory: epath.Path, manifest: Manifest, wanted: Mapping[str, jax.ShapeDtypeStruct], help_: str
+) -> dict[str, jax.Array]:
+    """Leaves that lie in one directory, in the format of a commit.
+
+    Args:
+      directory: a commit, or the frozen leaves that it refers to.
+      manifest: of the commit.
+      wanted: shapes, dtypes and shardings by path.
+      help_: what to use instead where the directory is damaged.
+    """
+    stored = {manifest.leaves[path].stored or path: path for path in wanted}
     try:
-        stored = {manifest.leaves[path].stored or path: path for path in wanted}
-        read = arrays.read(commit.path, {name: placed[path] for name, path in stored.items()})
-        values = {path: read[name] for name, path in stored.items()}
-    except (OSError, ValueError, KeyError) as error:  # what damaged or missing files make Orbax and TensorStore raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the checkpoint {commit.path} cannot be read ({reason}); {advice(commit)}") from error
+        read = arrays.read(directory, {name: wanted[path] for name, path in stored.items()})
+    except Exception as error:
+        if not damage.is_damage(error):
+            raise
+        what = f"the checkpoint {directory} cannot be read ({damage.reason(error, directory)})"
+        raise UserError(f"{what}; {help_}") from error
+    values = {path: read[name] for name, path in stored.items()}
     found = digests(values)
     rotten = [path for path in wanted if found[path] != manifest.leaves[path].digest]
     if rotten:
         raise UserError(
-            f"the checkpoint of step {commit.step} is damaged: {', '.join(rotten[:3])}"
-            f"{f' and {len(rotten) - 3} more' if len(rotten) > 3 else ''} in {commit.path} "
-            f"{'is' if len(rotten) == 1 else 'are'} not what was written; {advice(commit)}"
+            f"the checkpoint of step {manifest.step} is damaged: {', '.join(rotten[:3])}"
+            f"{f' and {len(rotten) - 3} more' if len(rotten) > 3 else ''} in {directory} "
+            f"{'is' if len(rotten) == 1 else 'are'} not what was written; {help_}"
         )
     return values
+
+
+def _frozen_advice(directory: epath.Path, commit: Commit) -> str:
+    return (
+        f"the checkpoints in {commit.path.parent} share it, so put back {directory} as it was beside them, or start"
+        " again from what the run was initialised from"
+    )
 
 
 def _placed(wanted: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -75,7 +75,7 @@ def verify() -> Iterator[tuple[Path, int, bool]]:
 
 
 def _load(place: Path) -> Documents | None:
-    """What is at `place`, if it is whole."""
+    """The documents at `place`, if they are whole."""
     try:
         # As plain arrays: every slice of a memmap costs microseconds more.
         arrays: Any = {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS}

@@ -10,7 +10,7 @@ import numpy as np
 
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.documents import Documents, TokenRecords
-from t5x_like.data.records.base import Arrays, Records, RecordSource
+from t5x_like.data.record_source import Arrays, Records, RecordSource
 from t5x_like.errors import ExperimentError
 
 
@@ -134,8 +134,14 @@ class DatasetRecords(RecordSource):
         ).removeprefix("=")
 
 
-def empty_component(name: str) -> ExperimentError:
-    """The error for a component that has a weight and no record, by index and streamed alike."""
-    return ExperimentError(
-        "data.task", f"component {name!r} has no document in the split; leave it out, or set its rate to 0"
-    )
+def empty_component(name: str, *, cleaned: bool = False) -> ExperimentError:
+    """The error for a component that is to be read and has no record, by index and streamed alike.
+
+    Args:
+      name: of the component; empty where it is the only one.
+      cleaned: whether there may have been documents before they were cleaned.
+    """
+    lacks = "no document in the split" + (", or none is left by its cleaning" if cleaned else "")
+    if not name:
+        return ExperimentError("data.split", f"the corpus has {lacks}; use another one")
+    return ExperimentError("data.task", f"component {name!r} has {lacks}; leave it out, or set its rate to 0")

@@ -91,7 +91,7 @@ def _stands(tail: str, whole: str) -> bool:
 
 
 def _added(before: str, whole: str) -> str:
-    """What is in `whole` behind the text before it, or behind as much of that as still stands."""
+    """The rest of `whole` behind the text before it, or behind as much of that as still stands."""
     if whole.startswith(before):
         return whole[len(before) :]
     same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole))

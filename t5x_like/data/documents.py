@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from t5x_like.data.records.base import Arrays, Records, RecordSource
+from t5x_like.data.record_source import Arrays, Records, RecordSource
 from t5x_like.data.vocabulary import PAD_ID
 
 

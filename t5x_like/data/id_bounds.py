@@ -133,7 +133,7 @@ def _first(tokens: np.ndarray, size: int) -> int | None:
 
 
 def _place(documents: Documents, token: int, component: str, shard: int, task: Any) -> str:
-    """Which feature of which record holds a token of a shard."""
+    """The feature and the record that hold a token of a shard."""
     document = int(documents.offsets.searchsorted(token, side="right")) - 1
     ends: Iterable[int] = documents.ends[document] if documents.names else ()
     feature = _feature(task, documents.names, ends, token - int(documents.offsets[document]))

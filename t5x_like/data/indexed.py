@@ -10,8 +10,7 @@ import numpy as np
 from t5x_like.data.dataset import Dataset, DatasetRecords, empty_component
 from t5x_like.data.order import MixtureOrder, OrderStage, ShuffledOrder
 from t5x_like.data.packing import RecordRef
-from t5x_like.data.records.base import RecordSource
-from t5x_like.errors import ExperimentError
+from t5x_like.data.record_source import RecordSource
 
 _LOOK_AHEAD = 256  # places of the order found at once
 
@@ -35,7 +34,7 @@ def order_of(dataset: Dataset, records: DatasetRecords, batch_size: int, seed: i
     """
     if not dataset.stages:
         if not len(records):
-            raise ExperimentError("data.split", "it holds no record; use another split")
+            raise empty_component("")
         return ShuffledOrder(len(records), seed)
     counts = records.counts()
     for stage in dataset.stages:

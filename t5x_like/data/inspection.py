@@ -1,4 +1,4 @@
-"""What the model will see: rows of batches as text, and how long, how full and how often what is."""
+"""A look at the data before training: rows of batches as text, lengths of documents, fill of rows, epochs of parts."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +67,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What was found.
+    """The results of a look at the data.
 
     Attributes:
       rows: each row that is shown, its features by name.
@@ -143,7 +143,7 @@ def inspect(experiment: Any, corpus: Dataset | StreamedDataset, *, rows: int, sh
         examples_a_row=float(np.mean([_examples(each.batch) for each in batches])),
         steps=tuple(stage.step for stage in corpus.stages),
         parts=tuple(_parts(corpus, experiment.steps, text_a_run)),
-        tokens_an_epoch=sum(part.tokens for part in corpus.components) if isinstance(corpus, Dataset) else None,
+        tokens_an_epoch=_tokens_an_epoch(corpus),
         tokens_a_run=tokens_a_run,
         lengths=tuple(histogram(lengths)),
         sampled=None if isinstance(corpus, Dataset) else len(lengths),
@@ -199,11 +199,18 @@ def _records(stream: StreamedComponent) -> Iterator[Any]:
         yield from (text for number, text in shard.records() if stream.holds(file, number))
 
 
+def _tokens_an_epoch(corpus: Dataset | StreamedDataset) -> int | None:
+    """The tokens of all components; None where they are streamed, or one has records without tokens."""
+    if isinstance(corpus, Dataset) and all(part.records.has_tokens for part in corpus.components):
+        return sum(part.tokens for part in corpus.components)
+    return None
+
+
 def _parts(corpus: Dataset | StreamedDataset, steps: int, text_a_run: int) -> Iterator[Part]:
     """The components; without weights, each is read as often as the others."""
     sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(corpus.components)
     if isinstance(corpus, Dataset):
-        sizes = [(part.documents, part.tokens) for part in corpus.components]
+        sizes = [(part.documents, part.tokens if part.records.has_tokens else None) for part in corpus.components]
     names = [part.name for part in corpus.components]
     stages = [stage.weights for stage in corpus.stages] or [tuple(float(tokens or 1) for _, tokens in sizes)]
     begins = [stage.step for stage in corpus.stages] or [0]
@@ -239,7 +246,7 @@ def _is_shifted(inputs: np.ndarray, targets: np.ndarray, segments: np.ndarray) -
 
 
 def _weights_beside(batch: Batch, name: str) -> np.ndarray | None:
-    """What the loss weighs the places of a feature with, [rows, length]; None where the objective has no weights."""
+    """The loss weights beside a feature, [rows, length]; None where the objective has none."""
     weights = batch.get("decoder_loss_weights" if name.startswith("decoder_") else "weights")
     return weights if weights is not None and weights.shape == batch[name].shape else None
 

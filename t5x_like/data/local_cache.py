@@ -18,7 +18,7 @@ def directory(kind: str) -> Path | None:
 
 
 def read_note(kind: str, key: str) -> str | None:
-    """What `write_note` kept, if it is there."""
+    """The text that `write_note` kept, if it is there."""
     place = directory(kind)
     try:
         return (place / key).read_text() if place else None

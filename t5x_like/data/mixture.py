@@ -17,7 +17,7 @@ from t5x_like.checks import require_one_of
 from t5x_like.data import fingerprints
 from t5x_like.data.dataset import Component, Dataset, MixtureStage
 from t5x_like.data.documents import TokenRecords
-from t5x_like.data.records.base import Records
+from t5x_like.data.record_source import Records
 from t5x_like.data.streaming import StreamedDataset
 from t5x_like.errors import ExperimentError
 from t5x_like.sections import Choices
@@ -198,7 +198,7 @@ class MixtureTask:
             (name, self._of(name, lambda task: task.vocabulary())) for name in self.components
         )
         for name, other in others:
-            if other.digest != vocabulary.digest:
+            if getattr(other, "digest", None) != getattr(vocabulary, "digest", None):  # None where there are no texts
                 raise ExperimentError(
                     f"{_COMPONENTS}.{name}", f"its vocabulary is not that of {first!r}; a mixture has one for all"
                 )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from t5x_like.data.records.base import Arrays, BrokenRecordError
+from t5x_like.data.record_source import Arrays, BrokenRecordError
 from t5x_like.errors import ExperimentError
 
 Batch = dict[str, np.ndarray]
@@ -163,7 +163,17 @@ class ExampleMaker:
         return random.rng
 
     def _one(self, record: Arrays, rng: np.random.Generator) -> Example:
-        features = self.example(record, rng)
+        try:
+            features = self.example(record, rng)
+        except KeyError as error:
+            wanted = error.args[0] if error.args else None
+            if not isinstance(wanted, str) or wanted in record:
+                raise
+            raise ExperimentError(
+                "objective.name",
+                f"it reads {wanted!r} of each record, and those of data.task have {', '.join(record)}; use an objective"
+                " for such records, or another task",
+            ) from error
         taken = len(record["tokens"]) if "tokens" in record else self.places
         if not features:
             return Example(features, 0, taken, self._none)

@@ -32,8 +32,8 @@ from t5x_like.data.prepare_groups import Group, Grouping, GroupWriter, finish
 from t5x_like.data.prepare_steps import Block, Encoded, Plan, Position
 from t5x_like.data.token_files import (
     MANIFEST,
-    Manifest,
-    Source,
+    CorpusManifest,
+    SourceFile,
     is_local,
     load_arrays,
     read_manifest,
@@ -54,7 +54,7 @@ Result = TypeVar("Result")
 
 
 class Done(NamedTuple):
-    """How far a pass has come.
+    """Progress of a pass.
 
     Attributes:
       name: of the pass.
@@ -78,7 +78,7 @@ def prepare(
     processes: int,
     setup: Callable[[], None] | None = None,
     progress: Callable[[Done], None] = lambda done: None,
-) -> Manifest:
+) -> CorpusManifest:
     """Prepares a corpus, or goes on with it; see the module.
 
     Args:
@@ -97,7 +97,7 @@ def prepare(
     with ThreadPoolExecutor(processes) as threads:  # hashing leaves other threads alone
         digests = list(threads.map(lambda shard: shard.digest(), shards))
     found = [
-        Source(name=shard.file.name, bytes=shard.seen.size, sha256=digest)
+        SourceFile(name=shard.file.name, bytes=shard.seen.size, sha256=digest)
         for shard, digest in zip(shards, digests, strict=True)
     ]
     state = output / _STATE
@@ -113,7 +113,7 @@ def prepare(
     return manifest
 
 
-def _claim(output: epath.Path, identity: str) -> Manifest | None:
+def _claim(output: epath.Path, identity: str) -> CorpusManifest | None:
     """Makes the output ours; gives its manifest if it is finished.
 
     Raises:
@@ -281,7 +281,7 @@ def _spool(plan: bytes, work: Callable[[Block], Any], start: Position, splits: S
 
 
 def _unspool(file: str) -> Iterator[tuple[Block, Any]]:
-    """What `_spool` wrote, from a process of ours and of a moment ago."""
+    """The results that `_spool` wrote, in a process of ours and a moment ago."""
     with open(file, "rb") as stream:
         while True:
             try:
@@ -329,7 +329,7 @@ def _pool(processes: int, setup: Callable[[], None] | None) -> Iterator[ProcessP
 
 
 def _begin(setup: Callable[[], None] | None) -> None:
-    """What every process does first."""
+    """Start-up of every process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says what happened
     parent: Any = multiprocessing.parent_process()
     # Where the first process is killed the others would wait for work for ever.

@@ -25,7 +25,7 @@ from t5x_like.data import sources
 from t5x_like.data.cleaning.base import Record
 from t5x_like.data.prepare_groups import Group, Grouping, GroupWriter, finish
 from t5x_like.data.prepare_steps import Plan, Position
-from t5x_like.data.token_files import MANIFEST, Source, load_arrays, save_arrays
+from t5x_like.data.token_files import MANIFEST, SourceFile, load_arrays, save_arrays
 from t5x_like.errors import UserError
 from t5x_like.experiment import Data
 from t5x_like.sections import section
@@ -170,12 +170,12 @@ def _write_group(numbered: tuple[int, Iterable[Keyed]], plan: bytes, output: str
 
 def _digest(file: int, plan: bytes) -> tuple[int, str]:
     shard = pickle.loads(plan).shards()[file]
-    source = Source(name=shard.file.name, sha256=shard.digest(), bytes=shard.seen.size)
+    source = SourceFile(name=shard.file.name, sha256=shard.digest(), bytes=shard.seen.size)
     return file, json.dumps(asdict(source))
 
 
 def _finish(groups: list[str], digests: list[tuple[int, str]], plan: bytes, output: str) -> None:
-    found = [section(Source, json.loads(source), "") for _, source in sorted(digests)]
+    found = [section(SourceFile, json.loads(source), "") for _, source in sorted(digests)]
     written = sorted((section(Group, json.loads(group), "") for group in groups), key=lambda group: group.number)
     finish(epath.Path(output), pickle.loads(plan), found, written)
 

@@ -16,12 +16,12 @@ from t5x_like.data.prepare_steps import Encoded, Plan, Position
 from t5x_like.data.token_files import (
     FORMAT,
     MANIFEST,
-    Manifest,
-    Shard,
+    CorpusManifest,
+    PreparedSplit,
     ShardWriter,
-    Source,
-    Split,
-    Tokenizer,
+    SourceFile,
+    TokenizerFile,
+    TokenShard,
     write_whole,
 )
 from t5x_like.errors import ExperimentError
@@ -60,7 +60,7 @@ class Group:
 
     number: int
     following: tuple[int, ...]
-    shards: Mapping[str, Shard]
+    shards: Mapping[str, TokenShard]
     documents: int
     bytes: int
     counts: str
@@ -110,7 +110,7 @@ class GroupWriter:
             writer.abandon()
 
 
-def finish(directory: epath.Path, plan: Plan, sources: Sequence[Source], groups: Sequence[Group]) -> Manifest:
+def finish(directory: epath.Path, plan: Plan, sources: Sequence[SourceFile], groups: Sequence[Group]) -> CorpusManifest:
     """Writes the tokenizer and, last, the manifest.
 
     Raises:
@@ -122,7 +122,7 @@ def finish(directory: epath.Path, plan: Plan, sources: Sequence[Source], groups:
     for group in groups:
         counts.add(Counts.from_dict(json.loads(group.counts)))
         skipped.update(group.skipped)
-    manifest = Manifest(
+    manifest = CorpusManifest(
         format=FORMAT,
         identity=plan.identity(sources),
         tokenizer=tokenizer_of(plan),
@@ -141,12 +141,14 @@ def finish(directory: epath.Path, plan: Plan, sources: Sequence[Source], groups:
     return manifest
 
 
-def tokenizer_of(plan: Plan) -> Tokenizer:
-    """What makes the tokens."""
+def tokenizer_of(plan: Plan) -> TokenizerFile:
+    """The tokenizer of a plan, as the manifest has it."""
     vocabulary = plan.task.vocabulary()
-    return Tokenizer(file=vocabulary.file, sha256=vocabulary.digest, size=vocabulary.size, dtype=vocabulary.dtype.name)
+    return TokenizerFile(
+        file=vocabulary.file, sha256=vocabulary.digest, size=vocabulary.size, dtype=vocabulary.dtype.name
+    )
 
 
-def _split(plan: Plan, split: str, groups: Sequence[Group]) -> Split:
+def _split(plan: Plan, split: str, groups: Sequence[Group]) -> PreparedSplit:
     shards = [group.shards[split] for group in groups if split in group.shards]
-    return Split.of(json.dumps(asdict(plan.task.rule(split))), shards)
+    return PreparedSplit.of(json.dumps(asdict(plan.task.rule(split))), shards)

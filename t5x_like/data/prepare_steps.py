@@ -24,7 +24,7 @@ from t5x_like.data.cleaning.base import Record, Verdict
 from t5x_like.data.cleaning.cleaner import Cleaner, from_flag
 from t5x_like.data.cleaning.text import byte_length
 from t5x_like.data.tasks import TextTask
-from t5x_like.data.token_files import FORMAT, Source, load_arrays
+from t5x_like.data.token_files import FORMAT, SourceFile, load_arrays
 from t5x_like.errors import ExperimentError, UserError
 
 BLOCK_BYTES = 1 << 21  # of text: small beside memory, large beside what it costs to hand it to another process
@@ -65,11 +65,11 @@ class Plan:
         """Of text in a block at most, a byte more for each document's end: a token has a byte at least."""
         return min(BLOCK_BYTES, self.shard_tokens)
 
-    def shards(self) -> Sequence[sources.Shard]:
+    def shards(self) -> Sequence[sources.TextShard]:
         """The files, in order."""
         return self.task.corpus().shards()
 
-    def identity(self, found: Sequence[Source]) -> str:
+    def identity(self, found: Sequence[SourceFile]) -> str:
         """SHA-256 of everything that decides the shards; where files are and what they are called does not count."""
         parts = [
             FORMAT,
@@ -132,7 +132,7 @@ class Part(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What becomes of a block.
+    """A block as tokens.
 
     Attributes:
       start: of the block.
@@ -157,7 +157,9 @@ class Encoded(NamedTuple):
         return {split: len(part.tokens) for split, part in self.parts.items()}
 
 
-def blocks(plan: Plan, shard: sources.Shard, start: Position, splits: Sequence[str] | None = None) -> Iterator[Block]:
+def blocks(
+    plan: Plan, shard: sources.TextShard, start: Position, splits: Sequence[str] | None = None
+) -> Iterator[Block]:
     """The blocks of one file from a place on where one begins; the file is read up to there.
 
     Args:
@@ -187,7 +189,7 @@ def blocks(plan: Plan, shard: sources.Shard, start: Position, splits: Sequence[s
 
 
 class Worker:
-    """What cleans and tokenises, in any process."""
+    """Cleaning and tokenising, in any process."""
 
     def __init__(self, plan: Plan, verdicts: Mapping[int, Verdict]) -> None:
         """Reads the vocabulary.
@@ -223,7 +225,7 @@ class Worker:
         return Encoded(block.start, block.following, parts, documents, read, counts.to_dict(), block.skipped)
 
     def keys(self, block: Block, place: int) -> Record:
-        """What the corpus stage at `place` keeps of the documents."""
+        """The keys that the corpus stage at `place` takes of the documents."""
         cleaner, counts = self._plan.cleaner, self._plan.cleaner.counts()
         keys, numbers = [], []
         for number, text in block.documents:

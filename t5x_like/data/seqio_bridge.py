@@ -220,8 +220,10 @@ class SeqioTask:
             raise ExperimentError("data.split", f"split {split!r} of {self.mixture} is empty")
         if len(parts) == 1:
             return Dataset.of(parts[0])
-        # SeqIO's rates are shares of the examples, and a component's weight is its share of the tokens.
-        weights = [rate * len(part.tokens) / max(len(part), 1) for (_, rate), part in zip(rates, parts, strict=True)]
+        # SeqIO's rates are shares of the examples, and a component's weight is its share of the tokens. An empty one
+        # keeps a weight, so that it is refused as any component is.
+        means = [len(part.tokens) / len(part) if len(part) else 1.0 for part in parts]
+        weights = [rate * mean for (_, rate), mean in zip(rates, means, strict=True)]
         components = tuple(Component.of(task.name, part) for (task, _), part in zip(rates, parts, strict=True))
         return Dataset(components, (MixtureStage(0, tuple(weights)),))
 

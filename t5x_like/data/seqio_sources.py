@@ -12,7 +12,7 @@ from t5x_like.data import sources
 
 
 def outline(shards: Sequence[Any]) -> Any:
-    """What is in the files of a source; of a function's shards, which are no files, their names."""
+    """An outline of the files of a source; of a function's shards, which are no files, their names."""
     names = [str(shard) for shard in shards]
     files = [epath.Path(name) for name in names]
     try:

@@ -17,11 +17,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from t5x_like.data.cleaning.cleaner import Cleaner
-from t5x_like.data.dataset import MixtureStage
+from t5x_like.data.dataset import MixtureStage, empty_component
 from t5x_like.data.documents import Piece, cut, whole
 from t5x_like.data.order import MixtureOrder, OrderStage, ShuffledOrder, derived_seed
 from t5x_like.data.packing import RecordRef
-from t5x_like.errors import ExperimentError
 
 _BLOCK_SIZE = 1 << 25  # characters, or tokens, of a block at most; what comes then begins the next
 _BARREN_EPOCHS = 64  # without a document for a lane; which shards a lane gets is another draw each epoch
@@ -123,11 +122,7 @@ class _ComponentLane:
             if room:
                 place = self._following(place, block)
                 if not pieces and self.epoch(place) >= barren:
-                    name = self._stream.name or "the corpus"
-                    problem = f"no document of {name} belongs to it"
-                    if self._stream.cleaner is not None:
-                        problem += ", or none is left by its cleaning"
-                    raise ExperimentError("data.split", problem)
+                    raise empty_component(self._stream.name, cleaned=self._stream.cleaner is not None)
             else:
                 place = place._replace(token=place.token + taken)
         self.after = place

@@ -134,7 +134,7 @@ class TextTask:
         require_positive(self, "max_line_bytes", "max_window_bytes")
         require_at_least(self, 0, "extra_ids")
 
-    def corpus(self) -> sources.Corpus:
+    def corpus(self) -> sources.TextCorpus:
         """The files that the splits divide, shard by shard.
 
         Raises:
@@ -273,7 +273,7 @@ class TextTask:
         return vocabularies.load(self.tokenizer, extra_ids=self.extra_ids)
 
     @functools.cached_property
-    def _corpus(self) -> sources.Corpus:
+    def _corpus(self) -> sources.TextCorpus:
         options = sources.Options(
             field=self.field,
             format=self.format,
@@ -296,7 +296,7 @@ class TextTask:
 class _Streamed:
     """A file of a corpus as a shard of a stream."""
 
-    shard: sources.Shard
+    shard: sources.TextShard
 
     def records(self, start: int = 0) -> Iterator[tuple[int, str]]:
         """(number, text) of the documents from number `start` on."""

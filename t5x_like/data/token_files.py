@@ -25,7 +25,7 @@ INDEX = np.dtype("<i8")  # of offsets and byte lengths
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
+class TokenShard:
     """One shard of one split.
 
     Attributes:
@@ -57,8 +57,8 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """What there is of one split.
+class PreparedSplit:
+    """A split of a prepared corpus.
 
     Attributes:
       rule: JSON of the rule that says which documents belong to it.
@@ -72,17 +72,17 @@ class Split:
     documents: int
     tokens: int
     bytes: int
-    shards: tuple[Shard, ...]
+    shards: tuple[TokenShard, ...]
 
     @classmethod
-    def of(cls, rule: str, shards: Sequence[Shard]) -> "Split":
+    def of(cls, rule: str, shards: Sequence[TokenShard]) -> "PreparedSplit":
         """A split of these shards."""
         totals = {name: sum(getattr(shard, name) for shard in shards) for name in ("documents", "tokens", "bytes")}
         return cls(rule=rule, shards=tuple(shards), **totals)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class SourceFile:
     """A file that was read: its name, size in bytes and SHA-256 as it is stored."""
 
     name: str
@@ -91,8 +91,8 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer:
-    """What made the tokens.
+class TokenizerFile:
+    """The tokenizer that made the tokens.
 
     Attributes:
       file: its name beside the manifest.
@@ -108,8 +108,8 @@ class Tokenizer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a prepared corpus is, where it comes from, and what was left out.
+class CorpusManifest:
+    """The content of a prepared corpus, its origin, and what was left out.
 
     Attributes:
       format: `FORMAT`.
@@ -127,15 +127,15 @@ class Manifest:
 
     format: int
     identity: str
-    tokenizer: Tokenizer
-    sources: tuple[Source, ...]
+    tokenizer: TokenizerFile
+    sources: tuple[SourceFile, ...]
     reading: str
     read_documents: int
     read_bytes: int
     skipped: Mapping[str, int]
     cleaning: str
     counts: str
-    splits: Mapping[str, Split]
+    splits: Mapping[str, PreparedSplit]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -155,7 +155,7 @@ class Manifest:
 _JSON_FIELDS = ("reading", "cleaning", "counts")
 
 
-def read_manifest(directory: epath.Path, where: str) -> Manifest:
+def read_manifest(directory: epath.Path, where: str) -> CorpusManifest:
     """The manifest of a prepared corpus.
 
     Raises:
@@ -174,7 +174,7 @@ def read_manifest(directory: epath.Path, where: str) -> Manifest:
                 values[field] = json.dumps(values[field], ensure_ascii=False)
             for split in values["splits"].values():
                 split["rule"] = json.dumps(split["rule"], ensure_ascii=False)
-            return section(Manifest, values, MANIFEST)
+            return section(CorpusManifest, values, MANIFEST)
     except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise ExperimentError(
             where, f"{file} is damaged ({error}); copy it anew, or prepare the corpus again"
@@ -209,10 +209,12 @@ class ShardWriter:
         self._tokens += len(tokens)
         self._bytes += int(byte_lengths.sum())
 
-    def close(self) -> Shard:
+    def close(self) -> TokenShard:
         """Ends the files; what was written is on the disk then."""
         digests = {array: file.close() for array, file in self._files.items()}
-        return Shard(name=self._name, documents=self._documents, tokens=self._tokens, bytes=self._bytes, sha256=digests)
+        return TokenShard(
+            name=self._name, documents=self._documents, tokens=self._tokens, bytes=self._bytes, sha256=digests
+        )
 
     def abandon(self) -> None:
         """Closes the files as they are."""
@@ -271,7 +273,7 @@ def save_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: epath.Path) -> dict[str, np.ndarray]:
-    """What `save_arrays` wrote."""
+    """The arrays that `save_arrays` wrote."""
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
         return dict(arrays)
 

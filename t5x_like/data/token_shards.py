@@ -20,7 +20,15 @@ from t5x_like.data import vocabulary as vocabularies
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.documents import Documents
 from t5x_like.data.streaming import StreamedComponent, StreamedDataset
-from t5x_like.data.token_files import INDEX, Manifest, Shard, Split, check_size, is_local, read_manifest
+from t5x_like.data.token_files import (
+    INDEX,
+    CorpusManifest,
+    PreparedSplit,
+    TokenShard,
+    check_size,
+    is_local,
+    read_manifest,
+)
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError, UserError
 
@@ -87,8 +95,8 @@ class TokensTask:
         }
 
     @functools.cached_property
-    def manifest(self) -> Manifest:
-        """What there is, and where it comes from."""
+    def manifest(self) -> CorpusManifest:
+        """The manifest of the corpus."""
         return read_manifest(self._directory, f"{_WHERE}.path")
 
     @functools.cached_property
@@ -103,7 +111,7 @@ class TokensTask:
             raise ExperimentError(f"{_WHERE}.path", f"{file} is not the tokenizer that made the tokens; copy it anew")
         return vocabulary
 
-    def _split(self, name: str) -> Split:
+    def _split(self, name: str) -> PreparedSplit:
         splits = self.manifest.splits
         if name not in splits:
             raise ExperimentError("data.split", f"{self.path} has no {name!r}; {registry.suggest(name, splits)}")
@@ -112,7 +120,7 @@ class TokensTask:
         return splits[name]
 
 
-def map_shard(directory: epath.Path, shard: Shard, dtype: np.dtype[Any]) -> Documents:
+def map_shard(directory: epath.Path, shard: TokenShard, dtype: np.dtype[Any]) -> Documents:
     """A shard, memory-mapped. Its files are looked at and not read.
 
     Raises:

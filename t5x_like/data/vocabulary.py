@@ -16,7 +16,7 @@ BYTES = "bytes"  # how an experiment spells the vocabulary that needs no file
 
 
 class Vocabulary(abc.ABC):
-    """What turns text into ids.
+    """A vocabulary with its tokenizer: text to ids and back.
 
     Attributes:
       file: the name of its file among the assets beside a checkpoint.
@@ -129,12 +129,12 @@ def read(content: bytes, where: str, path: str, extra_ids: int = 0) -> Vocabular
 
 
 def sentinel(number: int) -> str:
-    """What the sentinel of a record's `number`-th dropped span is called (Raffel et al. 2020, section 3.1.4)."""
+    """The name of the sentinel of a record's `number`-th dropped span (Raffel et al. 2020, section 3.1.4)."""
     return f"<extra_id_{number}>"
 
 
 def count_sentinels(size: int, piece: Callable[[int], str | None]) -> int:
-    """How many ids from the top down are called as the sentinels are; SentencePiece may put a space before."""
+    """The number of ids from the top down with the names of sentinels; SentencePiece may put a space before."""
     count = 0
     while count < size and (piece(size - 1 - count) or "").removeprefix("▁") == sentinel(count):
         count += 1

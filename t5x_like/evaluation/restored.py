@@ -11,9 +11,11 @@ from t5x_like.checkpoint.workdir import ASSETS
 from t5x_like.data.vocabulary import read
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Context, Sample
-from t5x_like.evaluation.decoding import Generator, Sampling
+from t5x_like.evaluation.devices import layout_here
 from t5x_like.experiment import Experiment
-from t5x_like.parallel import layout
+from t5x_like.inference.sampling import Sampling
+from t5x_like.inference.search import BeamSearch
+from t5x_like.inference.text import Reader, TextGenerator
 from t5x_like.program import State, program
 
 
@@ -36,12 +38,12 @@ class Restored:
         self.step, self.path = commit.step, commit.path
         self._assets = commit.workdir / ASSETS
         self.experiment = Experiment.from_dict(commit.manifest().meta["experiment"])
-        self.program = program(self.experiment, layout.make_or_single(self.experiment.parallelism))
+        self.program = program(self.experiment, layout_here(self.experiment))
         abstract = self.program.abstract_state()
         self.state: State = restore_parts(commit, {name: abstract[name] for name in ("parameters", "model_state")})
 
     def evaluate(self) -> tuple[dict[str, float], list[tuple[str, Sample]]]:
-        """What every evaluator of the experiment finds: metrics by full name, and samples by evaluator."""
+        """The metrics of every evaluator of the experiment by full name, and samples by evaluator."""
         context = Context(self.experiment, self.program, self.experiment.data.task)
         metrics: dict[str, float] = {}
         samples: list[tuple[str, Sample]] = []
@@ -52,23 +54,25 @@ class Restored:
         return metrics, samples
 
     def generate(
-        self, prompts: Sequence[str], *, tokens: int, temperature: float, top_k: int, top_p: float, seed: int
+        self,
+        prompts: Sequence[str],
+        *,
+        tokens: int,
+        sampling: Sampling | BeamSearch,
+        seed: int = 0,
+        stops: Sequence[str] = (),
+        reader: Reader | None = None,
     ) -> list[str]:
-        """What the model writes after each prompt; see `decoding.Sampling` for the choices."""
-        if not hasattr(self.program.model(self.state), "decode"):
+        """The model's continuation of each prompt; see `inference.text.TextGenerator`.
+
+        Raises:
+          UserError: when the model does not write, and for a prompt that it cannot read.
+        """
+        if not hasattr(self.program.inference_model(self.state), "decode"):
             raise UserError(f"{self.path} holds a model that does not write text")
-        generator = Generator.of(self.program, self._vocabulary())
+        generate = TextGenerator(self.program, self._vocabulary())
         key = jax.random.key(seed)
-        return [
-            generator(
-                self.state["parameters"],
-                prompt,
-                tokens=tokens,
-                sampling=Sampling(temperature, top_k, top_p),
-                key=jax.random.fold_in(key, number),
-            )
-            for number, prompt in enumerate(prompts)
-        ]
+        return generate(self.state, prompts, tokens=tokens, sampling=sampling, key=key, stops=stops, reader=reader)
 
     def _vocabulary(self) -> Any:
         """The one kept beside the checkpoint: a run may be taken away from the files that it was trained on."""

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from t5x_like import registry
 from t5x_like.checks import require_at_least, require_positive
+from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.evaluation.base import Context, Evaluation, Evaluator
-from t5x_like.evaluation.decoding import Generator, Padded, Sampling, pad
+from t5x_like.inference.engine import Engine
+from t5x_like.inference.sampling import GREEDY
+from t5x_like.inference.scoring import Scored, Scorer
 from t5x_like.program import State
 
 Enumerated = Iterable[tuple[int, Mapping[str, np.ndarray]]]
@@ -116,7 +118,7 @@ class RunningSeqio(Evaluator):
 
 
 class Responder:
-    """What `seqio.Evaluator.evaluate` asks of a model, for a user who calls it himself, too.
+    """The two functions of a model that `seqio.Evaluator.evaluate` takes, for a user who calls it himself, too.
 
     An example has `targets` and may have `inputs`, int32 [n]. An encoder reads the inputs; without one they and the
     targets are one sequence, as in training.
@@ -124,58 +126,31 @@ class Responder:
 
     def __init__(self, context: Context, tokens: int) -> None:
         """Takes the run's model, and how many tokens a prediction has at most."""
-        self._tokens, self._structure = tokens, context.program.structure
-        self._generate = Generator.of(context.program, context.task.vocabulary())
-        self._encodes = self._generate.encoder
-        self._scores = jax.jit(self._log_probability)
+        vocabulary = vocabulary_of(context.program.objective, context.task.vocabulary())
+        self._tokens, self._end = tokens, vocabulary.eos_id
+        self._engine = Engine(context.program, begin=vocabulary.pad_id, end=self._end, pieces=vocabulary.size)
+        self._score = Scorer(context.program)
 
     def predict(self, state: State, examples: Enumerated) -> list[tuple[int, list[int]]]:
         """(number, tokens) of each example; all are equally long, with ends behind the end."""
-        written = []
-        for number, example in examples:
-            inputs = _inputs(example)
-            ids = self._generate.ids(
-                state["parameters"],
-                inputs if self._encodes else np.pad(inputs, (1, 0)),  # a sequence begins after the padding id
-                tokens=self._tokens,
-                sampling=Sampling(temperature=0),
-                key=jax.random.key(0),
-            )
-            written.append((int(number), ids.tolist()))
-        return written
+        numbers, given = _listed(examples)
+        # Without an encoder a sequence begins after the padding id.
+        prompts = [_inputs(example) if self._engine.encoder else np.pad(_inputs(example), (1, 0)) for example in given]
+        weights, key = self._engine.load(state), jax.random.key(0)
+        written = self._engine.write(weights, prompts, tokens=self._tokens, sampling=GREEDY, key=key)
+        filled = [[*ids.tolist(), *[self._end] * (self._tokens - len(ids))] for ids in written]
+        return list(zip(numbers, filled, strict=True))
 
     def score(self, state: State, examples: Enumerated) -> list[tuple[int, float]]:
         """(number, log p of the targets in nats) of each example."""
-        return [(int(number), self._score(state, example)) for number, example in examples]
+        numbers, given = _listed(examples)
+        scored = [Scored(_inputs(example), np.asarray(example["targets"], np.int32)) for example in given]
+        return list(zip(numbers, self._score(state, scored), strict=True))
 
-    def _score(self, state: State, example: Mapping[str, np.ndarray]) -> float:
-        inputs, targets = _inputs(example), np.asarray(example["targets"], np.int32)
-        sequence = pad(targets if self._encodes else np.concatenate([inputs, targets]))
-        counted = sequence.real_t.astype(bool)
-        counted[: 0 if self._encodes else len(inputs)] = False
-        read = pad(inputs) if self._encodes else None
-        return float(self._scores(state["parameters"], state["model_state"], sequence, counted, read))
 
-    def _log_probability(
-        self, parameters: Any, model_state: Any, sequence: Padded, counted_t: jax.Array, inputs: Padded | None
-    ) -> jax.Array:
-        """The sum of log p of the counted tokens, each from all before it."""
-        model = self._structure.merge(parameters, model_state)
-        tokens_t, real_t = (jnp.asarray(values) for values in sequence)
-        places_t = jnp.arange(len(tokens_t))
-        memory = {}
-        if inputs is not None:
-            inputs_s, read_s = (jnp.asarray(values) for values in inputs)
-            places_s = jnp.arange(len(inputs_s))
-            memory["encoded"] = model.encode(inputs_s[None], positions_bs=places_s[None], segment_ids_bs=read_s[None])
-        hidden_btd = model(
-            jnp.pad(tokens_t[:-1], (1, 0))[None],  # a sequence begins after the padding id, as in training
-            positions_bt=places_t[None],
-            segment_ids_bt=real_t[None],
-            **memory,
-        )
-        log_p_tv = jax.nn.log_softmax(model.logits(hidden_btd)[0])
-        return jnp.where(counted_t, log_p_tv[places_t, tokens_t], 0.0).sum()
+def _listed(examples: Enumerated) -> tuple[list[int], list[Mapping[str, np.ndarray]]]:
+    listed = list(examples)
+    return [int(number) for number, _ in listed], [example for _, example in listed]
 
 
 def _is_number(value: Any) -> bool:

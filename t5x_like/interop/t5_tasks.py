@@ -85,7 +85,7 @@ def span_corruption(
 
 
 def _sentinels(vocabulary: seqio.Vocabulary) -> int:
-    """How many of the last ids are sentinels: the extra ones, or of bytes, as ByT5 has them, the last hundred."""
+    """The number of sentinels among the last ids: the extra ones, or of bytes, as ByT5 has them, a hundred."""
     if not vocabulary.extra_ids and not isinstance(vocabulary, seqio.ByteVocabulary):
         raise ValueError(
             "the vocabulary of feature 'targets' has no sentinels for span_corruption; give it extra_ids=100"

@@ -270,15 +270,3 @@ def _mesh(shape: tuple[int, ...], devices: list[jax.Device], slices: int) -> Mes
     across = (slices, *(1 for _ in shape[1:]))
     grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=axis_types)
-
-
-def make_or_single(options: Parallelism) -> Layout:
-    """The layout of an experiment, or one local device where this is not the number of devices that it was made for.
-
-    Raises:
-      ExperimentError: for what is wrong on any number of devices.
-    """
-    try:
-        return make(options)
-    except strategies.DeviceCountError:
-        return make(Parallelism(), jax.local_devices()[:1])

@@ -11,7 +11,7 @@ from t5x_like.data.dataset import Component, Dataset
 from t5x_like.data.evaluation import EvaluationReader
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.prefetch import Prefetcher
-from t5x_like.data.records.base import Records
+from t5x_like.data.record_source import Records
 
 
 def reaches(read, number, seconds=20):

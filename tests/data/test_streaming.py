@@ -175,7 +175,7 @@ def test_skipped_examples_are_read_and_left_out():
 
 
 def test_a_split_without_documents_is_an_error():
-    with pytest.raises(ExperimentError, match="^data.split: no document of the corpus belongs to it"):
+    with pytest.raises(ExperimentError, match="^data.split: the corpus has no document in the split; use another one$"):
         take(1, corpus(holds=lambda shard, record: False))
 
 

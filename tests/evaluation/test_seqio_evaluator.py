@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from flax import nnx
+import written
 
-from t5x_like import variables
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
-from t5x_like.sections import Choice, choose
+from t5x_like.experiment import Parallelism
 
 EOS = 1
 VOCABULARY = SimpleNamespace(pad_id=0, eos_id=EOS, size=tiny.VOCABULARY)
@@ -21,22 +20,14 @@ EXAMPLES = [
     {"inputs": np.arange(2, 22, dtype=np.int32), "targets": np.arange(3, 21, dtype=np.int32)},
     {"inputs": np.array(b""), "targets": np.array([6, 2, EOS], np.int32)},  # T5's tasks of targets alone
 ]
-SMALL = {"vocab_size": 32, "layers": 2, "embed": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "mlp": 32}
 
 
 @pytest.fixture(scope="module", params=["decoder", "encoder_decoder"])
 def model(request):
     """(model, its responder, its state)."""
-    architecture = (
-        tiny.architecture(max_length=64, init_std=0.5)
-        if request.param == "decoder"
-        else choose(Choice("model", "t5_1_1", "family"), {**SMALL, "encoder_layers": 1, "max_length": 64})
-    )
-    structure, parameters = variables.split(architecture.build(nnx.Rngs(params=3)))
-    program = SimpleNamespace(structure=structure, architecture=architecture, objective=None)
-    context = SimpleNamespace(program=program, task=SimpleNamespace(vocabulary=lambda: VOCABULARY))
-    state = {"parameters": parameters, "model_state": {}}
-    return structure.merge(parameters), Responder(context, 6), state
+    subject, state = written.built(request.param), jax.tree.map(jnp.asarray, written.initial(request.param))
+    responder = Responder(SimpleNamespace(program=subject, task=SimpleNamespace(vocabulary=lambda: VOCABULARY)), 6)
+    return subject.model(state), responder, state
 
 
 def log_p(model, inputs, targets):
@@ -45,7 +36,8 @@ def log_p(model, inputs, targets):
     if hasattr(model, "encode"):
         ones = jnp.ones((1, len(inputs)), jnp.int32)
         positions = jnp.arange(len(inputs))[None]
-        options["encoded"] = model.encode(jnp.array([inputs]), positions_bs=positions, segment_ids_bs=ones)
+        states = model.encode(jnp.array([inputs]), positions_bs=positions, segment_ids_bs=ones)
+        options["encoded"] = states
     else:
         previous = [0, *inputs, *targets][:-1]
     tokens = jnp.array([previous])
@@ -77,12 +69,12 @@ def test_scores_are_log_probabilities_of_the_targets(model):
 
 def test_predictions_are_greedy_and_equally_long(model):
     model, responder, state = model
-    for number, written in responder.predict(state, examples(model)):
+    for number, answer in responder.predict(state, examples(model)):
         expected = []
         while len(expected) < 6 and expected[-1:] != [EOS]:
             table = log_p(model, ids(EXAMPLES[number]["inputs"]), [*expected, 0])
             expected.append(int(table[-1].argmax()))
-        assert written == expected + [EOS] * (6 - len(expected))
+        assert answer == expected + [EOS] * (6 - len(expected))
 
 
 @pytest.mark.parametrize(
@@ -97,3 +89,18 @@ def test_what_is_refused(fields, sentence):
     with pytest.raises(ExperimentError) as caught:
         SeqioEvaluator(**fields)
     assert str(caught.value) == sentence
+
+
+def test_the_run_s_layout_gives_the_same():
+    """Predictions and scores on eight devices, of rows of which some are padding."""
+    alone, spread = written.built("decoder"), written.built("decoder", Parallelism(fsdp=4, tensor=2))
+    state = written.initial("decoder")
+    given = list(enumerate(EXAMPLES))
+    found = []
+    for subject in (alone, spread):
+        context = SimpleNamespace(program=subject, task=SimpleNamespace(vocabulary=lambda: VOCABULARY))
+        responder = Responder(context, 6)
+        on = state if subject is alone else written.placed(subject, state)
+        found.append((responder.predict(on, given), responder.score(on, given)))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose([s for _, s in found[0][1]], [s for _, s in found[1][1]], rtol=1e-4)

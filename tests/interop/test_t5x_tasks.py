@@ -102,7 +102,7 @@ from t5x_like.evaluation.base import Context
 from t5x_like.evaluation.loss import LossEvaluator
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
 from t5x_like.experiment import Experiment
-from t5x_like.parallel import layout
+from t5x_like.evaluation.devices import layout_here
 from t5x_like.program import program
 import jax
 import jax.numpy as jnp
@@ -135,7 +135,7 @@ experiment = Experiment.from_dict({
     "data": {"task": {"name": "seqio", "mixture": "measured_text", "data_dir": str(place / "tfds")},
              "sequence_length": 64},
 })
-run = program(experiment, layout.make_or_single(experiment.parallelism))
+run = program(experiment, layout_here(experiment))
 state = run.init()
 context = Context(experiment, run, experiment.data.task)
 options = {"data_dir": str(place / "tfds"), "tokens": 5}

@@ -14,8 +14,8 @@ from flax import nnx
 from t5x_like import variables
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError
-from t5x_like.evaluation.decoding import Generator
 from t5x_like.experiment import Experiment
+from t5x_like.inference.engine import Engine
 from t5x_like.program import program
 
 TINY = {"vocab_size": 48, "layers": 3, "embed": 32, "heads": 4, "kv_heads": 4, "head_dim": 8, "mlp": 40, "dropout": 0.0}
@@ -148,4 +148,4 @@ def test_the_mask_is_no_piece_of_the_texts(options, sentence):
 
 def test_it_generates_nothing():
     with pytest.raises(ExperimentError, match="model.decoder: 'bert' sees all of a text and continues none"):
-        Generator.of(program(experiment()), None)
+        Engine(program(experiment()), begin=0, end=1, pieces=2)

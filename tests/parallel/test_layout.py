@@ -81,16 +81,6 @@ def test_what_a_strategy_lacks_is_one_sentence(options, sentence):
     assert str(error.value).startswith(sentence)
 
 
-def test_a_layout_that_does_not_fit_becomes_one_device():
-    assert layout.make_or_single(Parallelism(fsdp=3)).mesh.size == 1
-    assert layout.make_or_single(Parallelism(fsdp=4)).mesh.size == 8
-
-
-def test_what_is_wrong_on_any_number_of_devices_stays_an_error():
-    with pytest.raises(ExperimentError, match="there is no logical axis 'emebd'"):
-        layout.make_or_single(Parallelism(fsdp=4, rules={"emebd": ()}))
-
-
 def test_names_become_mesh_axes():
     made = layout.make(Parallelism(fsdp=4))
     assert made.spec(("layers", "embed", "mlp")) == PartitionSpec("stage", ("fsdp", "sequence", "expert"), "tensor")

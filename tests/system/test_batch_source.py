@@ -95,6 +95,7 @@ def train(tmp_path, program):
         program.run(
             "train", *TINY, f"--workdir={workdir}", "--module=my_samples.py", "--config.data.source.name=samples",
             f"--config.data.source.log={log}", "--config.data.sequence_length=8", "--config.evaluators={}",
+            "--config.checkpoint.best_metric=",
             "--config.checkpoint.every=3", f"--config.steps={steps}", "--config.optimizer.schedule=constant",
         )  # fmt: skip
         return [json.loads(line) for line in log.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""`t5x_like data`: what is done to a corpus before training, one module an action."""
+"""`t5x_like data`: preparation and inspection of corpora, one module an action."""
 
 import argparse
 from collections.abc import Sequence

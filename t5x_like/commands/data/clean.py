@@ -36,9 +36,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from pathlib import Path
 
     from t5x_like.data.cleaning.cleaner import from_flag
-    from t5x_like.data.cleaning.corpus import Corpus, clean_corpus
+    from t5x_like.data.cleaning.corpus import CleaningInput, clean_corpus
 
-    found, stages = Corpus(path=options.input, field=options.field), from_flag(options.stages)
+    found, stages = CleaningInput(path=options.input, field=options.field), from_flag(options.stages)
     counts = clean_corpus(found, stages, Path(options.output).expanduser(), options.processes)
     if options.json:
         common.print_json(counts.to_dict())

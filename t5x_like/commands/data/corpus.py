@@ -1,4 +1,4 @@
-"""What the commands on a corpus share: which corpus, which stages of cleaning, and what those did."""
+"""Flags that the commands on a corpus share, and the printing of counts."""
 
 import argparse
 from collections.abc import Iterator, Sequence

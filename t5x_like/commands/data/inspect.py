@@ -1,4 +1,4 @@
-"""`t5x_like data inspect`: what the model will see, before it is trained on it."""
+"""`t5x_like data inspect`: a look at the batches before training."""
 
 import argparse
 from collections.abc import Sequence
@@ -39,6 +39,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     from t5x_like.data.id_bounds import bounded
     from t5x_like.data.inspection import inspect
+    from t5x_like.data.records.inspection import look_at_records
+    from t5x_like.errors import ExperimentError
     from t5x_like.frontends import configdict
 
     experiment = configdict.load(options.config, rest)
@@ -46,13 +48,29 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     opened = data.task.stream(data.split) if data.streaming else data.task.open(data.split)
     opened = bounded(opened, experiment.model.vocab_size, data.task)
     rows = max(options.rows, options.examples)
-    found = inspect(experiment, opened, rows=rows, shown=options.examples)
+    records = () if data.streaming else look_at_records(opened, rows, experiment.seed)
+    found, problem = None, None
+    try:
+        found = inspect(experiment, opened, rows=rows, shown=options.examples)
+    except ExperimentError as error:
+        if not records:
+            raise
+        problem = error
     if options.json:
-        common.print_json(_plain(dataclasses.asdict(found)))
+        common.print_json(
+            {"records": _plain(records), "problem": str(problem) if problem else None}
+            | (_plain(dataclasses.asdict(found)) if found else {})
+        )
     else:
         from rich.console import Console
 
-        show(found, experiment, Console(soft_wrap=False))
+        console = Console(soft_wrap=False)
+        for each in records:
+            _print_records(each, experiment, console)
+        if found:
+            show(found, experiment, console)
+        if problem:
+            console.print(f"No batches are shown: {problem}", style="yellow", markup=False)
     return 0
 
 
@@ -68,7 +86,8 @@ def show(found: Any, experiment: Any, console: Any) -> None:
     if found.rows:
         console.print(_legend(found))
         console.print()
-    _print_lengths(found, console)
+    if found.lengths:
+        _print_lengths(found, console)
     if len(found.parts) > 1:
         _print_parts(found, console)
     _print_cleaning(found, console)
@@ -131,6 +150,33 @@ def _print_lengths(found: Any, console: Any) -> None:
     console.print()
 
 
+def _print_records(found: Any, experiment: Any, console: Any) -> None:
+    """The arrays, classes and broken records of a component whose records are decoded."""
+    from rich.table import Table
+
+    from t5x_like.data.records.inspection import spelled
+
+    of = f" of {found.component}" if found.component else ""
+    title = f"Records{of} in {experiment.data.split!r}: {found.records:,}, of which {found.looked_at:,} were decoded"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None)
+    for name in ("array", "shape", "type"):
+        table.add_column(name)
+    for name in ("least", "mean", "most"):
+        table.add_column(name, justify="right")
+    for array in found.arrays:
+        numbers = (f"{value:.4g}" for value in (array.low, array.mean, array.high))
+        table.add_row(array.name, spelled(array.shapes), array.dtype, *numbers)
+    console.print(table)
+    if found.classes:
+        shares = ", ".join(f"{name} {count / sum(found.classes.values()):.1%}" for name, count in found.classes.items())
+        console.print(f"Classes: {shares}", markup=False)
+    if found.broken_count:
+        console.print(f"{found.broken_count:,} cannot be decoded:", style="red")
+        for sentence in found.broken:
+            console.print(f"  {sentence}", markup=False)
+    console.print()
+
+
 def _print_parts(found: Any, console: Any) -> None:
     from rich.table import Table
 
@@ -150,7 +196,7 @@ def _print_parts(found: Any, console: Any) -> None:
 
 
 def _print_cleaning(found: Any, console: Any) -> None:
-    """What the stages did, for each component that is cleaned on the way."""
+    """Prints the counts of cleaning, for each component that is cleaned on the way."""
     of = "all documents" if found.sampled is None else "the first documents"
     for name, counts in found.cleaned.items():
         console.print(f"Cleaning of {of}" + (f" of {name}" if name else ""), style="bold")

@@ -135,7 +135,7 @@ class _Bar:
 
 
 def _summary(manifest: Any, output: str) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The object that `--json` prints."""
     import json
 
     return {

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _measure(texts: Any, vocabulary: Any) -> dict[str, Any]:
-    """How long the texts are in documents, bytes and tokens."""
+    """Sizes of the texts in documents, bytes and tokens."""
     from t5x_like.data.tasks import tokenize
 
     documents = tokenize(texts, vocabulary)

@@ -1,4 +1,4 @@
-"""What a stage of cleaning is.
+"""The bases of stages of cleaning.
 
 A stage is a frozen dataclass of options. Most look at one document at a time. A `CorpusStage` must first have seen all
 of them: it turns each document into 64-bit keys, and decides over the keys of the whole corpus what to do with each.
@@ -13,7 +13,7 @@ Verdict = Mapping[str, np.ndarray]  # what a corpus stage decided, as arrays tha
 
 
 class Outcome(NamedTuple):
-    """What a stage did to one document.
+    """The outcome of a stage for one document.
 
     Attributes:
       text: the text that is left, or None where the document is dropped.
@@ -32,10 +32,10 @@ class Stage(Protocol):
     name: str
 
     def clean(self, text: str) -> Outcome:
-        """What becomes of the document; the same for the same text, in any process."""
+        """Judges and edits a document; the same for the same text, in any process."""
 
     def version(self) -> str:
-        """Whatever beside the options decides what becomes of a document: a digest of a file, a package's version."""
+        """All beside the options that decides what becomes of a document: a digest of a file, a package's version."""
 
 
 class Record(NamedTuple):
@@ -61,16 +61,16 @@ class CorpusStage(Protocol):
     name: str
 
     def keys(self, text: str) -> np.ndarray:
-        """What the first pass keeps of one document: uint64 [k]; a key may come up more than once."""
+        """The keys of one document for the first pass: uint64 [k]; a key may come up more than once."""
 
     def decide(self, records: Callable[[], Iterator[Record]]) -> Verdict:
         """The verdict over the keys of all documents; `records` starts over at every call."""
 
     def apply(self, number: int, text: str, verdict: Verdict) -> Outcome:
-        """What becomes of document `number`."""
+        """Judges and edits document `number`."""
 
     def version(self) -> str:
-        """Whatever beside the options decides what the keys are, and what becomes of a document."""
+        """All beside the options that decides the keys, and what becomes of a document."""
 
 
 AnyStage = Any  # a Stage or a CorpusStage: a field of a dataclass cannot be a union of protocols

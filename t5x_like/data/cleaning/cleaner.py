@@ -1,4 +1,4 @@
-"""Stages one after the other."""
+"""A sequence of cleaning stages."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ class Cleaner:
     def clean(
         self, text: str, counts: Counts, number: int = 0, verdicts: Mapping[int, Verdict] | None = None, stop: int = -1
     ) -> Outcome:
-        """What becomes of one document.
+        """Sends one document through the stages.
 
         Args:
           text: the document.
@@ -77,7 +77,7 @@ class Cleaner:
         return Outcome(text)
 
     def clean_many(self, texts: Iterable[str]) -> tuple[list[str], Counts]:
-        """What is left of documents that are looked at one by one, and what the stages did."""
+        """The documents that are left, looked at one by one, and counts of what the stages did."""
         counts = self.counts()
         outcomes = (self.clean(text, counts).text for text in texts)
         return [text for text in outcomes if text is not None], counts

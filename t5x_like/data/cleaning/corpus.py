@@ -39,8 +39,8 @@ Pool = tuple[ProcessPoolExecutor, int] | None  # the processes, and how many the
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """What is cleaned.
+class CleaningInput:
+    """Files of JSON lines to clean.
 
     Attributes:
       path: a file or a glob of JSON lines, as for a task.
@@ -69,7 +69,7 @@ class Corpus:
 
 
 class Job(NamedTuple):
-    """What is done to one group, in any process.
+    """Work on one group of documents, in any process.
 
     Attributes:
       cleaner: the stages, pickled once, so that a process makes them, and what they read, only once.
@@ -86,7 +86,7 @@ class Job(NamedTuple):
     output: Path
 
 
-def clean_corpus(corpus: Corpus, cleaner: Cleaner, output: Path, processes: int = 1) -> Counts:
+def clean_corpus(corpus: CleaningInput, cleaner: Cleaner, output: Path, processes: int = 1) -> Counts:
     """Writes what the stages leave of a corpus, the same bytes whatever the number of processes.
 
     Writes to `output` the files `part-000000.jsonl.zst`, … with lines `{"number": …, "text": …}`, `counts.json`, and
@@ -123,7 +123,7 @@ def clean_corpus(corpus: Corpus, cleaner: Cleaner, output: Path, processes: int 
 
 
 def _decide(
-    corpus: Corpus, cleaner: Cleaner, place: int, verdicts: tuple[tuple[int, Path], ...], state: Path, pool: Pool
+    corpus: CleaningInput, cleaner: Cleaner, place: int, verdicts: tuple[tuple[int, Path], ...], state: Path, pool: Pool
 ) -> Path:
     """The file with the verdict of the corpus stage at `place`, given those of the ones before it."""
     verdict, keys = state / f"verdict-{place}.npz", state / f"keys-{place}"
@@ -136,7 +136,11 @@ def _decide(
 
 
 def _jobs(
-    corpus: Corpus, cleaner: Cleaner, verdicts: tuple[tuple[int, Path], ...], place: int, output: Callable[[int], Path]
+    corpus: CleaningInput,
+    cleaner: Cleaner,
+    verdicts: tuple[tuple[int, Path], ...],
+    place: int,
+    output: Callable[[int], Path],
 ) -> Iterator[Job]:
     """One pass: a job for every group."""
     pickled = pickle.dumps(cleaner)
@@ -214,7 +218,7 @@ def _write_keys(job: Job) -> None:
 
 
 def _write_part(job: Job) -> None:
-    """What is left of a group; the counts come first, so that the documents are never there without them."""
+    """Writes what is left of a group; the counts first, so that the documents are never there without them."""
     cleaner, verdicts = _cleaner(job.cleaner), _verdicts(job.verdicts)
     counts = cleaner.counts()
     lines = []

@@ -1,4 +1,4 @@
-"""What each stage took in, let out, dropped and edited; adds up over workers and is plain JSON."""
+"""Counts of documents and bytes that each stage took in, gave, dropped and edited; they add up over workers."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ class Amount:
 
 @dataclass
 class Edits:
-    """What a rule took out of documents that it did not drop for that.
+    """Edits of a rule, in documents that it did not drop.
 
     Attributes:
       documents: the documents it took something out of, dropped later or not.
@@ -42,7 +42,7 @@ class Edits:
 
 @dataclass
 class StageCounts:
-    """What one stage did.
+    """Counts of one stage.
 
     Attributes:
       stage: the stage's name.
@@ -83,7 +83,7 @@ class StageCounts:
 
 @dataclass
 class Counts:
-    """What all stages did, in their order."""
+    """Counts of all stages, in their order."""
 
     stages: list[StageCounts]
 
@@ -94,12 +94,12 @@ class Counts:
 
     @property
     def taken(self) -> Amount:
-        """What came into the first stage."""
+        """Documents and bytes that came into the first stage."""
         return self.stages[0].taken if self.stages else Amount()
 
     @property
     def given(self) -> Amount:
-        """What went out of the last stage."""
+        """Documents and bytes that the last stage gave."""
         return self.stages[-1].given if self.stages else Amount()
 
     def add(self, other: "Counts") -> None:

@@ -116,7 +116,7 @@ class Decontaminate:
         return starts[is_known], hashes[is_known]
 
     def _windows(self, text: str, places: np.ndarray) -> list[tuple[int, int]]:
-        """What is cut out, from and to which character, those that touch made one."""
+        """The windows to cut out, by their first and last characters; those that touch are one."""
         spans = _word_spans(text)
         windows: list[tuple[int, int]] = []
         for place in places.tolist():
@@ -141,7 +141,7 @@ def _word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _between(text: str, windows: list[tuple[int, int]], least: int) -> list[str]:
-    """What is left between the windows, where it has `least` characters."""
+    """The texts between the windows, of `least` characters or more."""
     begins = [0, *(end for _, end in windows)]
     ends = [*(begin for begin, _ in windows), len(text)]
     pieces = (text[begin:end].strip() for begin, end in zip(begins, ends, strict=True))

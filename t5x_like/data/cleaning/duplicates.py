@@ -1,4 +1,4 @@
-"""What a corpus holds more than once, to the letter: documents, and spans of three sentences."""
+"""Exact duplicates in a corpus: documents, and spans of three sentences."""
 
 from dataclasses import dataclass
 

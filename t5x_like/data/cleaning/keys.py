@@ -51,7 +51,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-    """What `save` wrote."""
+    """The arrays that `save` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 

@@ -102,7 +102,7 @@ class GopherRepetition:
 
 
 class NGrams:
-    """How much of a document's characters are in n-grams of words that come more than once."""
+    """Shares of a document's characters in n-grams of words that come more than once."""
 
     def __init__(self, words: Sequence[str]) -> None:
         """Takes the words in order."""
@@ -144,7 +144,7 @@ class NGrams:
 
 
 def _among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Which of the values are in `known`, which rises and is not empty: bool [len(values)]."""
+    """Membership of values in `known`, which rises and is not empty: bool [len(values)]."""
     return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
 
 

@@ -1,4 +1,4 @@
-"""What several stages need of a text: its words, sentences, lines and hashes."""
+"""Words, sentences, lines and hashes of a text, for several stages."""
 
 import functools
 import hashlib

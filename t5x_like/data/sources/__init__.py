@@ -7,20 +7,19 @@ corpus    the shards that a path names, as one
 faults    what can be wrong, by kind
 """
 
-from t5x_like.data.sources.base import POLICIES, UNITS, Options, Reader, Shard, Source, Stamp
-from t5x_like.data.sources.corpus import Corpus, open_corpus, read_texts
+from t5x_like.data.sources.base import POLICIES, UNITS, Options, Reader, Stamp, TextShard
+from t5x_like.data.sources.corpus import TextCorpus, open_corpus, read_texts
 from t5x_like.data.sources.paths import SHIPPED, digest, file_digest, find, is_glob, outline, read_bytes, resolve
 
 __all__ = [
     "POLICIES",
     "SHIPPED",
     "UNITS",
-    "Corpus",
     "Options",
     "Reader",
-    "Shard",
-    "Source",
     "Stamp",
+    "TextCorpus",
+    "TextShard",
     "digest",
     "file_digest",
     "find",

@@ -11,7 +11,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader
 
 from t5x_like.data.sources import faults, protobuf
-from t5x_like.data.sources.base import Shard
+from t5x_like.data.sources.base import TextShard
 from t5x_like.data.sources.faults import DAMAGED_FILE, Fault, UnreadableError, too_long
 from t5x_like.data.sources.fields import decoded, json_text, missing
 
@@ -20,14 +20,14 @@ _BLOCK = 1 << 20
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
-class ArrayRecord(Shard):
+class ArrayRecord(TextShard):
     """An ArrayRecord file, whose first record says what all of them are; subclasses know it."""
 
     format = "array_record"
     content = ""
 
     def records(self, start: int) -> Iterator[str | Fault]:
-        """What each record holds."""
+        """The text of each record."""
         with self._reader() as reader:
             total = reader.num_records()
             if start < total:

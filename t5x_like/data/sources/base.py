@@ -1,4 +1,4 @@
-"""What every format is: a shard, which is one file read record by record, and restarts at any of them."""
+"""The base of every format: a shard of texts, one file that is read record by record from any of them on."""
 
 import abc
 import dataclasses
@@ -6,8 +6,8 @@ import functools
 import os
 import stat
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -25,7 +25,7 @@ _DIGESTS = "digests"  # of files, by their state
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """How files are read; the fields are those of `data.task`.
+    """Options of reading; the fields are those of `data.task`.
 
     Attributes:
       field: the key, column or feature of the text; dots lead into nested ones.
@@ -51,7 +51,7 @@ class Options:
 
 
 class Stamp(NamedTuple):
-    """What tells two states of a file apart without reading it.
+    """A state of a file, told without reading it.
 
     Attributes:
       size: in bytes.
@@ -64,14 +64,7 @@ class Stamp(NamedTuple):
     version: str
 
 
-class Source(Protocol):
-    """A corpus, as the program reads it."""
-
-    def shards(self) -> Sequence["Shard"]:
-        """Its files, in the order in which its documents are numbered."""
-
-
-class Shard(abc.ABC):
+class TextShard(abc.ABC):
     """One file of a corpus.
 
     Attributes:
@@ -89,7 +82,7 @@ class Shard(abc.ABC):
 
     @abc.abstractmethod
     def records(self, start: int) -> Iterator[str | Fault]:
-        """What each record holds, one item a record, from record `start` on.
+        """The text of each record, or its fault, from record `start` on.
 
         Raises:
           UnreadableError: where the rest of the file cannot be read because of its content.
@@ -101,7 +94,7 @@ class Shard(abc.ABC):
         return Reader(self, start)
 
     def count(self) -> int | None:
-        """How many records there are, where the format says so without reading them; None where it does not.
+        """The number of records, where the format says it without reading them; None where it does not.
 
         Raises:
           UnreadableError: where the content is damaged.
@@ -109,7 +102,7 @@ class Shard(abc.ABC):
         return None
 
     def settings(self) -> list[Any]:
-        """What decides the texts besides the content, as plain JSON values; a part of fingerprints."""
+        """All that decides the texts besides the content, as plain JSON values; a part of fingerprints."""
         return [self.format, self.options.field]
 
     @functools.cached_property
@@ -183,7 +176,7 @@ class Reader(Iterator[tuple[int, str]]):
       skipped: how many records, and files, gave no text, by kind.
     """
 
-    def __init__(self, shard: Shard, start: int) -> None:
+    def __init__(self, shard: TextShard, start: int) -> None:
         """Begins at record `start`."""
         self.position = start
         self.skipped: Counter[str] = Counter()

@@ -9,25 +9,25 @@ from typing import Any
 from etils import epath
 
 from t5x_like.data.sources import formats
-from t5x_like.data.sources.base import Options, Shard
+from t5x_like.data.sources.base import Options, TextShard
 from t5x_like.data.sources.faults import UnreadableError
 from t5x_like.data.sources.paths import find, joint_digest, outline
 from t5x_like.errors import ExperimentError
 
 
-class Corpus:
-    """A `Source`: shards in the order of their names.
+class TextCorpus:
+    """Shards in the order of their names.
 
     Attributes:
       skipped: how many records and files the last pass of `texts` left out, by kind (`faults`).
     """
 
-    def __init__(self, shards: Sequence[Shard], options: Options) -> None:
+    def __init__(self, shards: Sequence[TextShard], options: Options) -> None:
         """A corpus of these shards."""
         self._shards, self._options = list(shards), options
         self.skipped: Counter[str] = Counter()
 
-    def shards(self) -> list[Shard]:
+    def shards(self) -> list[TextShard]:
         """Its files, in the order in which its documents are numbered."""
         return list(self._shards)
 
@@ -58,7 +58,7 @@ class Corpus:
             raise ExperimentError(f"{self._options.where}.path", f"there is no document in {files}")
 
     def count(self) -> int | None:
-        """How many records there are, where every format knows without reading them; None otherwise."""
+        """The number of records, where every format says it without reading them; None otherwise."""
         total = 0
         for shard in self._shards:
             try:
@@ -75,7 +75,7 @@ class Corpus:
         return joint_digest(shard.digest() for shard in self._shards)
 
     def outline(self) -> str:
-        """What can be told of the content of the shards without reading it all; their names do not count."""
+        """A digest of sizes and of samples of the content, for what is too large to be read; names do not count."""
         return outline([epath.Path(shard.file) for shard in self._shards], f"{self._options.where}.path")
 
     def stamp(self) -> str:
@@ -84,11 +84,11 @@ class Corpus:
         return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
 
     def settings(self) -> list[Any]:
-        """What decides the texts besides the content, as plain JSON values."""
+        """All that decides the texts besides the content, as plain JSON values."""
         return [self._options.on_error, self._options.max_line_bytes, *(shard.settings() for shard in self._shards)]
 
 
-def open_corpus(path: str, options: Options) -> Corpus:
+def open_corpus(path: str, options: Options) -> TextCorpus:
     """The corpus at a path.
 
     Args:
@@ -101,11 +101,11 @@ def open_corpus(path: str, options: Options) -> Corpus:
     if path.startswith("tfds:"):
         from t5x_like.data.sources import tfds
 
-        return Corpus(tfds.shards(path, options), options)
-    return Corpus(of_files(find(path, f"{options.where}.path"), options), options)
+        return TextCorpus(tfds.shards(path, options), options)
+    return TextCorpus(of_files(find(path, f"{options.where}.path"), options), options)
 
 
-def of_files(files: Sequence[epath.Path], options: Options) -> list[Shard]:
+def of_files(files: Sequence[epath.Path], options: Options) -> list[TextShard]:
     """Each file as a shard of the format that `options` or its name says."""
     return [formats.load(options.format or formats.of_name(file.name, options.where))(file, options) for file in files]
 
@@ -113,4 +113,4 @@ def of_files(files: Sequence[epath.Path], options: Options) -> list[Shard]:
 def read_texts(files: Sequence[epath.Path], field: str, where: str) -> Iterator[tuple[int, str]]:
     """(document number, text) of every document of files, as `find` gives them; the first fault is an error."""
     options = Options(field=field, where=where)
-    return Corpus(of_files(files, options), options).texts()
+    return TextCorpus(of_files(files, options), options).texts()

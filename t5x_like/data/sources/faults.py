@@ -1,4 +1,4 @@
-"""What can be wrong in a corpus, by kind; what is done about it is `data.task.on_error`."""
+"""Faults of files and records, by kind; `data.task.on_error` says what is done about them."""
 
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ class UnreadableError(Exception):
 
 
 def damaged(error: BaseException) -> UnreadableError:
-    """What a decoder said about a file, in one line."""
+    """The complaint of a decoder about a file, in one line."""
     text = str(error).strip() or type(error).__name__
     return UnreadableError(DAMAGED_FILE, text.splitlines()[0])
 

@@ -65,7 +65,7 @@ def missing(field: str, known: Iterable[str], where: str) -> str:
 
 
 def _nested(value: Any, field: str) -> Any:
-    """What a dotted path leads to: `meta.text` is the `text` in the object `meta`."""
+    """The value at a dotted path: `meta.text` is the `text` in the object `meta`."""
     for key in field.split("."):
         if not isinstance(value, Mapping) or key not in value:
             return _ABSENT

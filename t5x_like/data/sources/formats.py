@@ -1,4 +1,4 @@
-"""Which format a file has, by the end of its name; the reader of a format is imported when a file needs it."""
+"""Formats by the ends of file names; the reader of a format is imported when a file needs it."""
 
 import functools
 import importlib
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from t5x_like.data.sources.base import Shard
+from t5x_like.data.sources.base import TextShard
 from t5x_like.data.sources.streams import GZIP, ZSTD
 from t5x_like.errors import ExperimentError
 
@@ -53,8 +53,8 @@ def of_name(name: str, where: str = "data.task") -> str:
 
 
 @functools.cache
-def load(name: str) -> Callable[..., Shard]:
-    """The reader of a format, a subclass of Shard."""
+def load(name: str) -> Callable[..., TextShard]:
+    """The reader of a format, a subclass of TextShard."""
     module, attribute = _READERS[name].split(":")
     reader: Any = getattr(importlib.import_module(module), attribute)
     return reader

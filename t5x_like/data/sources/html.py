@@ -55,7 +55,7 @@ def _is_utf8(page: bytes) -> bool:
 
 
 def _depth(html: str) -> int:
-    """How deep tags are nested at most; 0 for a page with too few tags to be deep."""
+    """The deepest nesting of tags; 0 for a page with too few tags to be deep."""
     depth = deepest = 0
     if html.count("<") > _DEEPEST:
         for ends, name in _TAG.findall(html):

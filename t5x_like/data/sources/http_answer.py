@@ -29,7 +29,7 @@ _PAGE = re.compile(
 
 
 class Answer(NamedTuple):
-    """What a server sent.
+    """An answer of a server.
 
     Attributes:
       status: such as 200.
@@ -151,7 +151,7 @@ def _decoded(body: bytes, name: str, limit: int) -> bytes:
 
 
 def _until_broken(blocks: Iterator[bytes], limit: int) -> bytes:
-    """What a decoder makes of a body, up to where that is cut or broken.
+    """The decoded body, up to where it is cut or broken.
 
     Raises:
       EncodingError: when that is at its very beginning.

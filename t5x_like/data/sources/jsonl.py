@@ -5,19 +5,19 @@ Blank lines are no records.
 
 from collections.abc import Iterator
 
-from t5x_like.data.sources.base import Shard
+from t5x_like.data.sources.base import TextShard
 from t5x_like.data.sources.faults import Fault, too_long
 from t5x_like.data.sources.fields import json_text
 from t5x_like.data.sources.streams import blocks, lines, without_mark
 
 
-class JsonLines(Shard):
+class JsonLines(TextShard):
     """A file with one object a line."""
 
     format = "jsonl"
 
     def records(self, start: int) -> Iterator[str | Fault]:
-        """What each line holds that is not blank."""
+        """The text of each line that is not blank."""
         limit, number = self.options.max_line_bytes, 0
         with self.open() as stream:
             content = without_mark(blocks(stream, self.file.name, self.options.max_window_bytes))

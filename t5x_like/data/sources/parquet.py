@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from t5x_like.data.sources import faults
-from t5x_like.data.sources.base import Shard
+from t5x_like.data.sources.base import TextShard
 from t5x_like.data.sources.faults import Fault, UnreadableError, damaged, too_long
 from t5x_like.data.sources.fields import decoded, missing
 from t5x_like.data.sources.streams import Guarded
@@ -26,13 +26,13 @@ _ROWS = 256  # taken at once
 _BUFFER = 1 << 20  # bytes read at once of a column
 
 
-class Parquet(Shard):
+class Parquet(TextShard):
     """A Parquet file; the field is a column, and dots lead into structs."""
 
     format = "parquet"
 
     def records(self, start: int) -> Iterator[str | Fault]:
-        """What each row holds; row groups before `start` are not read."""
+        """The text of each row; row groups before `start` are not read."""
         with self.open() as stream:
             try:
                 yield from self._rows(self._opened(stream), start)

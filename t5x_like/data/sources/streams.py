@@ -149,7 +149,7 @@ class Blocks(io.RawIOBase):
         return bytes(taken)
 
     def tell(self) -> int:
-        """How many bytes were read."""
+        """The number of bytes that were read."""
         return self._given
 
     def readable(self) -> bool:

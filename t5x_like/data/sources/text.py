@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from t5x_like.data.sources.base import Shard
+from t5x_like.data.sources.base import TextShard
 from t5x_like.data.sources.faults import Fault, too_long
 from t5x_like.data.sources.fields import decoded
 from t5x_like.data.sources.streams import BYTE_ORDER_MARK, blocks, lines, without_mark
 
 
-class PlainText(Shard):
+class PlainText(TextShard):
     """A text file. A file is taken whole, to its last line end; blocks and lines are without the one they end with."""
 
     format = "text"
@@ -19,7 +19,7 @@ class PlainText(Shard):
         return [self.format, self.options.unit]
 
     def records(self, start: int) -> Iterator[str | Fault]:
-        """What each document holds."""
+        """The text of each document."""
         with self.open() as stream:
             content = without_mark(blocks(stream, self.file.name, self.options.max_window_bytes))
             documents = {"file": self._whole, "block": self._blocks, "line": self._lines}[self.options.unit](content)

@@ -7,7 +7,7 @@ from typing import Any
 
 from t5x_like import registry
 from t5x_like.data.sources import faults
-from t5x_like.data.sources.base import Options, Shard
+from t5x_like.data.sources.base import Options, TextShard
 from t5x_like.data.sources.faults import Fault, damaged, too_long
 from t5x_like.data.sources.fields import decoded, missing
 from t5x_like.data.sources.paths import explained
@@ -18,7 +18,7 @@ PREFIX = "tfds:"
 _SPELLING = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 
-class TfdsShard(Shard):
+class TfdsShard(TextShard):
     """One file of a split."""
 
     format = "tfds"
@@ -29,11 +29,11 @@ class TfdsShard(Shard):
         self._builder, self._first, self._length = builder, first, length
 
     def count(self) -> int | None:
-        """What TFDS wrote down when it prepared the dataset."""
+        """The number that TFDS wrote down when it prepared the dataset."""
         return self._length
 
     def records(self, start: int) -> Iterator[str | Fault]:
-        """What each example holds."""
+        """The text of each example."""
         if start >= self._length:
             return
         import tensorflow as tf
@@ -74,7 +74,7 @@ class TfdsShard(Shard):
         return decoded(value, place)
 
 
-def shards(path: str, options: Options) -> list[Shard]:
+def shards(path: str, options: Options) -> list[TextShard]:
     """The files of a split, in TFDS's order.
 
     Args:
@@ -100,6 +100,15 @@ def shards(path: str, options: Options) -> list[Shard]:
         found.append(TfdsShard(file, options, builder, first, length))
         first += length
     return list(found)
+
+
+def class_names(path: str, options: Options) -> tuple[str, ...]:
+    """The names of the classes that the dataset's `label` counts; none where it has no such feature."""
+    spelled = _SPELLING.fullmatch(path.removeprefix(PREFIX))
+    assert spelled is not None
+    builder = _builder(path, {key: value for key, value in spelled.groupdict().items() if value}, options)
+    label = builder.info.features.get("label") if hasattr(builder.info.features, "get") else None
+    return tuple(getattr(label, "names", None) or ())
 
 
 def _builder(path: str, names: dict[str, str], options: Options) -> Any:

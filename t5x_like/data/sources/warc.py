@@ -10,7 +10,7 @@ from typing import Any
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from t5x_like.data.sources import faults, http_answer
-from t5x_like.data.sources.base import Shard
+from t5x_like.data.sources.base import TextShard
 from t5x_like.data.sources.faults import Fault, UnreadableError, damaged, too_long
 from t5x_like.data.sources.fields import decoded
 from t5x_like.data.sources.html import page_text
@@ -21,7 +21,7 @@ _OK = 200
 _READING = 2  # raise it when the same file gives other texts
 
 
-class Warc(Shard):
+class Warc(TextShard):
     """A WARC file. Its records are the conversions and responses in it; requests and metadata are none."""
 
     format = "warc"
@@ -31,7 +31,7 @@ class Warc(Shard):
         return [self.format, importlib.metadata.version("resiliparse"), _READING]
 
     def records(self, start: int) -> Iterator[str | Fault]:
-        """What each conversion or response holds."""
+        """The text of each conversion or response."""
         with self.open() as stream:
             archive = self._archive(Blocks(blocks(stream, self.file.name, self.options.max_window_bytes)))
             for number, record in enumerate(archive):

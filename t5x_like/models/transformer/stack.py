@@ -111,10 +111,11 @@ class Layers(nnx.Module):
 
     def _slices(self) -> list[Any]:
         structure, parameters = variables.split(self.layer)
-        infos, constrain = structure.infos(), layout.current().constrain
+        one, constrain = structure.unstacked(), layout.current().constrain
+        infos = one.infos()
 
         def layer(index: int) -> Any:
-            return structure.merge(jax.tree.map(lambda x, info: constrain(x[index], info.axes[1:]), parameters, infos))
+            return one.merge(jax.tree.map(lambda x, info: constrain(x[index], info.axes), parameters, infos))
 
         return [layer(index) for index in range(self.count)]
 
@@ -316,6 +317,10 @@ class TransformerStack(nnx.Module):
         return rotation(positions_bt, o.layer.attention.head_dim, o.positions) if o.positions.name == "rope" else None
 
     # --- Decoding -----------------------------------------------------------------------------------------------------
+
+    def unstack(self) -> None:
+        """Lays the parameters out layer by layer, for decoding alone: see `Layers.unstack`."""
+        self.blocks.unstack()
 
     def empty_cache(self, batch: int, slots: int) -> tuple[Any, ...]:
         """Room for the keys and values of `slots` tokens in every layer, in the computation's dtype."""

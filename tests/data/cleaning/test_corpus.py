@@ -9,7 +9,7 @@ import zstandard
 from t5x_like import registry
 from t5x_like.data.cleaning import corpus as corpora
 from t5x_like.data.cleaning.cleaner import Cleaner
-from t5x_like.data.cleaning.corpus import Corpus, clean_corpus
+from t5x_like.data.cleaning.corpus import CleaningInput, clean_corpus
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.sections import section
@@ -44,7 +44,7 @@ def texts(count=120):
 def corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "GROUP_CHARACTERS", 5000)
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts()))
-    return Corpus(path=str(tmp_path / "corpus.jsonl"))
+    return CleaningInput(path=str(tmp_path / "corpus.jsonl"))
 
 
 def files(folder):

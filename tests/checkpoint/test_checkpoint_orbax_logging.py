@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from t5x_like.checkpoint import noise
+from t5x_like.checkpoint import orbax_logging
 
 
 def record(path, level, file=None):
@@ -33,7 +33,7 @@ ORBAX = "/x/orbax/checkpoint/_src/handlers/h.py"
     ],
 )
 def test_only_what_orbax_notes_or_raises_is_dropped(arguments, shown):
-    assert noise.worth_reading(record(*arguments)) == shown
+    assert orbax_logging.is_shown(record(*arguments)) == shown
 
 
 def test_errors_of_tensorstore_have_no_traceback_and_are_dropped():
@@ -47,7 +47,7 @@ def test_errors_of_tensorstore_have_no_traceback_and_are_dropped():
         (),
         (ValueError, error, None),
     )
-    assert not noise.worth_reading(made)
+    assert not orbax_logging.is_shown(made)
 
 
 def coroutine_of(file):
@@ -71,14 +71,14 @@ def coroutine_of(file):
 def test_only_what_orbax_left_behind_is_dropped(error, file, shown):
     heard = []
     left = types.SimpleNamespace(exc_value=error, object=file and coroutine_of(file))
-    noise.without_late_answers(heard.append)(left)
+    orbax_logging.without_closed_loops(heard.append)(left)
     assert bool(heard) == shown
 
 
 def test_quiet_adds_its_filters_once():
-    noise.quiet()
+    orbax_logging.install_filters()
     before = sys.unraisablehook
-    noise.quiet()
+    orbax_logging.install_filters()
     assert sys.unraisablehook is before
     for name in ("absl", "asyncio"):
-        assert logging.getLogger(name).filters.count(noise.worth_reading) == 1
+        assert logging.getLogger(name).filters.count(orbax_logging.is_shown) == 1

@@ -49,10 +49,12 @@ class Records(abc.ABC):
     """The records of one component of a split, before it is known how long a row is.
 
     Attributes:
-      bytes: UTF-8 bytes of their texts; 0 where they are no text.
+      bytes: UTF-8 bytes of their texts; 0 where they are not known.
+      has_tokens: whether `tokens` counts tokens, and not records.
     """
 
     bytes: ClassVar[int] = 0
+    has_tokens: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod

@@ -1,0 +1,1 @@
+"""Inference: batched decoding with a KV cache, sampling, beam search, and the text around them."""

@@ -1,0 +1,140 @@
+"""Text in, text out: prompts as a model's vocabulary spells them, stop strings, and output while it is written."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_like.data.detokenization import StreamingDecoder, continuation
+from t5x_like.data.sentinels import vocabulary_of
+from t5x_like.errors import UserError
+from t5x_like.inference.engine import Engine
+from t5x_like.inference.prompts import require_text
+from t5x_like.inference.sampling import Sampling
+from t5x_like.inference.search import BeamSearch
+from t5x_like.program import Program, State
+
+# Takes a prompt's number and the next piece of its text.
+Reader = Callable[[int, str], None]
+
+
+class TextGenerator:
+    """Continues texts with one program's model, or answers them where it reads them with an encoder.
+
+    Attributes:
+      engine: that works on ids.
+    """
+
+    def __init__(self, program: Program, vocabulary: Any) -> None:
+        """Takes a program, and the vocabulary of its task; what the objective adds to that is added here.
+
+        Raises:
+          ExperimentError: when the model's tokens see later ones, which are not there yet.
+        """
+        self._vocabulary = v = vocabulary_of(program.objective, vocabulary)
+        self.engine = Engine(program, begin=v.pad_id, end=v.eos_id, pieces=v.size)
+
+    def __call__(
+        self,
+        state: State,
+        prompts: Sequence[str],
+        *,
+        tokens: int,
+        sampling: Sampling | BeamSearch,
+        key: jax.Array,
+        stops: Sequence[str] = (),
+        reader: Reader | None = None,
+    ) -> list[str]:
+        """Up to `tokens` tokens after each prompt, as text; fewer where the model ends the document.
+
+        Args:
+          state: a training state, or its `parameters` and `model_state`.
+          prompts: of any lengths.
+          tokens: how many to write at most.
+          sampling: how they are chosen, or the options of a beam search.
+          key: of the random choices; each prompt's hang on its number, and on nothing else in the batch.
+          stops: texts that end a continuation, and are no part of it.
+          reader: told of each continuation's text while it is written.
+
+        Raises:
+          UserError: for a prompt that is no text, and for a prompt and continuation that exceed the model's length.
+        """
+        if "" in stops:
+            raise UserError("a stop string is empty, which every text begins with; give one with a character")
+        require_text(prompts)
+        ids = [list(self._vocabulary.encode(prompt)) for prompt in prompts]
+        read = [self._read(each) for each in ids]
+        self.engine.require_room(read, tokens)
+        before = [() if self.engine.encoder else each for each in ids]
+        weights = self.engine.load(state)
+        if isinstance(sampling, BeamSearch):
+            found = self.engine.beam_search(weights, read, tokens=tokens, options=sampling)
+            texts = [self._text(before, best) for before, (best, _) in zip(before, found, strict=True)]
+            texts = [_cut(text, stops)[0] for text in texts]
+            for number, text in enumerate(texts if reader is not None else ()):
+                reader(number, text)  # type: ignore[misc]
+            return texts
+        if not stops and reader is None:
+            written = self.engine.write(weights, read, tokens=tokens, sampling=sampling, key=key)
+            return [self._text(*each) for each in zip(before, written, strict=True)]
+        outputs = [
+            _Output(number, StreamingDecoder(self._vocabulary, each), stops, reader)
+            for number, each in enumerate(before)
+        ]
+
+        def listener(number: int, new: np.ndarray) -> bool:
+            return outputs[number].take([i for i in new.tolist() if i != self._vocabulary.eos_id])
+
+        self.engine.write(weights, read, tokens=tokens, sampling=sampling, key=key, listener=listener)
+        return [output.finish() for output in outputs]
+
+    def _read(self, ids: list[int]) -> np.ndarray:
+        """The ids that the model reads, int32 [n]: an encoder's text has an end, any other the padding id in front.
+
+        A document's first token is predicted from the padding id.
+        """
+        v = self._vocabulary
+        return np.array([*ids, v.eos_id] if self.engine.encoder else [v.pad_id, *ids], np.int32)
+
+    def _text(self, before: Sequence[int], written: np.ndarray) -> str:
+        return continuation(self._vocabulary, before, written[written != self._vocabulary.eos_id].tolist())
+
+
+class _Output:
+    """The text of one continuation, which ends before the first stop string."""
+
+    def __init__(self, number: int, decoder: StreamingDecoder, stops: Sequence[str], reader: Reader | None) -> None:
+        self._number, self._decoder, self._stops, self._reader = number, decoder, stops, reader
+        self._text, self._shown, self._stopped = "", 0, False
+
+    def take(self, new: Sequence[int]) -> bool:
+        """Adds ids; says whether a stop string came."""
+        return self._add(self._decoder.push(new), final=False)
+
+    def finish(self) -> str:
+        """The whole text, after its last ids."""
+        if not self._stopped:
+            self._add(self._decoder.finish(), final=True)
+        return self._text
+
+    def _add(self, piece: str, *, final: bool) -> bool:
+        self._text, self._stopped = _cut(self._text + piece, self._stops)
+        # The end of the text may be the beginning of a stop string, and waits.
+        held = 0 if final or self._stopped else max((_overlap(self._text, stop) for stop in self._stops), default=0)
+        certain = len(self._text) - held
+        if self._reader is not None and certain > self._shown:
+            self._reader(self._number, self._text[self._shown : certain])
+        self._shown = max(self._shown, certain)
+        return self._stopped
+
+
+def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """A text up to its first stop string, and whether there is one."""
+    found = [place for place in map(text.find, stops) if place >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of a text a stop string begins with."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
