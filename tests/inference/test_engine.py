@@ -179,7 +179,7 @@ def test_a_model_that_sees_later_tokens_writes_nothing():
     class Blind:
         stacks, family = ("encoder",), "bert"
 
-    with pytest.raises(ExperimentError, match="model.causal: 'bert' sees all of a text and continues none"):
+    with pytest.raises(ExperimentError, match="model.decoder: 'bert' sees all of a text and continues none"):
         engine(type("P", (), {"architecture": Blind()}))
     assert isinstance(architecture("decoder").build(__import__("flax").nnx.Rngs(0)), LanguageModel)
 
