@@ -231,7 +231,8 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
     roles = assign(infos, structure.kinds(), adapted_roles(objective, adaptations))
     trained = variables.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
     options = experiment.optimizer
-    layout = layout or Layout(remat=experiment.parallelism.remat, scan_layers=experiment.parallelism.scan_layers)
+    chosen = experiment.parallelism
+    layout = layout or Layout(remat=chosen.remat, scan_layers=chosen.scan_layers, deterministic=chosen.deterministic)
     return Program(
         objective=objective,
         adaptations=adaptations,

@@ -23,10 +23,16 @@ def compiled_step(program: Program) -> Any:
     """`train_step` of a program under `jax.jit`, the state donated, everything placed by the layout."""
     step, layout = functools.partial(train_step, program), program.layout
     if layout.mesh is None:
-        return jax.jit(step, donate_argnums=0)
+        return jax.jit(step, donate_argnums=0, compiler_options=layout.compiler_options)
     state = program.shardings(jax.eval_shape(program.init))
     rows, whole = layout.sharding(("batch",)), layout.sharding(())
-    return jax.jit(step, in_shardings=(state, rows), out_shardings=(state, whole), donate_argnums=0)
+    return jax.jit(
+        step,
+        in_shardings=(state, rows),
+        out_shardings=(state, whole),
+        donate_argnums=0,
+        compiler_options=layout.compiler_options,
+    )
 
 
 def train_step(program: Program, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:

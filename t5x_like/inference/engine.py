@@ -36,8 +36,8 @@ Listener = Callable[[int, np.ndarray], bool]
 class Engine:
     """Continues sequences with one program's model, or answers them where it reads them with an encoder.
 
-    A model that writes has `decode`, `empty_cache` and `unstack` as `LanguageModel` of `models.transformer.model`; one with
-    an encoder has `encode` and `encoded_cache` besides, as `EncoderDecoder`.
+    A model that writes has `decode`, `empty_cache` and `unstack` as `LanguageModel` of `models.transformer.model`; one
+    with an encoder has `encode` and `encoded_cache` besides, as `EncoderDecoder`.
 
     Attributes:
       encoder: whether prompts go into an encoder.

@@ -93,7 +93,7 @@ def test_a_finished_run(whole, real_run):
     for row in parameters:
         assert row["path"] in page.text and " × ".join(map(str, row["shape"])) in page.text
     matrices = sum(row["count"] for row in parameters if row["kind"] == "matrix")
-    assert f"matrix {matrices:,} ({100 * matrices / total:.1f}%)" in page.text
+    assert f"matrix {matrices:,} ({100 * matrices / total:.3g}%)" in page.text
 
 
 def test_hovering_has_the_values_of_every_series(workdir):
