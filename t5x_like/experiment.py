@@ -90,6 +90,8 @@ class Parallelism:
       remat: what the backward pass recomputes: `none`, `full`, or all but what is named: `save_dots`, `save_attention`,
         `save_qkv_attention`, and `offload_qkv_attention`, which keeps that in the host's memory.
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
+      deterministic: on GPUs, kernels whose results are the same in every run, and none chosen by trying; slower. TPUs
+        and CPUs need nothing for it.
     """
 
     strategy: str = "custom"
@@ -105,6 +107,7 @@ class Parallelism:
     stage_rounds: int = 1
     remat: str = "none"
     scan_layers: bool = True
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         require_one_of(self, "strategy", STRATEGIES)
@@ -157,6 +160,8 @@ class Checkpoint:
       keep_every: commits at multiples of this step stay for good; 0 for none.
       best_metric: the metric whose best commit stays beside the latest; empty for none.
       best_mode: `min` or `max`.
+      write_seconds: how long a commit may take to be written; a run whose storage takes longer ends, and says who has
+        not written its part.
     """
 
     every: int = 1000
@@ -164,9 +169,10 @@ class Checkpoint:
     keep_every: int = 0
     best_metric: str = ""
     best_mode: str = "min"
+    write_seconds: int = 3600
 
     def __post_init__(self) -> None:
-        require_positive(self, "every", "keep")
+        require_positive(self, "every", "keep", "write_seconds")
         require_at_least(self, 0, "keep_every")
         require_one_of(self, "best_mode", ("min", "max"))
 
@@ -194,7 +200,8 @@ class Initialize:
       unused: patterns of variables of the source that may be left.
       reshaped: `PATTERN -> HOW`: variables here that may have another shape in the source, and how they are fitted:
         `cut_or_pad`, `mean` or `interpolate`.
-      accept: patterns of options, such as `model.rope_theta`, that change what the model computes and that may differ
+      accept: patterns of options, such as `model.decoder.positions.theta`, that change what the model computes and
+      that may differ
         from those the source was trained with.
     """
 
@@ -249,6 +256,7 @@ class Experiment:
       steps: optimizer updates in the whole run.
       model: the architecture, a family's table with overrides.
       objective: what is predicted.
+      adaptations: changes to the model that are trained in its place, by names of the user's choosing, in order.
       data: what is read.
       initialize: where the first parameters come from.
       optimizer: how gradients become updates, schedule included.
@@ -265,6 +273,7 @@ class Experiment:
     steps: int = 1000
     model: Annotated[Any, Choice("model", default="llama", tag="family")]
     objective: Annotated[Any, Choice("objective", default="causal_lm")]
+    adaptations: Annotated[Mapping[str, Any], Choices("adaptation")]
     data: Data
     initialize: Initialize
     optimizer: Annotated[Any, Choice("optimizer", default="adamw")]
@@ -278,7 +287,7 @@ class Experiment:
         require_positive(self, "steps")
         require_below(self, 1 << 31, "steps")  # which are counted in 32 bits
         self._check_batch()
-        self.model.check_length(self.data.sequence_length)
+        self.model.check(None, self.data, 0)
         self.optimizer.schedule.check(self.steps)
 
     def _check_batch(self) -> None:
@@ -288,10 +297,11 @@ class Experiment:
                 "parallelism.microbatches",
                 f"{parts} microbatches do not divide data.batch_size={batch}; use a divisor of it",
             )
-        if parts > 1 and self.objective.couples_batch:
+        coupling = f"objective {self.objective.name!r}" if self.objective.couples_batch else ""
+        coupling = f"model.family={self.model.family!r}" if self.model.couples_batch else coupling
+        if parts > 1 and coupling:
             raise ExperimentError(
-                "parallelism.microbatches",
-                f"objective {self.objective.name!r} couples the examples of a batch, so it must be 1",
+                "parallelism.microbatches", f"{coupling} couples the examples of a batch, so it must be 1"
             )
 
     @classmethod

@@ -139,8 +139,8 @@ def test_a_dry_run_says_what_would_be_taken_and_writes_nothing(trained, tmp_path
     taken = len(json.loads((workdir / "parameters.json").read_text()))
     assert first.startswith(f"variables from {workdir}/checkpoints/20: {taken} taken, 0 of them from another path")
     assert len(variables) == taken and all(line.startswith("  = ") for line in variables)
-    _, err = program.train(new, *flags, "--config.model.rope_theta=5e5", "--dry-run", status=2)
-    assert "! model.rope_theta: 10000.0 there, 500000.0 here" in err
+    _, err = program.train(new, *flags, "--config.model.decoder.positions.theta=5e5", "--dry-run", status=2)
+    assert "! model.decoder.positions.theta: 10000.0 there, 500000.0 here" in err
     assert not new.exists()
     out, _ = program.train(workdir, "--dry-run")
     assert out == f"{workdir} has a checkpoint of step 20: the run would be resumed from it\n"

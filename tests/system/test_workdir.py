@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from runs import TINY, Program, committed, complaint, lines, same_bits, wait_for_line
 
 # Divides over the eight devices of the tests' own process.
-FITS = ("--config.parallelism.tensor=2", "--config.model.kv_heads=2")
+FITS = ("--config.parallelism.tensor=2", "--config.model.decoder.layer.attention.kv_heads=2")
 DAMAGED = ("experiment.json", "summary.json", "environment.json", "parameters.json", "lease.json")
 
 
@@ -127,7 +128,7 @@ def test_whatever_was_damaged_the_commits_hold_what_is_needed(run, damage):
     for name in DAMAGED:
         (workdir / name).write_text(damage)
     (workdir / ".experiment.json.0.draft").write_text("cut")
-    _, err = program.train(workdir, "--config.model.mlp=64", status=2)
+    _, err = program.train(workdir, "--config.model.decoder.layer.feed_forward.hidden=64", status=2)
     assert "holds a run of another experiment: model.mlp was 32 and is 64" in err
     out, _ = program.train(workdir, "--json")
     again = json.loads(out)
@@ -146,3 +147,15 @@ def test_a_summary_names_no_samples_where_there_are_none(program, tmp_path):
         tmp_path / "run", "--config.evaluators={'validation': {'name': 'loss', 'tokens': 1000}}", "--json"
     )
     assert json.loads(out)["samples"] is None
+
+
+# --- Waits that have a limit ----------------------------------------------------------------------------------------
+
+
+def test_storage_that_never_answers_ends_the_run_by_its_name(program, tmp_path):
+    workdir, module = tmp_path / "run", Path(__file__).parent / "stuck_storage.py"
+    _, err = program.train(workdir, f"--module={module}", "--config.checkpoint.write_seconds=3", status=2)
+    [said] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert said.startswith(f"error: the checkpoint of step 10 was not written to {workdir}/checkpoints within 3 s")
+    assert not (workdir / "lease.json").exists()
+    committed(workdir, 5)
