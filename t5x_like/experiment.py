@@ -90,6 +90,8 @@ class Parallelism:
       remat: what the backward pass recomputes: `none`, `full`, or all but what is named: `save_dots`, `save_attention`,
         `save_qkv_attention`, and `offload_qkv_attention`, which keeps that in the host's memory.
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
+      deterministic: on GPUs, kernels whose results are the same in every run, and none chosen by trying; slower. TPUs
+        and CPUs need nothing for it.
     """
 
     strategy: str = "custom"
@@ -105,6 +107,7 @@ class Parallelism:
     stage_rounds: int = 1
     remat: str = "none"
     scan_layers: bool = True
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         require_one_of(self, "strategy", STRATEGIES)
