@@ -2,12 +2,13 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from t5x_like import __version__
 from t5x_like.distributed import startup
-from t5x_like.errors import explain
+from t5x_like.errors import StuckError, explain
 
 COMMANDS = ("train", "evaluate", "generate", "report", "config", "data", "preflight")
 
@@ -41,7 +42,10 @@ def guarded(run: Callable[[], int]) -> int:
         sentence = explain(error)
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        if isinstance(error, StuckError):
+            sys.stdout.flush()
+            os._exit(2)  # an orderly end would wait for what is stuck
     return 2
 
 

@@ -11,6 +11,10 @@ class UserError(Exception):
     """One sentence for the user; commands print it after `error:` and exit with 2, without a traceback."""
 
 
+class StuckError(UserError):
+    """An operation that did not end within its limit and goes on in threads, which the process does not wait for."""
+
+
 class ExperimentError(UserError):
     """A field of the experiment that cannot be.
 

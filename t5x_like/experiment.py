@@ -90,6 +90,8 @@ class Parallelism:
       remat: what the backward pass recomputes: `none`, `full`, or all but what is named: `save_dots`, `save_attention`,
         `save_qkv_attention`, and `offload_qkv_attention`, which keeps that in the host's memory.
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
+      deterministic: on GPUs, kernels whose results are the same in every run, and none chosen by trying; slower. TPUs
+        and CPUs need nothing for it.
     """
 
     strategy: str = "custom"
@@ -105,6 +107,7 @@ class Parallelism:
     stage_rounds: int = 1
     remat: str = "none"
     scan_layers: bool = True
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         require_one_of(self, "strategy", STRATEGIES)
@@ -157,6 +160,8 @@ class Checkpoint:
       keep_every: commits at multiples of this step stay for good; 0 for none.
       best_metric: the metric whose best commit stays beside the latest; empty for none.
       best_mode: `min` or `max`.
+      write_seconds: how long a commit may take to be written; a run whose storage takes longer ends, and says who has
+        not written its part.
     """
 
     every: int = 1000
@@ -164,9 +169,10 @@ class Checkpoint:
     keep_every: int = 0
     best_metric: str = ""
     best_mode: str = "min"
+    write_seconds: int = 3600
 
     def __post_init__(self) -> None:
-        require_positive(self, "every", "keep")
+        require_positive(self, "every", "keep", "write_seconds")
         require_at_least(self, 0, "keep_every")
         require_one_of(self, "best_mode", ("min", "max"))
 

@@ -175,10 +175,16 @@ class Program:
     def compiled_step(self) -> Any:
         """`train_step` under `jax.jit`, the state donated, everything placed by the layout."""
         if self.layout.mesh is None:
-            return jax.jit(self.train_step, donate_argnums=0)
+            return jax.jit(self.train_step, donate_argnums=0, compiler_options=self.layout.compiler_options)
         state = self._shardings(jax.eval_shape(self.init))
         rows, whole = self.layout.sharding(("batch",)), self.layout.sharding(())
-        return jax.jit(self.train_step, in_shardings=(state, rows), out_shardings=(state, whole), donate_argnums=0)
+        return jax.jit(
+            self.train_step,
+            in_shardings=(state, rows),
+            out_shardings=(state, whole),
+            donate_argnums=0,
+            compiler_options=self.layout.compiler_options,
+        )
 
     def _gradients(
         self, state: State, batch: Batch, denominators: Mapping[str, jax.Array]
@@ -289,7 +295,8 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
     roles = assign(infos, variables.flatten(structure.is_parameter()), objective.roles)
     trained = variables.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
     options = experiment.optimizer
-    layout = layout or Layout(remat=experiment.parallelism.remat, scan_layers=experiment.parallelism.scan_layers)
+    chosen = experiment.parallelism
+    layout = layout or Layout(remat=chosen.remat, scan_layers=chosen.scan_layers, deterministic=chosen.deterministic)
     return Program(
         objective=objective,
         structure=structure,

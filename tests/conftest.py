@@ -59,6 +59,14 @@ def hasty_environment(program_environment: dict[str, str]) -> dict[str, str]:
     return {**program_environment, "XLA_FLAGS": _HASTE, **cache}
 
 
+@pytest.fixture(scope="session")
+def real_run(tmp_path_factory, hasty_environment):
+    """The work directory of a short run of the real program; `long_run.write_run` makes a long one of it."""
+    from long_run import train_once
+
+    return train_once(tmp_path_factory.mktemp("real"), hasty_environment)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 5 MB, empty."""

@@ -39,7 +39,7 @@ def _experiment(setting: Setting, steps: int, every: int, **model: Any) -> dict[
     }
 
 
-def _train(setting: Setting, name: str, values: dict[str, Any], flags: str = "") -> subprocess.Popen[bytes]:
+def _train(setting: Setting, name: str, values: dict[str, Any]) -> subprocess.Popen[bytes]:
     """Starts `train` of an experiment in a work directory of that name."""
     place = setting.cache / "runs"
     place.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,6 @@ def _train(setting: Setting, name: str, values: dict[str, Any], flags: str = "")
     file.write_text(CONFIG.format(values=json.dumps(values)))
     # Several share the GPU; none takes all of its memory.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-u", "-m", "t5x_like", "train", f"--config={file}", f"--workdir={place / name}"]
     with (place / f"{name}.log").open("ab") as log:
@@ -79,18 +78,18 @@ def determinism(setting: Setting) -> bool:
     """Two runs with deterministic kernels are equal, and so is one that was killed; what differs without is counted."""
     steps, every = (6, 2) if setting.toy else (60, 20)
     values = _experiment(setting, steps, every)
-    flags = "" if setting.toy else "--xla_gpu_deterministic_ops=true"
-    if not _done(setting, "one", _train(setting, "one", values, flags)):
+    exact = {**values, "parallelism": {**values.get("parallelism", {}), "deterministic": True}}
+    if not _done(setting, "one", _train(setting, "one", exact)):
         return False
     setting.add("one run has ended", seconds_left=setting.left())
-    again, killed = (_train(setting, name, values, flags) for name in ("again", "killed"))
+    again, killed = (_train(setting, name, exact) for name in ("again", "killed"))
     committed = setting.cache / "runs/killed/checkpoints" / str(every) / "manifest"
     while not (committed / "manifest.json").exists() and killed.poll() is None:
         time.sleep(0.05)
     was_running = killed.poll() is None
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    resumed = _train(setting, "killed", values, flags)
+    resumed = _train(setting, "killed", exact)
     if not (_done(setting, "again", again) and _done(setting, "killed", resumed)):
         return False
     found = {name: _different(setting, "one", name, steps) for name in ("again", "killed")}

@@ -5,6 +5,7 @@ lets a NaN metric delete the best step, and takes the commit marker away last wh
 below it, which writes arrays in parallel, in the background, from every process.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +30,11 @@ _ASYNC = ocp.AsyncOptions(create_directories_asynchronously=False)
 class Writer:
     """Writes one commit at a time in the background."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: int) -> None:
+        """Writes nothing yet; `seconds` is how long processes wait for each other's parts of a commit."""
         install_filters()
-        self._checkpointer = ocp.AsyncCheckpointer(_handler(), async_options=_ASYNC, atomicity_options=_ATOMICITY)
+        options = dataclasses.replace(_ASYNC, timeout_secs=seconds)
+        self._checkpointer = ocp.AsyncCheckpointer(_handler(), async_options=options, atomicity_options=_ATOMICITY)
         self._staged: tuple[epath.Path, epath.Path] | None = None
 
     def start(self, path: epath.Path, arrays: Mapping[str, jax.Array], manifest: Mapping[str, Any]) -> None:

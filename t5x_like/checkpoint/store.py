@@ -3,7 +3,8 @@
 import concurrent.futures
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -16,7 +17,7 @@ from t5x_like.checkpoint.digest import compile_ahead, digests
 from t5x_like.checkpoint.layout import Commit, open_checkpoint
 from t5x_like.checkpoint.manifest import Leaf, Manifest
 from t5x_like.checkpoint.reading import RestoredState
-from t5x_like.errors import UserError
+from t5x_like.errors import StuckError, UserError
 from t5x_like.experiment import Checkpoint
 
 __all__ = ["CheckpointStore", "RestoredState", "open_checkpoint"]
@@ -44,8 +45,8 @@ class CheckpointStore:
         self._policy = policy
         self._asynchronous = asynchronous
         self._writer: arrays.Writer | None = None
-        self._finisher = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
+        self._step: int | None = None  # that is being written
         self._committed: set[int] = set()
         self._scores: dict[int, float | None] = {}
 
@@ -58,7 +59,7 @@ class CheckpointStore:
           abstract_state: a tree of `jax.ShapeDtypeStruct`, sharded as the state will be.
         """
         self.wait()
-        self._pending = self._finisher.submit(compile_ahead, leaves.flatten(abstract_state))
+        self._pending = _in_background(compile_ahead, leaves.flatten(abstract_state))
 
     def save(
         self,
@@ -97,7 +98,7 @@ class CheckpointStore:
             metrics={},
             meta=meta,
         )
-        self._writer = self._writer or arrays.Writer()
+        self._writer = self._writer or arrays.Writer(self._policy.write_seconds)
         try:
             frozen.store(self.directory, self._writer, flat, described)
         except Exception as error:  # a disk, an object store: whatever Orbax and TensorStore raise
@@ -106,7 +107,8 @@ class CheckpointStore:
             self._writer.start(self._path(step), moving, manifest.to_json())
         except OSError as error:
             self._fail(step, error)
-        self._pending = self._finisher.submit(self._finish, step, self._writer)
+        self._step = step
+        self._pending = _in_background(self._finish, step, self._writer)
         if not self._asynchronous:
             self.wait()
 
@@ -127,17 +129,28 @@ class CheckpointStore:
             evaluation.write(self.commit(step), metrics)
             self._scores.pop(step, None)
             self._committed = set(self.steps())
-            self._pending = self._finisher.submit(self._retain)
+            self._pending = _in_background(self._retain)
 
     def wait(self) -> None:
         """Returns when nothing is being written.
 
         Raises:
           UserError: when the last commit could not be written.
+          StuckError: when it is not written within `checkpoint.write_seconds`; nothing waits for it any more.
         """
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if pending is None:
+            return
+        limit = self._policy.write_seconds
+        done, _ = concurrent.futures.wait([pending], limit)
+        if not done:
+            self._writer = None
+            raise StuckError(
+                f"the checkpoint of step {self._step} was not written to {self.directory} within {limit} s"
+                f"{self._waited_for()}; look at that storage, or raise checkpoint.write_seconds;"
+                " the run can be resumed from the checkpoint before it"
+            )
+        pending.result()
 
     def close(self) -> None:
         """Waits, then lets go of every thread.
@@ -148,7 +161,6 @@ class CheckpointStore:
         try:
             self.wait()
         finally:
-            self._finisher.shutdown()
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
@@ -247,6 +259,18 @@ class CheckpointStore:
             f"the checkpoint of step {step} could not be written to {self.directory}: {_reason(error)}; {safe}"
         ) from error
 
+    def _waited_for(self) -> str:
+        """Which processes have not written their part of the commit that is being written, as far as its files tell."""
+        if jax.process_count() == 1 or self._step is None:
+            return ""
+        parts = self._path(self._step) / arrays.STATE_ITEM
+        missing = [
+            str(process)
+            for process in range(jax.process_count())
+            if not (parts / f"ocdbt.process_{process}" / "manifest.ocdbt").exists()
+        ]
+        return f" (waited for process {', '.join(missing)})" if missing else " (waited for all parts to be joined)"
+
     def _read_scores(self, steps: Iterable[int]) -> dict[int, float | None]:
         """`best_metric` of each step, read once; None where it was not measured or cannot be read."""
         name = self._policy.best_metric
@@ -255,6 +279,22 @@ class CheckpointStore:
         for step in set(steps) - set(self._scores):
             self._scores[step] = evaluation.metrics(Commit(self._path(step), step)).get(name)
         return {step: self._scores[step] for step in steps}
+
+
+def _in_background(function: Callable[..., None], *arguments: Any) -> concurrent.futures.Future[None]:
+    """Calls a function in a thread that the end of the process does not wait for."""
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            function(*arguments)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future
 
 
 def remove(path: epath.Path) -> None:

@@ -334,6 +334,7 @@ def _config(options: _Static, q_bthe: jax.Array, mask: Runs, *, backward: bool) 
         "sliding_window_length": options.window + 1 if options.window else 0,  # the query's own place is one of them
         "max_seg_per_batch": mask.lengths_bn.shape[1],
         "is_paged_attention": False,
+        **({"force_deterministic": True} if layout.current().deterministic else {}),
         **{f"{name}_dot_dimension_numbers": numbers for name, numbers in products.items()},
     }
     return json.dumps({"operation_queue_id": "0", "cudnn_fmha_backend_config": config})

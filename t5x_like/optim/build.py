@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -43,6 +44,8 @@ def build(options: Optimizer, infos: Any, steps: int) -> optax.GradientTransform
         return OptimizerState(count=jnp.zeros((), jnp.int32), direction=direction.init(params))
 
     def update(gradients: Any, state: OptimizerState, params: Any) -> tuple[Any, OptimizerState]:
+        chex.assert_trees_all_equal_shapes_and_dtypes(gradients, params)
+
         def scale(info: ParameterInfo, ascent: jax.Array, param: jax.Array) -> jax.Array:
             if options.weight_decay and info.kind in options.weight_decay_kinds:
                 ascent = ascent + options.weight_decay * param

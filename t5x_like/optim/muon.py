@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -97,6 +98,7 @@ def orthogonalize(matrix: jax.Array, steps: int) -> jax.Array:
     Returns:
       float32 [m, n]; zeros for a matrix of zeros.
     """
+    chex.assert_rank(matrix, 2)
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x_mn = matrix.T if tall else matrix  # the Gram matrix on the shorter side is the cheaper one

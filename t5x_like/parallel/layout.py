@@ -80,6 +80,7 @@ class Layout:
       scan_layers: whether the layer stack is a loop over one compiled layer.
       stage_microbatches: the number of pipeline microbatches.
       stage_rounds: the number of groups of layers in a stage.
+      deterministic: whether kernels whose results differ between runs are left out.
       documents_per_row: the most documents that a row of the data holds; 0 where there is no such bound.
     """
 
@@ -90,6 +91,7 @@ class Layout:
     scan_layers: bool = True
     stage_microbatches: int = 1
     stage_rounds: int = 1
+    deterministic: bool = False
     documents_per_row: int = 0
 
     def spec(self, axes: Axes) -> PartitionSpec:
@@ -184,6 +186,11 @@ class Layout:
         """The platform of the layout's devices, which need not be attached to this host."""
         return jax.default_backend() if self.mesh is None else str(np.ravel(self.mesh.devices)[0].platform)
 
+    @property
+    def compiler_options(self) -> dict[str, bool] | None:
+        """Options of XLA for programs that train; the flag also keeps XLA from choosing kernels by trying them out."""
+        return {"xla_gpu_deterministic_ops": True} if self.deterministic and self.platform == "gpu" else None
+
     def flatten(self, x_bt: jax.Array) -> jax.Array:
         """[batch, length, ...] → [tokens, ...], in an order that moves no token to another device."""
         rows, parts = self.divisor("batch"), self.divisor("length")
@@ -251,6 +258,7 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
         scan_layers=options.scan_layers,
         stage_microbatches=options.stage_microbatches or sizes["stage"],
         stage_rounds=options.stage_rounds,
+        deterministic=options.deterministic,
     )
 
 

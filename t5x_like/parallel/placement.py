@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 
@@ -83,6 +84,7 @@ def place(batch: Mapping[str, np.ndarray], layout: Layout) -> dict[str, jax.Arra
       batch: features with a leading axis of this host's rows, those of its `share`.
       layout: whose `batch` rule says which devices hold which rows.
     """
+    chex.assert_equal_shape_prefix([*batch.values()], 1)
     if layout.mesh is None:
         return {name: jax.numpy.asarray(value) for name, value in batch.items()}
     sharding = layout.sharding(("batch",))

@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from etils import epath
-from fake_run import HOSTILE, write_run
+from long_run import HOSTILE, write_run
 
 from t5x_like.__main__ import main
 
@@ -37,10 +37,10 @@ document.body.dataset.found = JSON.stringify(found);
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """The report of an invented run, as the command writes it."""
+def report(tmp_path_factory, real_run):
+    """The report of a run, as the command writes it."""
     workdir = epath.Path(tmp_path_factory.mktemp("run"))
-    write_run(workdir)
+    write_run(workdir, real_run)
     assert main(["report", str(workdir)]) == 0
     return workdir / "report.html"
 
@@ -116,8 +116,8 @@ def _attribute(dom, name):
     return unescape(value)
 
 
-def test_the_command_says_where_the_report_is(tmp_path, capsys):
-    write_run(epath.Path(tmp_path))
+def test_the_command_says_where_the_report_is(tmp_path, capsys, real_run):
+    write_run(epath.Path(tmp_path), real_run)
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"the report is {tmp_path}/report.html\n"
     assert main(["report", str(tmp_path), "--json", f"--output={tmp_path}/elsewhere/page.html"]) == 0

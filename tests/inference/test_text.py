@@ -75,9 +75,10 @@ def test_a_stop_string_across_tokens_is_not_shown_before_it_is_whole():
     subject, vocabulary = built("decoder"), ByteVocabulary()
     generate = TextGenerator(subject, vocabulary)
     generate.engine._pieces = 32  # the model's table: control characters and some punctuation
-    arguments = {"tokens": 30, "sampling": Sampling(), "key": KEY}
+    arguments = {"tokens": 30, "sampling": Sampling(4.0), "key": KEY}
     [whole] = generate(initial("decoder"), [""], **arguments)
     stop = whole[5:8]
+    assert len(stop) == 3
     heard = []
     [text] = generate(initial("decoder"), [""], **arguments, stops=[stop], reader=lambda _, piece: heard.append(piece))
     assert text == whole[: whole.index(stop)] == "".join(heard)

@@ -147,6 +147,13 @@ def test_all_of_a_segment_or_a_window_is_seen(custom_calls, seen):
     assert masks == ({("NO_MASK", 0)} if "causal" in seen else {("CAUSAL", 6)})
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_deterministic_layout_asks_for_the_kernel_whose_sums_have_an_order(custom_calls, deterministic):
+    with layout.Layout(deterministic=deterministic).use():
+        assert_same(jax.jit(lambda q, k, v: cudnn.attention(q, k, v, cudnn.runs(jnp.asarray(IDS), DOCUMENTS))), 2)
+    assert {config.get("force_deterministic") for _, config, *_ in custom_calls} == {True if deterministic else None}
+
+
 def test_the_products_are_multiplied_by_the_scale_that_is_given(custom_calls):
     mask = cudnn.runs(jnp.asarray(IDS), DOCUMENTS)
     q, k, v, _ = inputs(2)

@@ -46,8 +46,6 @@ def test_what_is_kept_of_a_layer_is_the_device_s_tokens(shared, alike):
     kept = 4 * 2 * (tiny.ROWS / 2) * tiny.LENGTH * 16  # float32, two layers, half of the rows
     ours, theirs = (memory.stacked_bytes(module(step))["activations"] for step, *_ in (shared, alike))
     assert theirs - ours == kept - kept / TENSOR  # beside them there are sums of the loss
-    temporary = [step._compiled.memory_analysis().temp_size_in_bytes for step, *_ in (shared, alike)]
-    assert temporary[0] < temporary[1]
 
 
 def test_tokens_are_gathered_before_a_part_and_not_without_the_rule(shared, alike):

@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,7 +170,7 @@ def test_a_learning_rate_of_zero_moves_nothing(case):
         options = dataclasses.replace(options, adam_learning_rate=0.0)
     init, step = compiled(options, infos)
     new, _ = step(random_tree(0, infos), init(random_tree(0, infos)), random_tree(1, infos))
-    jax.tree.map(np.testing.assert_array_equal, new, random_tree(0, infos))
+    chex.assert_trees_all_equal(new, random_tree(0, infos))
 
 
 def unstack(tree, infos=INFOS):
@@ -294,7 +295,7 @@ def test_state_survives_being_flattened_and_written(case):
     read = np.load(file)
     restored = structure.unflatten([jnp.array(read[f"arr_{i}"]) for i in range(len(leaves))])
     one, other = step(parameters, state, random_tree(7)), step(copy, restored, random_tree(7))
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    chex.assert_trees_all_equal(one, other)
 
 
 @pytest.mark.parametrize("case", ["adafactor-whole", "muon", "sgd-plain"])
@@ -305,8 +306,26 @@ def test_state_survives_a_checkpoint(case, tmp_path):
         checkpointer.save(tmp_path / "state", state)
         checkpointer.wait_until_finished()
         restored = checkpointer.restore(tmp_path / "state", jax.tree.map(jnp.zeros_like, state))
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    chex.assert_trees_all_equal(restored, state)
+
+
+@every_case
+def test_a_step_is_traced_once(case):
+    """A state that comes out with another dtype, or a weak one, than it went in would be compiled again."""
+    chex.clear_trace_counter()  # which counts by name
+    init, step = step_function(make(case), INFOS)
+    step = jax.jit(chex.assert_max_traces(step, n=1), compiler_options=COMPILER)
+    parameters, state = random_tree(0), jax.jit(init, compiler_options=COMPILER)(random_tree(0))
+    for seed in range(3):
+        parameters, state = step(parameters, state, random_tree(seed))
+
+
+def test_gradients_of_other_parameters_are_refused():
+    init, step = step_function(make("sgd"), INFOS)
+    gradients = random_tree(1)
+    gradients["layers"]["norm"]["scale"] = gradients["layers"]["norm"]["scale"][:1]
+    with pytest.raises(AssertionError, match="scale"):
+        step(random_tree(0), init(random_tree(0)), gradients)
 
 
 def test_the_learning_rate_logged_is_the_one_applied():

@@ -172,3 +172,12 @@ def test_a_constraint_places_and_without_a_mesh_is_nothing():
         placed = jax.jit(lambda x: layout.current().constrain(x, ("batch", None)))(x)
         assert placed.sharding.is_equivalent_to(made.sharding(("batch", None)), 2)
     assert layout.current().mesh is None
+
+
+@pytest.mark.parametrize(
+    "platform, asked", [("gpu", {"xla_gpu_deterministic_ops": True}), ("cpu", None), ("tpu", None)]
+)
+def test_deterministic_kernels_are_asked_for_on_gpus(monkeypatch, platform, asked):
+    monkeypatch.setattr(layout.Layout, "platform", platform)
+    assert layout.make(Parallelism(deterministic=True)).compiler_options == asked
+    assert layout.make(Parallelism()).compiler_options is None

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from runs import TINY, Program, committed, complaint, lines, same_bits, wait_for_line
@@ -146,3 +147,15 @@ def test_a_summary_names_no_samples_where_there_are_none(program, tmp_path):
         tmp_path / "run", "--config.evaluators={'validation': {'name': 'loss', 'tokens': 1000}}", "--json"
     )
     assert json.loads(out)["samples"] is None
+
+
+# --- Waits that have a limit ----------------------------------------------------------------------------------------
+
+
+def test_storage_that_never_answers_ends_the_run_by_its_name(program, tmp_path):
+    workdir, module = tmp_path / "run", Path(__file__).parent / "stuck_storage.py"
+    _, err = program.train(workdir, f"--module={module}", "--config.checkpoint.write_seconds=3", status=2)
+    [said] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert said.startswith(f"error: the checkpoint of step 10 was not written to {workdir}/checkpoints within 3 s")
+    assert not (workdir / "lease.json").exists()
+    committed(workdir, 5)

@@ -4,9 +4,6 @@ import re
 
 from t5x_like.parallel.compiled.hlo import Computation, Instruction, Module
 
-# What is traced under this name is computed in rare cases only: a conditional's branch with it counts as not run.
-RARELY = "rarely_needed"
-
 _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 # Instructions that hand on what they are given, or a part of it.
@@ -16,7 +13,7 @@ _PASSING = ("copy", "bitcast", "copy-start", "copy-done", "convert", "reshape", 
 def executions(module: Module) -> dict[str, float]:
     """The executions of each computation in one run of the program.
 
-    Of a conditional's branches each counts as run, as which one runs is not known, but for those named `RARELY`.
+    Of a conditional's branches each counts as run, as which one runs is not known.
     """
     counts = dict.fromkeys(module.computations, 0.0)
     counts[module.entry] = 1.0
@@ -26,8 +23,6 @@ def executions(module: Module) -> dict[str, float]:
                 if called not in counts:
                     continue
                 turns = trip_count(module, module.computations[name], instruction) if attribute == "body" else 1
-                if instruction.opcode == "conditional" and _is_rare(module, called):
-                    continue
                 counts[called] += counts[name] * turns
     return counts
 
@@ -86,11 +81,6 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     assert start is not None and bound is not None  # both were looked at above
     inclusive = any(f"direction={direction}" in compared.attributes for direction in ("LE", "GE"))
     return max((bound - start + (1 if inclusive else 0) * (1 if step > 0 else -1)) // step, 1)
-
-
-def _is_rare(module: Module, name: str) -> bool:
-    inside = module.computations[name]
-    return any(RARELY in instruction.op_name for instruction in inside)
 
 
 def _callers_first(module: Module) -> list[str]:
