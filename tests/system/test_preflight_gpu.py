@@ -72,7 +72,7 @@ def test_a_step_for_h200s_is_no_worse_than_recorded(cuda, tmp_path, case):
 
 
 def test_a_model_that_does_not_fit_is_one_sentence_with_what_would(cuda, tmp_path):
-    config = ["--config=configs/llama2_7b.py", "--config.parallelism.fsdp=8", "--config.model.layers=4"]
+    config = ["--config=configs/llama2_7b.py", "--config.parallelism.fsdp=8", "--config.model.decoder.layers=4"]
     said = preflight(cuda, tmp_path, *config, "--topology=h200:8", "--config.parallelism.remat=none", status=2)
     error = said[said.index("error: ") :]
     assert "bytes on each chip of h200:8 and does not fit" in error and "would fit" in error
