@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like.data.dataset import Dataset
-from t5x_like.data.documents import Documents, Sequences
+from t5x_like.data.documents import Documents, Sequences, TokenRecords
 from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.errors import ExperimentError
 
@@ -50,13 +50,17 @@ def bounded(corpus: Any, size: int | None, task: Any) -> Any:
 class BatchBound:
     """A look at the ids of batches, for what `bounded` could not look at, and for ids that an objective makes.
 
-    Of a split in memory the first batch is looked at, for the objective's sake; of mapped files and streams each one.
+    Of tokens in memory the first batch is looked at, for the objective's sake; of mapped files, streams and records of
+    other kinds each one.
     """
 
     def __init__(self, features: Mapping[str, Any], size: int | None, corpus: Any) -> None:
         """Takes an objective's features, the rows of the model's embedding (None for none), and the split."""
         self._names, self._size, self._corpus = features_of(features), size, corpus
-        self._in_memory = isinstance(corpus, Dataset) and not any(map(_file, corpus.shards))
+        self._of_tokens = isinstance(corpus, Dataset) and all(
+            isinstance(part.records, TokenRecords) for part in corpus.components
+        )
+        self._in_memory = self._of_tokens and not any(map(_file, corpus.shards))
         self._seen = size is None
 
     def require(self, batch: Mapping[str, np.ndarray]) -> None:
@@ -78,6 +82,8 @@ class BatchBound:
                 if (bad := _first(documents.tokens, self._size)) is not None:
                     place = _place(documents, bad, part.name, number, None)
                     return _error(place, int(documents.tokens[bad]), self._size)
+        if not self._of_tokens:  # whose records say nothing of their ids
+            return _error(f"feature {name!r} of an example", wrong, self._size)
         problem = f"it makes the id {wrong} in {name!r}, and the model has {self._size:,} ids; raise model.vocab_size"
         return ExperimentError("objective", problem)
 

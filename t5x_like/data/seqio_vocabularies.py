@@ -1,5 +1,6 @@
 """SeqIO's vocabularies of other kinds than ours, with the names of `Vocabulary`."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,8 @@ class Wrapped:
         self.size: int = vocabulary.vocab_size
         self.eos_id: int = vocabulary.eos_id
         self.sentinels: int = vocabulary.extra_ids
+        described = f"{type(vocabulary).__name__} {self.size} {self.eos_id} {vocabulary}"
+        self.digest = hashlib.sha256(described.encode()).hexdigest()
         self.dtype = np.dtype(np.uint16 if self.size <= 1 << 16 else np.uint32)
 
     def encode(self, text: str) -> list[int]:

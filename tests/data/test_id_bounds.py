@@ -155,3 +155,19 @@ def test_the_features_that_are_ids():
         BatchBound(features, 8, Dataset.of(documents([4, 1]))).require(
             {"inputs": np.array([[3, -1, 9]], np.int32), "decoder_target_tokens": np.zeros((1, 3), np.int32)}
         )
+
+
+def test_records_of_other_kinds_are_looked_at_in_every_batch():
+    """Pairs and preferences, say, whose ids somebody wrote into JSON."""
+    features = {"inputs": jax.ShapeDtypeStruct((3,), np.int32)}
+    bound = BatchBound(features, 300, Dataset((Component("", types.SimpleNamespace()),)))
+    for _ in range(3):
+        bound.require({"inputs": np.array([[4, 299, 0]], np.int32)})
+    with pytest.raises(ExperimentError) as error:
+        bound.require({"inputs": np.array([[4, 301, 0]], np.int32)})
+    assert str(error.value).startswith(
+        "data.task: feature 'inputs' of an example has the id 301, and the model's ids are"
+    )
+    in_memory = BatchBound(features, 300, Dataset.of(documents([4, 1])))
+    in_memory.require({"inputs": np.array([[4, 299, 0]], np.int32)})
+    in_memory.require({"inputs": np.array([[4, 301, 0]], np.int32)})  # its ids were looked at when it was opened

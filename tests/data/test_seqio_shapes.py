@@ -66,6 +66,10 @@ experiment = SimpleNamespace(data=data, objective=CausalLM(), model=SimpleNamesp
 shown = inspect(experiment, data.task.open("train"), rows=4, shown=1).rows[0]["targets"][0]
 vocabulary = data.task.vocabulary()
 found["passthrough"] = [shown.text, shown.tokens, data.task.open("train").bytes, vocabulary.encode("3 4 90")]
+component = {"name": "seqio", "mixture": "passthrough"}
+mixture = {"name": "mixture", "components": {"one": component, "two": component}}
+mixture = section(Data, {"task": mixture}, "data").task
+found["mixture"] = [part.documents for part in mixture.open("train").components]
 try:
     vocabulary.encode("some text")
 except UserError as error:
@@ -145,6 +149,7 @@ def test_ids_without_a_text_are_shown_as_numbers(found):
     assert len(numbers) in (tokens, tokens - 1) and all(3 <= number < 93 for number in numbers)  # an end is no number
     assert size == 0  # bits a byte would mean nothing
     assert ids == [3, 4, 90]
+    assert found["mixture"] == [40, 40]
     assert found["no ids"] == "'some text' is no list of ids, which are all that this vocabulary has"
 
 

@@ -23,7 +23,7 @@ def flags(place, streaming):
     )
 
 
-@pytest.mark.parametrize("streaming", ["false", "true"])
+@pytest.mark.parametrize("streaming", ["true"])  # by index: tests/data/test_fingerprints.py
 def test_it_goes_on_where_the_data_is_now(tmp_path, program_environment, streaming):
     program = Program(tmp_path, program_environment)
     first, second = tmp_path / "first", tmp_path / "mount" / "second"
