@@ -16,7 +16,13 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         {
             "name": "llama_32k",
             "steps": 23_800,
-            "model": {"family": "llama", "size": "7b", "max_length": 32768, "rope_theta": 1e6, "dtype": "bfloat16"},
+            "model": {
+                "family": "llama",
+                "size": "7b",
+                "max_length": 32768,
+                "decoder": {"positions": {"theta": 1e6}},
+                "dtype": "bfloat16",
+            },
             "data": {"task": "sotu", "sequence_length": 32768, "batch_size": 128, "lanes": 128},
             "optimizer": {
                 "name": "adamw",

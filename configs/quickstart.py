@@ -18,14 +18,16 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             "model": {
                 "family": "llama",
                 "vocab_size": 4096,
-                "layers": 4,
                 "embed": 256,
-                "heads": 2,
-                "kv_heads": 2,
-                "head_dim": 128,
-                "mlp": 768,
                 "max_length": 1024,
-                "tied_head": True,
+                "decoder": {
+                    "layers": 4,
+                    "layer": {
+                        "attention": {"heads": 2, "kv_heads": 2, "head_dim": 128},
+                        "feed_forward": {"hidden": 768},
+                    },
+                },
+                "head": "tied",
             },
             "data": {"task": "sotu", "sequence_length": 256, "batch_size": 8, "lanes": 8},
             "optimizer": {

@@ -200,7 +200,8 @@ class Initialize:
       unused: patterns of variables of the source that may be left.
       reshaped: `PATTERN -> HOW`: variables here that may have another shape in the source, and how they are fitted:
         `cut_or_pad`, `mean` or `interpolate`.
-      accept: patterns of options, such as `model.rope_theta`, that change what the model computes and that may differ
+      accept: patterns of options, such as `model.decoder.positions.theta`, that change what the model computes and
+      that may differ
         from those the source was trained with.
     """
 
@@ -255,6 +256,7 @@ class Experiment:
       steps: optimizer updates in the whole run.
       model: the architecture, a family's table with overrides.
       objective: what is predicted.
+      adaptations: changes to the model that are trained in its place, by names of the user's choosing, in order.
       data: what is read.
       initialize: where the first parameters come from.
       optimizer: how gradients become updates, schedule included.
@@ -271,6 +273,7 @@ class Experiment:
     steps: int = 1000
     model: Annotated[Any, Choice("model", default="llama", tag="family")]
     objective: Annotated[Any, Choice("objective", default="causal_lm")]
+    adaptations: Annotated[Mapping[str, Any], Choices("adaptation")]
     data: Data
     initialize: Initialize
     optimizer: Annotated[Any, Choice("optimizer", default="adamw")]
@@ -284,7 +287,7 @@ class Experiment:
         require_positive(self, "steps")
         require_below(self, 1 << 31, "steps")  # which are counted in 32 bits
         self._check_batch()
-        self.model.check_length(self.data.sequence_length)
+        self.model.check(None, self.data, 0)
         self.optimizer.schedule.check(self.steps)
 
     def _check_batch(self) -> None:
@@ -294,10 +297,11 @@ class Experiment:
                 "parallelism.microbatches",
                 f"{parts} microbatches do not divide data.batch_size={batch}; use a divisor of it",
             )
-        if parts > 1 and self.objective.couples_batch:
+        coupling = f"objective {self.objective.name!r}" if self.objective.couples_batch else ""
+        coupling = f"model.family={self.model.family!r}" if self.model.couples_batch else coupling
+        if parts > 1 and coupling:
             raise ExperimentError(
-                "parallelism.microbatches",
-                f"objective {self.objective.name!r} couples the examples of a batch, so it must be 1",
+                "parallelism.microbatches", f"{coupling} couples the examples of a batch, so it must be 1"
             )
 
     @classmethod

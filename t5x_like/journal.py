@@ -21,7 +21,7 @@ from t5x_like.errors import UserError
 from t5x_like.evaluation.base import Evaluation
 from t5x_like.evaluation.schedule import full_names
 from t5x_like.experiment import Experiment
-from t5x_like.models.count import flops_per_step
+from t5x_like.program import flops_per_step
 from t5x_like.telemetry.devices import memory_metrics, mfu
 from t5x_like.telemetry.progress import Progress, format_seconds
 from t5x_like.telemetry.throughput import Throughput

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from t5x_like import schema1_model
 from t5x_like.errors import UserError
 from t5x_like.path_rules import Rule, rename
 
@@ -37,7 +38,7 @@ class Migration:
 
 
 # The first leads from schema 1 to schema 2.
-MIGRATIONS: tuple[Migration, ...] = ()
+MIGRATIONS: tuple[Migration, ...] = (Migration(experiment=schema1_model.to_tree),)
 
 
 def newest() -> int:

@@ -17,22 +17,45 @@ from t5x_like.errors import ExperimentError
 
 _TABLE: Mapping[str, dict[str, str]] = {
     "model": {
-        "bert": "t5x_like.models.bert:FAMILY",
-        "gpt2": "t5x_like.models.gpt2:FAMILY",
-        "gpt3": "t5x_like.models.gpt3:FAMILY",
-        "llama": "t5x_like.models.llama:FAMILY",
-        "mistral": "t5x_like.models.mistral:FAMILY",
-        "mixtral": "t5x_like.models.mixtral:FAMILY",
-        "t5": "t5x_like.models.t5:ORIGINAL",
-        "t5_1_1": "t5x_like.models.t5:VERSION_1_1",
+        "bert": "t5x_like.models.families.bert:FAMILY",
+        "gpt2": "t5x_like.models.families.gpt2:FAMILY",
+        "gpt3": "t5x_like.models.families.gpt3:FAMILY",
+        "llama": "t5x_like.models.families.llama:FAMILY",
+        "mistral": "t5x_like.models.families.mistral:FAMILY",
+        "mixtral": "t5x_like.models.families.mixtral:FAMILY",
+        "t5": "t5x_like.models.families.t5:ORIGINAL",
+        "t5_1_1": "t5x_like.models.families.t5:VERSION_1_1",
+    },
+    "attention": {"dot_product": "t5x_like.models.transformer.config:DotProduct"},
+    "feed_forward": {
+        "dense": "t5x_like.models.transformer.config:Dense",
+        "experts": "t5x_like.models.transformer.config:Experts",
+    },
+    "positions": {
+        "none": "t5x_like.models.transformer.config:NoPositions",
+        "learned": "t5x_like.models.transformer.config:Learned",
+        "sinusoidal": "t5x_like.models.transformer.config:Sinusoidal",
+        "rope": "t5x_like.models.transformer.config:Rope",
+        "relative": "t5x_like.models.transformer.config:Relative",
+        "alibi": "t5x_like.models.transformer.config:Alibi",
+    },
+    "embeddings": {"tokens": "t5x_like.models.transformer.config:Tokens"},
+    "head": {
+        "tied": "t5x_like.models.transformer.config:Tied",
+        "untied": "t5x_like.models.transformer.config:Untied",
+        "masked_lm": "t5x_like.models.transformer.config:MaskedLMHead",
+    },
+    "adaptation": {
+        "lora": "t5x_like.adaptations.lora:LoRA",
+        "prefix": "t5x_like.adaptations.prefix:Prefix",
     },
     "objective": {
         "causal_lm": "t5x_like.objectives.causal_lm:CausalLM",
         "masked_lm": "t5x_like.objectives.masked_lm:MaskedLM",
         "seq2seq": "t5x_like.objectives.seq2seq:GivenPairs",
-        "span_corruption": "t5x_like.objectives.denoising:SpanCorruption",
-        "prefix_lm": "t5x_like.objectives.denoising:PrefixLM",
-        "ul2": "t5x_like.objectives.denoising:MixtureOfDenoisers",
+        "span_corruption": "t5x_like.objectives.span_corruption:SpanCorruption",
+        "prefix_lm": "t5x_like.objectives.prefix_lm:PrefixLM",
+        "ul2": "t5x_like.objectives.ul2:MixtureOfDenoisers",
     },
     "task": {
         "sotu": "t5x_like.data.tasks:SOTU",
@@ -110,12 +133,16 @@ class Preset:
     values: Mapping[str, Any]
     sizes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def complete(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """`given` over the size's values over this preset's values."""
+    def of_size(self, given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+        """The values of the size that `given` asks for; none where it asks for no size.
+
+        Raises:
+          ExperimentError: for a size that is not there.
+        """
         size = given.get("size", self.values.get("size", ""))
         if not isinstance(size, str) or size and size not in self.sizes:
             raise ExperimentError(f"{where}.size", f"there is no size {size!r}; {suggest(str(size), self.sizes)}")
-        return {**self.values, **self.sizes.get(size, {}), **given}
+        return self.sizes.get(size, {})
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -152,8 +179,19 @@ def check(kind: str, name: object, where: str) -> str:
 
 def load(kind: str, name: str, where: str = "") -> Any:
     """Imports and returns what `name` stands for."""
-    module, attribute = _TABLE[kind][check(kind, name, where or kind)].split(":")
+    return imported(_TABLE[kind][check(kind, name, where or kind)])
+
+
+def imported(target: str) -> Any:
+    """Imports and returns a `module:attribute`."""
+    module, attribute = target.split(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def options(kind: str, name: str) -> type:
+    """The dataclass of options that `name` stands for, or that its table of values is for."""
+    entry = load(kind, name)
+    return entry.options if isinstance(entry, Preset) else entry
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

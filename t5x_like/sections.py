@@ -70,6 +70,61 @@ def plain(value: Any) -> Any:
     return value
 
 
+def merged(cls: type, base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values of the dataclass `cls` with others laid over them, section by section.
+
+    Where a choice changes its name, the options that the new kind has too stay, and the others of the old kind go.
+
+    Args:
+      cls: the dataclass whose fields both are of.
+      base: nested plain values.
+      over: nested plain values that win.
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
+    result = dict(base)
+    for key, value in over.items():
+        result[key] = _merged(hints.get(key), result.get(key), value)
+    return result
+
+
+def changed(options: Any, changes: Mapping[str, Any]) -> Any:
+    """A dataclass with nested plain values laid over its own, such as `changed(model, {"decoder": {"layers": 2}})`.
+
+    Raises:
+      ExperimentError: as `section`.
+    """
+    return section(type(options), merged(type(options), plain(options), changes), "")
+
+
+def _merged(hint: Any, base: Any, over: Any) -> Any:
+    if typing.get_origin(hint) is Annotated and isinstance(mark := typing.get_args(hint)[1], Choice):
+        return _merged_choice(mark, base, over)
+    cls = _dataclass_in(hint)
+    if cls is None or not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return over
+    return merged(cls, base, over)
+
+
+def _merged_choice(mark: Choice, base: Any, over: Any) -> Any:
+    base, over = ({mark.tag: value} if isinstance(value, str) else value for value in (base, over))
+    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return over
+    name = over.get(mark.tag, base.get(mark.tag, mark.default))
+    if name not in registry.names(mark.kind):
+        return over  # which is refused, by its path, when the section is built
+    options = registry.options(mark.kind, name)
+    known = {field.name for field in dataclasses.fields(options)}
+    return merged(options, {key: value for key, value in base.items() if key in known}, over)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass that a field's type is, or is where there is anything."""
+    for candidate in (hint, *typing.get_args(hint)):
+        if isinstance(candidate, type) and dataclasses.is_dataclass(candidate):
+            return candidate
+    return None
+
+
 def _items(values: Any, where: str) -> Iterable[tuple[str, Any]]:
     """The fields of a section; an error where a plain value stands in its place, or a field has no name."""
     if not isinstance(values, Mapping):
@@ -119,8 +174,29 @@ def _choose(choice: Choice | Choices, default: str, values: Any, where: str) -> 
     entry = registry.load(choice.kind, name, _join(where, choice.tag))
     values = {**values, choice.tag: name}
     if isinstance(entry, registry.Preset):
-        return section(entry.options, entry.complete(values, where), where)
+        values = merged(entry.options, merged(entry.options, entry.values, entry.of_size(values, where)), values)
+        return section(entry.options, values, where)
+    _check_kind(choice, name, entry, values, where)
     return section(entry, values, where)
+
+
+def _check_kind(choice: Choice | Choices, name: str, options: type, values: Mapping[str, Any], where: str) -> None:
+    """Raises ExperimentError for an option that the chosen kind lacks and others have, naming those."""
+    known = {field.name for field in dataclasses.fields(options)}
+    for key in values:
+        if key in known or not isinstance(key, str):
+            continue
+        having = [other for other in registry.names(choice.kind) if key in _fields(choice.kind, other)]
+        if having:
+            raise ExperimentError(
+                _join(where, key),
+                f"it is an option of {' and '.join(map(repr, having))}, and {where}.{choice.tag} is {name!r}; choose"
+                f" {having[0]!r} or leave it out",
+            )
+
+
+def _fields(kind: str, name: str) -> set[str]:
+    return {field.name for field in dataclasses.fields(registry.options(kind, name))}
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -149,6 +225,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 def _convert_union(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in arguments:
         return None
+    others = [hint for hint in arguments if hint is not type(None)]
+    if len(others) == 1 and dataclasses.is_dataclass(others[0]):
+        return _convert(value, others[0], where)
     for hint in arguments:
         try:
             return _convert(value, hint, where)
@@ -159,6 +238,8 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
 
 
 def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
+    if hint is Any:
+        return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):
             raise ExperimentError(where, f"{value!r} is not a finite number")

@@ -34,6 +34,7 @@ from t5x_like.parallel import divisibility, executables, layout
 from t5x_like.parallel.placement import Share, batch_shapes, place, share
 from t5x_like.program import Program, State, program
 from t5x_like.sections import flatten
+from t5x_like.step import compiled_step
 from t5x_like.telemetry.environment import environment, versions
 from t5x_like.telemetry.profile import Profile, Steps
 from t5x_like.telemetry.throughput import Speed
@@ -235,15 +236,12 @@ def check(experiment: Experiment, placed: layout.Layout, part: Share) -> None:
             f"{data.lanes} lanes cannot be shared by the {part.count} parts of a batch that processes feed; use a"
             f" multiple of {part.count}",
         )
-    divisibility.require(placed, model, data.sequence_length)
-    divisibility.require_stages(placed, model, rows)
+    model.check(placed, data, rows)
     vocabulary = data.task.vocabulary()
     if vocabulary is None:  # records that are no text
         return
-    if hasattr(experiment.objective, "check_vocabulary"):
-        experiment.objective.check_vocabulary(vocabulary)
-    pieces = max(vocabulary.size, getattr(experiment.objective, "vocab_size", 0))
-    divisibility.require_vocabulary(model, pieces)
+    experiment.objective.check_vocabulary(vocabulary)
+    divisibility.require_vocabulary(model.dimensions(), experiment.objective.ids(vocabulary))
 
 
 def agree(
@@ -276,7 +274,7 @@ def agree(
 
 def step_of(experiment: Experiment, run: Program, job: Job, journal: Journal) -> Any:
     """The compiled step: one that was compiled ahead of the job where there is one, else what compiles when called."""
-    step, mesh = run.compiled_step(), run.layout.mesh
+    step, mesh = compiled_step(run), run.layout.mesh
     if not job.executable or mesh is None:
         return step
     devices = [*mesh.devices.flat]

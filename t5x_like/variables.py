@@ -1,4 +1,4 @@
-"""The one place where an NNX module becomes plain nested dicts and back.
+"""NNX modules as plain nested dicts of arrays, and back: the one place where they become either.
 
 Modules are defined in NNX; steps are `jax.jit` functions over dicts of arrays, which cost a third of `nnx.jit`'s Python
 time a step, checkpoint without NNX's metadata, and can be differentiated in any part.
@@ -51,9 +51,9 @@ class Functional:
         """What is known of each variable, as a tree of `ParameterInfo`."""
         return unflatten({_strings(path): _info(variable) for path, variable in self.variables})
 
-    def is_parameter(self) -> Tree:
-        """For each variable, whether it is an `nnx.Param`."""
-        return unflatten({_strings(p): isinstance(variable, nnx.Param) for p, variable in self.variables})
+    def kinds(self) -> dict[Path, type[nnx.Variable]]:
+        """The class of each variable, such as `nnx.Param`, by path."""
+        return {_strings(path): type(variable) for path, variable in self.variables}
 
 
 def split(module: nnx.Module) -> tuple[Functional, Tree]:
@@ -68,6 +68,14 @@ def split(module: nnx.Module) -> tuple[Functional, Tree]:
 def values(module: nnx.Module) -> Tree:
     """The module's arrays alone, such as those a loss has updated while it ran."""
     return split(module)[1]
+
+
+def at(module: nnx.Module, path: Path) -> Any:
+    """The module at a path below another; parts of an `nnx.List` are named by their number."""
+    found: Any = module
+    for key in path:
+        found = found[int(key)] if isinstance(found, nnx.List) else getattr(found, key)
+    return found
 
 
 def abstract(build: Callable[[], nnx.Module]) -> tuple[Functional, Tree]:

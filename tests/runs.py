@@ -16,12 +16,12 @@ import numpy as np
 
 TINY = (
     "--config=configs/quickstart.py",
-    "--config.model.layers=1",
+    "--config.model.decoder.layers=1",
     "--config.model.embed=16",
-    "--config.model.heads=2",
-    "--config.model.kv_heads=1",
-    "--config.model.head_dim=8",
-    "--config.model.mlp=32",
+    "--config.model.decoder.layer.attention.heads=2",
+    "--config.model.decoder.layer.attention.kv_heads=1",
+    "--config.model.decoder.layer.attention.head_dim=8",
+    "--config.model.decoder.layer.feed_forward.hidden=32",
     "--config.model.dropout=0.1",
     "--config.data.task.splits.train={'every': 40, 'include': [3]}",
     "--config.data.task.splits.validation={'every': 233, 'include': [10]}",

@@ -3,12 +3,13 @@
 import math
 
 import numpy as np
+import tiny
 
 
 def forward(tree, options, encoder, decoder):
     """float64 [batch, length, vocab] logits; encoder and decoder are pairs of tokens and segment ids."""
     tree = _float64(tree)
-    return np.stack([_row(tree, options, *row) for row in zip(*encoder, *decoder, strict=True)])
+    return np.stack([_row(tree, tiny.flat(options), *row) for row in zip(*encoder, *decoder, strict=True)])
 
 
 def bucket(distance, buckets, furthest, both_ways):

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
-from t5x_like.experiment import Experiment
-from t5x_like.models.count import describe
+from t5x_like.program import describe
 
 FILE = Path(__file__).parents[1] / "tools/bench_gpu.py"
 
@@ -26,14 +26,14 @@ def test_the_shapes_are_those_of_the_configs_models(name, config):
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
     layers, width, heads, kv_heads, hidden, vocabulary, length, _ = bench.SHAPES[name]
-    experiment = Experiment.from_dict(
+    experiment = tiny.from_flat(
         {
             "model": {"family": config, "size": name},
             "data": {"sequence_length": length},
             "optimizer": {"name": "adamw"},
         }
     )
-    model = experiment.model
+    model = tiny.flat(experiment.model)
     assert (model.layers, model.embed, model.heads, model.kv_heads, model.mlp, model.vocab_size) == (
         layers,
         width,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t5x_like.frontends import configdict, gin
-from t5x_like.models.count import describe
+from t5x_like.program import describe
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = {
@@ -41,8 +41,8 @@ def test_the_config_has_its_parameters(name):
 def test_flops_are_six_a_parameter_and_token_and_half_of_attention():
     experiment = configdict.load("configs/llama2_7b.py")
     o, tokens = experiment.model, 1024 * 2048
-    without_embedding = PARAMETERS["llama2_7b"] - o.vocab_size * o.embed - (2 * o.layers + 1) * o.embed
-    attention = 6 * o.layers * o.embed * 2048
+    without_embedding = PARAMETERS["llama2_7b"] - o.vocab_size * o.embed - (2 * o.decoder.layers + 1) * o.embed
+    attention = 6 * o.decoder.layers * o.embed * 2048
     assert describe(experiment)["flops_per_step"] == tokens * (6 * without_embedding + attention)
 
 

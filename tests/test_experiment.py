@@ -148,7 +148,11 @@ def test_sections_that_are_not_given_have_their_defaults():
         ({"shape": "circel"}, "shape.name: there is no shape 'circel'; did you mean 'circle'?"),
         ({"shape": 3}, "shape: 3 is neither a name nor a section with a 'name'"),
         ({"shape": {"name": 3}}, "shape.name: there is no shape 3; it must be one of circle, square"),
-        ({"shape": {"side": 3}}, "shape.side: there is no such field; it must be one of name, radius, inner"),
+        ({"shape": {"sides": 3}}, "shape.sides: there is no such field; it must be one of name, radius, inner"),
+        (
+            {"shape": {"side": 3}},
+            "shape.side: it is an option of 'square', and shape.name is 'circle'; choose 'square' or leave it out",
+        ),
         ({"shape": {"name": "square", "size": "bigg"}}, "shape.size: there is no size 'bigg'; did you mean 'big'?"),
         ({"shape": {"inner": {"sid": 3}}}, "shape.inner.sid: there is no such field; did you mean 'side'?"),
         ({"shapes": {"mine": {}}}, "shapes.mine.name: there is no shape 'mine'; it must be one of circle, square"),
@@ -261,7 +265,7 @@ def test_checks_let_pass_what_is_right():
             "checkpoint.best_mode: 'lowest' is not known; it must be one of min, max",
         ),
         ({"telemetry": {"every": 0}}, "telemetry.every: 0 is too small; it must be at least 1"),
-        ({"model": {"family": "gpt2"}}, "model.layers: it is not given, and has no default"),
+        ({"model": {"family": "gpt2"}}, "model.embed: it is not given, and has no default"),
         ({"model": {"family": "gtp2"}}, "model.family: there is no model 'gtp2'; did you mean 'gpt2'?"),
         (
             {"data": {"sequence_length": 2048}},
@@ -312,7 +316,7 @@ def test_json_there_and_back_is_the_same_experiment(values):
     assert {"schema": migrations.newest(), **plain} == json.loads(built.to_json())
     assert Experiment.from_dict(plain).to_dict() == plain
     # Every default is spelled out, those of choices and presets too.
-    assert plain["model"]["layers"] == 12
+    assert plain["model"]["decoder"]["layers"] == 12
     assert plain["optimizer"]["schedule"]["warmup_steps"] == built.optimizer.schedule.warmup_steps
 
 

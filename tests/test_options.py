@@ -42,7 +42,7 @@ def test_the_listing_sees_fields_choices_presets_flags_and_names():
         "data.batch_size: int = 8",
         "data.task: <task> = sotu",
         "optimizer[adamw].schedule: <schedule> = cosine",
-        "model[gpt2].layers: int, required",
+        "model[gpt2].embed: int, required",
         "model[gpt2].size: str = '', one of 124m, 350m, 774m, 1.5b",
         "command train: --workdir",
         "gin: TRAIN_STEPS",

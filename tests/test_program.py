@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from t5x_like.optim.schedules import Constant, Linear
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
 from t5x_like.program import PURPOSES, program, purpose_key
+from t5x_like.step import train_step
 
 CLIP, PEAK, STEPS, WARMUP = 0.5, 0.2, 20, 4
 OPTIMIZER = SGD(schedule=Linear(warmup_steps=WARMUP), learning_rate=PEAK, clip_norm=CLIP)
@@ -200,15 +202,15 @@ def test_a_value_from_elsewhere_stays_where_a_copy_would_be():
 
 def test_a_term_without_a_denominator_is_an_error(batch):
     class Forgetful(CausalLM):
-        def loss(self, model, batch, key):
-            sums = super().loss(model, batch, key)
+        def loss(self, model, batch, rngs, mode):
+            sums = super().loss(model, batch, rngs, mode)
             return Loss({**sums.terms, "extra": sums.terms["z_loss"]})
 
     run = program(tiny.experiment(Forgetful()))
     with pytest.raises(
-        ValueError, match=r"terms \['cross_entropy', 'z_loss', 'router', 'extra'\], with denominators for \['cross"
+        ValueError, match=r"terms \['cross_entropy', 'z_loss', 'extra', 'auxiliary'\], with denominators for \['cross"
     ):
-        jax.eval_shape(run.train_step, run.abstract_state(), batch)
+        jax.eval_shape(functools.partial(train_step, run), run.abstract_state(), batch)
 
 
 def test_the_parameters_are_known_by_kind_and_axes():

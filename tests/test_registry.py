@@ -78,7 +78,7 @@ PRESET = registry.Preset(
     [({}, 1, 1), ({"size": "small"}, 2, 1), ({"size": "large", "depth": 3}, 8, 3), ({"size": "", "width": 5}, 5, 1)],
 )
 def test_a_preset_s_values_give_way_to_its_size_and_both_to_what_is_given(given, width, depth):
-    values = PRESET.complete(given, "model")
+    values = {**PRESET.values, **PRESET.of_size({**PRESET.values, **given}, "model"), **given}
     assert (values["width"], values["depth"]) == (width, depth)
 
 
@@ -91,5 +91,5 @@ def test_a_preset_s_values_give_way_to_its_size_and_both_to_what_is_given(given,
 )
 def test_an_unknown_size_is_an_error(size, sentence):
     with pytest.raises(ExperimentError) as caught:
-        PRESET.complete({"size": size}, "model")
+        PRESET.of_size({"size": size}, "model")
     assert str(caught.value) == sentence

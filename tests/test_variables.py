@@ -64,4 +64,8 @@ def test_what_is_known_of_each_variable():
     structure, _ = variables.split(Whole(nnx.Rngs(0)))
     info = structure.infos()["parts"]["0"]["kernel"]
     assert (info.shape, info.axes, info.kind) == ((2, 3), ("embed", "mlp"), "matrix")
-    assert structure.is_parameter() == {"parts": {"0": {"kernel": True}, "1": {"kernel": True}}, "mean": False}
+    assert structure.kinds() == {
+        ("parts", "0", "kernel"): nnx.Param,
+        ("parts", "1", "kernel"): nnx.Param,
+        ("mean",): nnx.BatchStat,
+    }

@@ -1,16 +1,19 @@
 """Programs small enough to compile in a second or two, and what feeds them."""
 
+import types
 from typing import Any
 
 import jax
 import numpy as np
 
-from t5x_like import compat
+from t5x_like import compat, migrations
 from t5x_like.experiment import Checkpoint, Data, Experiment, Initialize, Parallelism, Telemetry
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel.placement import place
+from t5x_like.schema1_model import model_tree
 from t5x_like.sections import Choice, choose
+from t5x_like.step import compiled_step
 
 # The tests are compile-bound, and want no fast code.
 COMPILER = compat.quick_compilation()
@@ -19,22 +22,67 @@ ROWS, LENGTH, VOCABULARY = 8, 8, 32
 
 
 def architecture(**changes: Any) -> Any:
-    """A transformer that divides over any mesh of up to eight devices with `tensor` up to four."""
+    """A transformer that divides over any mesh of up to eight devices with `tensor` up to four.
+
+    Args:
+      **changes: options by the short names of the first schema, such as `heads` and `encoder_layers`.
+    """
     return choose(
         Choice("model", "llama", "family"),
-        {
-            "vocab_size": VOCABULARY,
-            "layers": 2,
-            "embed": 16,
-            "heads": 4,
-            "kv_heads": 4,
-            "head_dim": 4,
-            "mlp": 32,
-            "max_length": 16,
-            "gated": False,
-            "activation": "relu",
-            **changes,
-        },
+        model_tree(
+            {
+                "vocab_size": VOCABULARY,
+                "layers": 2,
+                "embed": 16,
+                "heads": 4,
+                "kv_heads": 4,
+                "head_dim": 4,
+                "mlp": 32,
+                "max_length": 16,
+                "gated": False,
+                "activation": "relu",
+                **changes,
+            }
+        ),
+    )
+
+
+def from_flat(values: Any) -> Experiment:
+    """An experiment from nested plain values whose model has the short names of the first schema."""
+    return Experiment.from_dict(migrations.upgrade(values))
+
+
+def flat(architecture: Any) -> Any:
+    """The options of a transformer by the short names that references use, of the first layer of its main stack."""
+    main, head = architecture.main, architecture.head
+    layer, positions = main.layer, main.positions
+    attention, half, norm = layer.attention, layer.feed_forward, layer.norm
+    return types.SimpleNamespace(
+        vocab_size=architecture.vocab_size,
+        embed=architecture.embed,
+        layers=main.layers,
+        encoder_layers=architecture.encoder.layers if architecture.encoder and architecture.decoder else 0,
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        head_dim=attention.head_dim,
+        window=attention.window,
+        soft_cap=attention.soft_cap,
+        mlp=half.hidden,
+        activation=half.activation,
+        gated=half.gated,
+        experts=getattr(half, "experts", 0),
+        experts_per_token=getattr(half, "experts_per_token", 0),
+        norm=norm.kind,
+        norm_epsilon=norm.epsilon,
+        norm_position=norm.position,
+        embedding_norm=main.embeddings.norm,
+        positions=positions.name,
+        rope_theta=getattr(positions, "theta", 0.0),
+        relative_buckets=getattr(positions, "buckets", 0),
+        relative_distance=getattr(positions, "distance", 0),
+        tied_head=head.name == "tied",
+        rescaled_head=getattr(head, "rescaled", False),
+        head_soft_cap=head.soft_cap,
     )
 
 
@@ -45,6 +93,7 @@ def experiment(objective: Any, **changes: Any) -> Experiment:
     """
     values: dict[str, Any] = {
         "objective": objective,
+        "adaptations": {},
         "model": architecture(),
         "data": Data(task=None, sequence_length=LENGTH, batch_size=ROWS),
         "initialize": Initialize(),
@@ -73,7 +122,7 @@ class Steps:
     def __init__(self, program: Any, state: Any, batch: Any) -> None:
         """Compiles for states and batches like these."""
         self.program, self._abstract = program, program.abstract_state()
-        self._compiled = compiled(program.compiled_step(), *self.placed(state, batch))
+        self._compiled = compiled(compiled_step(program), *self.placed(state, batch))
 
     def placed(self, state: Any, batch: Any) -> tuple[Any, Any]:
         """Copies of both on the program's devices."""

@@ -16,7 +16,7 @@ from t5x_like import compat
 STEPS = 10
 FLAGS = (
     *TINY,
-    "--config.model.kv_heads=2",
+    "--config.model.decoder.layer.attention.kv_heads=2",
     f"--config.steps={STEPS}",
     "--config.evaluators={'validation': {'name': 'loss'}, 'samples': {'tokens': 4}}",
 )

@@ -3,13 +3,17 @@
 import math
 
 import numpy as np
+import tiny
 
 
 def forward(tree, options, tokens_bt, positions_bt, segment_ids_bt):
     """float64 [batch, length, vocab] logits."""
     tree = _float64(tree)
     return np.stack(
-        [_row(tree, options, t, p, s) for t, p, s in zip(tokens_bt, positions_bt, segment_ids_bt, strict=True)]
+        [
+            _row(tree, tiny.flat(options), t, p, s)
+            for t, p, s in zip(tokens_bt, positions_bt, segment_ids_bt, strict=True)
+        ]
     )
 
 

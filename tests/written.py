@@ -10,12 +10,10 @@ from flax import nnx
 
 from t5x_like import variables
 from t5x_like.inference.engine import Engine
-from t5x_like.models.decoder import Memory
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.seq2seq import GivenPairs
 from t5x_like.parallel import layout
 from t5x_like.program import program
-from t5x_like.sections import Choice, choose
 
 END, LENGTH = 1, 64
 T5 = {"vocab_size": 32, "layers": 2, "embed": 16, "heads": 4, "kv_heads": 4, "head_dim": 8, "mlp": 32}
@@ -41,7 +39,7 @@ def architecture(kind, dtype="float32"):
     if kind == "decoder":
         return tiny.architecture(max_length=LENGTH, dropout=0.0, init_std=0.5, dtype=dtype)
     options = {**T5, "encoder_layers": 1, "relative_buckets": 8, "max_length": LENGTH, "dtype": dtype}
-    return choose(Choice("model", "t5_1_1", "family"), options)
+    return tiny.architecture(family="t5_1_1", gated=True, activation="gelu", **options)
 
 
 def built(kind, parallelism=None, dtype="float32"):
@@ -86,8 +84,7 @@ class Reader:
             model, memory = subject.model(state), {}
             if self.encodes:
                 places = jnp.arange(inputs.shape[1])[None]
-                states = model.encode(inputs, positions_bs=places, segment_ids_bs=inputs_real)
-                memory["memory"] = Memory(states, real[:, :, None] == inputs_real[:, None])
+                memory["encoded"] = model.encode(inputs, positions_bs=places, segment_ids_bs=inputs_real)
             places = jnp.arange(tokens.shape[1])[None]
             return model.logits(model(tokens, positions_bt=places, segment_ids_bt=real, **memory))
 

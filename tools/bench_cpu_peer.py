@@ -32,19 +32,22 @@ def ours(layers: int, width: int, heads: int, length: int, batch: int) -> Callab
 
     from t5x_like.experiment import Experiment
     from t5x_like.program import program
+    from t5x_like.step import compiled_step
 
     experiment = Experiment.from_dict(
         {
             "model": {
                 "family": "gpt2",
                 "vocab_size": VOCABULARY,
-                "layers": layers,
                 "embed": width,
-                "heads": heads,
-                "kv_heads": heads,
-                "head_dim": width // heads,
-                "mlp": 4 * width,
                 "max_length": length,
+                "decoder": {
+                    "layers": layers,
+                    "layer": {
+                        "attention": {"heads": heads, "kv_heads": heads, "head_dim": width // heads},
+                        "feed_forward": {"hidden": 4 * width},
+                    },
+                },
                 "dropout": 0.0,
             },
             "data": {"sequence_length": length, "batch_size": batch, "lanes": batch},
@@ -53,7 +56,7 @@ def ours(layers: int, width: int, heads: int, length: int, batch: int) -> Callab
         }
     )
     run = program(experiment)
-    step, state = run.compiled_step(), jax.jit(run.init)()
+    step, state = compiled_step(run), jax.jit(run.init)()
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (batch, length + 1)).astype(np.int32)
     rows = {
         "inputs": tokens[:, :-1],

@@ -82,13 +82,13 @@ def ours(model: str, rows: int, remat: str) -> tuple[Callable[[int], None], floa
     startup.prepare()
     import jax
 
-    from t5x_like.models.count import flops_per_step
-    from t5x_like.program import program
+    from t5x_like.program import flops_per_step, program
+    from t5x_like.step import compiled_step
 
     described = experiment(model, rows, remat=remat)
     *_, vocabulary, length, _ = SHAPES[model]
     run = program(described)
-    state, step = jax.jit(run.init)(), run.compiled_step()
+    state, step = jax.jit(run.init)(), compiled_step(run)
     batch = jax.device_put(random_batch(vocabulary, rows, length))
 
     def take(steps: int) -> None:

@@ -34,13 +34,14 @@ def main() -> None:
     from t5x_like.parallel import layout
     from t5x_like.parallel.placement import place, share
     from t5x_like.program import program
+    from t5x_like.step import compiled_step
     from t5x_like.train import feed
 
     experiment = configdict.load(options.config, rest)
     placed = layout.make(experiment.parallelism)
     part = share(placed, experiment.data.batch_size)
     run = program(experiment, placed)
-    step, state = run.compiled_step(), jax.jit(run.init)()
+    step, state = compiled_step(run), jax.jit(run.init)()
     documents = experiment.data.task.open(experiment.data.split)
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(contextlib.closing(feed(experiment, documents, None, part)))

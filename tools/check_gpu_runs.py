@@ -132,6 +132,7 @@ def fp8(setting: Setting) -> bool:
     import jax
 
     from t5x_like.program import program
+    from t5x_like.step import compiled_step
 
     for name in ("none", "fp8"):
         experiment, batch = of_bench("124m", quantization=name)
@@ -139,7 +140,7 @@ def fp8(setting: Setting) -> bool:
             run = program(experiment)
         except UserError as error:
             return setting.add("fp8 is refused", passed=False, said=str(error))
-        state, step = jax.jit(run.init)(), run.compiled_step()
+        state, step = jax.jit(run.init)(), compiled_step(run)
         for count in (3, 20):
             begin = time.perf_counter()
             for _ in range(count):

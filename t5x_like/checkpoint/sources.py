@@ -28,7 +28,8 @@ class OpenSource(NamedTuple):
     Attributes:
       name: what messages call it, such as a checkpoint's path.
       leaves: shape and dtype of each variable by its path in the model, such as `blocks.mlp.up`.
-      options: by dotted path in an experiment, such as `model.norm`, the options that it was trained with; and under
+      options: by dotted path in an experiment, such as `model.head.name`, the options that it was trained with; and
+      under
         `data.`, fingerprints of what decides what its tokens mean. Empty where nothing is known.
       read: the values of some variables, from path to shape, dtype and sharding; shape and dtype are those of `leaves`.
     """

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _show(experiment: Any, *, json_output: bool) -> int:
     from t5x_like.data.packing import places_of
-    from t5x_like.models.count import describe
+    from t5x_like.program import describe
 
     length = experiment.data.sequence_length
     length = places_of(experiment.objective.features(length), length)
@@ -91,6 +92,7 @@ def _here(experiment: Any) -> dict[str, Any]:
     from t5x_like.parallel import layout
     from t5x_like.parallel.placement import batch_shapes
     from t5x_like.program import program
+    from t5x_like.step import train_step
 
     if (several := cluster.find()) and several.processes > 1:  # whose devices wait for each other when they start
         return {"error": f"those of {several.processes} processes, which only a run of all of them sees"}
@@ -110,7 +112,7 @@ def _here(experiment: Any) -> dict[str, Any]:
         placed = layout.make(type(experiment.parallelism)(), devices[:1])
         run = program(experiment, placed)
     state, batch = run.abstract_state(), batch_shapes(experiment, placed)
-    calls = attention.calls(lambda: jax.eval_shape(run.train_step, state, batch))
+    calls = attention.calls(lambda: jax.eval_shape(functools.partial(train_step, run), state, batch))
     with placed.use():
         reasons = [dict(attention.explain(call)) for call in calls]
     found["attention"] = [

@@ -56,7 +56,7 @@ def places_of(features: Mapping[str, Any], length: int) -> int:
 
 def record_length_of(objective: Any, length: int) -> int:
     """The tokens of text that an objective makes a row of `length` of."""
-    return objective.record_length(length) if hasattr(objective, "record_length") else length
+    return objective.record_length(length)
 
 
 class RecordRef(NamedTuple):
@@ -120,7 +120,7 @@ class ExampleMaker:
         self.groups = groups_of(self.features) or (Group("", length, ()),)
         self.places = sum(group.length for group in self.groups)
         self.number = {name: number for number, group in enumerate(self.groups) for name in group.names}
-        self._joins = getattr(objective, "joins_documents", False)
+        self._joins = objective.joins_documents
         self._none = (0,) * len(self.groups)
         self._random = _KeyedRandom()
         self._seed = seed & (1 << 64) - 1

@@ -53,4 +53,4 @@ class SentinelVocabulary:
 
 def vocabulary_of(objective: Any, vocabulary: Any) -> Any:
     """The vocabulary of a model's texts: the task's, with what the objective adds where it has ids of its own."""
-    return objective.vocabulary(vocabulary) if hasattr(objective, "vocabulary") else vocabulary
+    return objective.vocabulary(vocabulary)

@@ -1,1 +1,1 @@
-"""Measurements of a model: evaluators that run while training and after, and decoding."""
+"""Measurements of a model: evaluators that run while training and after."""

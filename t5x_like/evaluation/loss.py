@@ -6,7 +6,6 @@ documents. Each byte counts once whatever the tokenizer, so that models with dif
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
@@ -14,9 +13,8 @@ from t5x_like.data.evaluation import EvaluationReader
 from t5x_like.data.id_bounds import bounded
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import Context, Evaluation, Evaluator
-from t5x_like.objectives.base import Batch
 from t5x_like.parallel.placement import batch_shapes, place, share
-from t5x_like.program import State
+from t5x_like.program import MODEL_PARTS, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +68,13 @@ class SplitLoss(Evaluator):
             vocab_size=experiment.model.vocab_size,
             documents_per_row=experiment.data.documents_per_row,
         )
-        self.sums = jax.jit(self._sums)
+        self.sums = jax.jit(context.program.measure)
 
     def run(self, state: State, step: int) -> Evaluation:
         """`loss` in nats a token, each metric of the objective, and `bits_per_byte` where the split has bytes."""
         layout, totals = self.context.program.layout, None
         for batch in self.reader.batches():
-            added = self.sums(state["parameters"], state["model_state"], place(batch, layout))
+            added = self.sums({name: state[name] for name in MODEL_PARTS}, place(batch, layout))
             totals = added if totals is None else jax.tree.map(jax.numpy.add, totals, added)
         sums: dict[str, tuple[float, float]] = jax.tree.map(float, jax.device_get(totals))
         metrics = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
@@ -88,15 +86,9 @@ class SplitLoss(Evaluator):
         """The objective's metrics, from an abstract evaluation of its loss, and `bits_per_byte`."""
         program = self.context.program
         state, batch = program.abstract_state(), batch_shapes(self.context.experiment, program.layout)
-        names = frozenset(jax.eval_shape(self._sums, state["parameters"], state["model_state"], batch))
+        names = frozenset(jax.eval_shape(program.measure, state, batch))
         return names | {"bits_per_byte"} if "loss" in names and self._measures_bytes() else names
 
     def _measures_bytes(self) -> bool:
         """Whether the loss is of every token of texts whose bytes are known."""
-        return bool(getattr(self.context.program.objective, "predicts_every_token", False) and self.corpus.bytes)
-
-    def _sums(self, parameters: Any, model_state: Any, batch: Batch) -> Any:
-        program = self.context.program
-        with program.layout.use():
-            model = program.structure.merge(parameters, model_state)
-            return program.objective.loss(model, batch, None).metrics
+        return bool(self.context.program.objective.predicts_every_token and self.corpus.bytes)

@@ -16,7 +16,6 @@ from t5x_like.experiment import Experiment
 from t5x_like.inference.sampling import Sampling
 from t5x_like.inference.search import BeamSearch
 from t5x_like.inference.text import Reader, TextGenerator
-from t5x_like.inference.weights import writer
 from t5x_like.program import State, program
 
 
@@ -69,7 +68,7 @@ class Restored:
         Raises:
           UserError: when the model does not write, and for a prompt that it cannot read.
         """
-        if not hasattr(writer(self.program.objective, self.program.model(self.state)), "decode"):
+        if not hasattr(self.program.inference_model(self.state), "decode"):
             raise UserError(f"{self.path} holds a model that does not write text")
         generate = TextGenerator(self.program, self._vocabulary())
         key = jax.random.key(seed)

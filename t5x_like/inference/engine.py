@@ -36,8 +36,8 @@ Listener = Callable[[int, np.ndarray], bool]
 class Engine:
     """Continues sequences with one program's model, or answers them where it reads them with an encoder.
 
-    A model that writes has `decode`, `empty_cache` and `unstack` as `models.decoder.Decoder`; one with an encoder
-    has `encode` and `remember` besides, as `models.encoder_decoder.EncoderDecoder`.
+    A model that writes has `decode`, `empty_cache` and `unstack` as `LanguageModel` of `models.transformer.model`; one
+    with an encoder has `encode` and `encoded_cache` besides, as `EncoderDecoder`.
 
     Attributes:
       encoder: whether prompts go into an encoder.
@@ -59,13 +59,13 @@ class Engine:
           ExperimentError: when the model's tokens see later ones, which are not there yet.
         """
         architecture = program.architecture
-        if not getattr(architecture, "causal", True):
+        if "decoder" not in architecture.stacks:
             raise ExperimentError(
-                "model.causal",
+                "model.decoder",
                 f"{architecture.family!r} sees all of a text and continues none; leave out evaluators that generate, or"
-                " use a causal model",
+                " use a model with a decoder",
             )
-        self.encoder = getattr(architecture, "encoder_layers", 0) > 0
+        self.encoder = "encoder" in architecture.stacks
         self.max_length: int = architecture.max_length
         self.end, self._layout, self._begin, self._pieces, self._rows = end, program.layout, begin, pieces, rows
         self._prepare = Preparation(program)
@@ -191,9 +191,9 @@ class Engine:
             return logits_btv[:, 0], cache, length_b
         place_bs = jnp.broadcast_to(jnp.arange(length), tokens_bt.shape)
         real_bs = (place_bs < length_b[:, None]).astype(jnp.int32)
-        states_bsd = model.encode(tokens_bt, positions_bs=place_bs, segment_ids_bs=real_bs)
+        encoded = model.encode(tokens_bt, positions_bs=place_bs, segment_ids_bs=real_bs)
         begin_bt = jnp.full((rows, 1), self._begin, jnp.int32)
-        logits_btv, cache = model.decode(begin_bt, model.remember(states_bsd, real_bs, slots), jnp.int32(0))
+        logits_btv, cache = model.decode(begin_bt, model.encoded_cache(encoded, slots), jnp.int32(0))
         return logits_btv[:, 0], cache, jnp.ones_like(length_b)
 
     def _prefill(

@@ -12,9 +12,6 @@ import numpy as np
 
 from t5x_like.inference.cache import batch_bucket, length_bucket, padded
 from t5x_like.inference.engine import PREFILL_TOKENS, ROWS
-from t5x_like.inference.weights import writer
-from t5x_like.kernels.xla import same_segment
-from t5x_like.models.decoder import Memory
 from t5x_like.program import Program, State
 
 
@@ -36,7 +33,7 @@ class Scorer:
     def __init__(self, program: Program) -> None:
         """Compiles nothing yet."""
         self._program, self._layout = program, program.layout
-        self._encodes = getattr(program.architecture, "encoder_layers", 0) > 0
+        self._encodes = "encoder" in program.architecture.stacks
         self._compiled = jax.jit(self._log_p)
 
     def __call__(self, state: State, examples: Sequence[Scored]) -> list[float]:
@@ -84,15 +81,14 @@ class Scorer:
         """float32 [batch]: the sum of log p of each row's counted tokens, each from all before it."""
         layout = self._layout
         with layout.use():
-            model = writer(self._program.objective, self._program.model(state))
+            model = self._program.inference_model(state)
             tokens_bt, real_bt = (layout.constrain(x, ("batch", "length")) for x in (tokens_bt, real_bt))
             memory = {}
             if inputs is not None:
                 inputs_bs, length_b = inputs
                 place_bs = jnp.broadcast_to(jnp.arange(inputs_bs.shape[1]), inputs_bs.shape)
                 read_bs = (place_bs < length_b[:, None]).astype(jnp.int32)
-                states_bsd = model.encode(inputs_bs, positions_bs=place_bs, segment_ids_bs=read_bs)
-                memory["memory"] = Memory(states_bsd, same_segment(real_bt, read_bs))
+                memory["encoded"] = model.encode(inputs_bs, positions_bs=place_bs, segment_ids_bs=read_bs)
             hidden_btd = model(
                 jnp.pad(tokens_bt[:, :-1], ((0, 0), (1, 0))),  # a sequence begins after the padding id, as in training
                 positions_bt=jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape),

@@ -1,7 +1,6 @@
 """Weights as decoding wants them: the part of a model that writes, cast once and laid out layer by layer."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +46,7 @@ class Preparation:
     def _prepare(self, state: State) -> Tree:
         program = self._program
         with program.layout.use():
-            model = writer(program.objective, program.model(state))
+            model = program.inference_model(state)
             model.unstack()
             self.structure, tree = variables.split(model)
         infos = variables.flatten(self.structure.infos())
@@ -55,11 +54,6 @@ class Preparation:
         return variables.unflatten(
             {path: _cast(value, infos[path], dtype) for path, value in variables.flatten(tree).items()}
         )
-
-
-def writer(objective: Any, model: Any) -> Any:
-    """The part of an objective's model that writes."""
-    return getattr(objective, "inference_model", lambda model: model)(model)
 
 
 def _cast(value: jax.Array, info: ParameterInfo, dtype: jnp.dtype) -> jax.Array:

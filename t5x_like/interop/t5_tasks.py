@@ -14,7 +14,7 @@ import tensorflow as tf
 from seqio import Feature, MixtureRegistry, TaskRegistry
 from seqio.preprocessors import rekey
 
-from t5x_like.objectives.preprocessing.span_corruption import SpanCorruption
+from t5x_like.objectives.span_corruption import SpanCorruption
 
 __all__ = [
     "DEFAULT_EXTRA_IDS",

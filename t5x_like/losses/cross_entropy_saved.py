@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from t5x_like.losses import logits as parts
-from t5x_like.models import shared
+from t5x_like.models import sharded_linear as shared
 
 # What may be kept: more, and the layers' activations are worth more. A chunk is as large as does not show beside that.
 KEPT_BYTES = 768 << 20

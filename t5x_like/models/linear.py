@@ -1,13 +1,15 @@
-"""The linear layer: every matrix product of the stack against a parameter goes through here.
+"""Linear layers and embedding tables: every product of activations and a parameter goes through here.
 
 Shapes: b batch, t length, n = b·t, i inputs, o outputs.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.models import lookup, quantized, shared
+from t5x_like.models import quantized, ring_embedding, sharded_linear
 from t5x_like.models.parameters import parameter
 from t5x_like.parallel import layout
 
@@ -64,7 +66,10 @@ product.defvjp(_forward, _backward)
 
 
 class Linear(nnx.Module):
-    """A kernel [inputs, outputs] and perhaps a bias [outputs]."""
+    """A kernel [inputs, outputs] and perhaps a bias [outputs].
+
+    An adaptation may set `adapter`, a module whose output is added to the layer's.
+    """
 
     def __init__(
         self,
@@ -81,13 +86,18 @@ class Linear(nnx.Module):
         self.axes, self.quantization = axes, quantization
         self.kernel = parameter(rngs, (inputs, outputs), axes, "matrix", std=std or inputs**-0.5)
         self.bias = parameter(rngs, (outputs,), axes[1:], "bias") if bias else None
+        self.adapter: Any = None
 
     def __call__(self, x_bti: jax.Array) -> jax.Array:
         """[batch, length, inputs] → [batch, length, outputs]."""
+        y_bto = self._product(x_bti)
+        return y_bto if self.adapter is None else y_bto + self.adapter(x_bti)
+
+    def _product(self, x_bti: jax.Array) -> jax.Array:
         if not self.is_shared():
             bias = None if self.bias is None else self.bias[...]
             return linear(x_bti, self.kernel[...], bias, self.quantization)
-        return self._biased(shared.product(x_bti, self.kernel[...].astype(x_bti.dtype), self.axes))
+        return self._biased(sharded_linear.product(x_bti, self.kernel[...].astype(x_bti.dtype), self.axes))
 
     def is_shared(self) -> bool:
         """Whether the products are those of `shared`: on TPUs, of whole rows, in the computation's dtype."""
@@ -96,18 +106,18 @@ class Linear(nnx.Module):
 
     def to_heads(self, x_btd: jax.Array, heads: int) -> jax.Array:
         """[batch, length, inputs] → [batch, heads, length, outputs / heads], for an attention kernel."""
-        if not self.is_shared():
+        if not self.is_shared() or self.adapter is not None:
             return self(x_btd).reshape(*x_btd.shape[:2], heads, -1).swapaxes(1, 2)
-        y_bhte = shared.to_heads(x_btd, self.kernel[...].astype(x_btd.dtype), self.axes, heads)
+        y_bhte = sharded_linear.to_heads(x_btd, self.kernel[...].astype(x_btd.dtype), self.axes, heads)
         bias = None if self.bias is None else self.bias[...].astype(y_bhte.dtype).reshape(heads, 1, -1)
         return y_bhte if bias is None else y_bhte + bias
 
     def from_heads(self, x_bhte: jax.Array) -> jax.Array:
         """[batch, heads, length, head width] → [batch, length, outputs]."""
-        if not self.is_shared():
+        if not self.is_shared() or self.adapter is not None:
             x_bthe = x_bhte.swapaxes(1, 2)
             return self(x_bthe.reshape(*x_bthe.shape[:2], -1))
-        return self._biased(shared.from_heads(x_bhte, self.kernel[...].astype(x_bhte.dtype), self.axes))
+        return self._biased(sharded_linear.from_heads(x_bhte, self.kernel[...].astype(x_bhte.dtype), self.axes))
 
     def _biased(self, y_bto: jax.Array) -> jax.Array:
         return y_bto if self.bias is None else y_bto + self.bias[...].astype(y_bto.dtype)
@@ -123,8 +133,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids_bt: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Integer ids [batch, length] → [batch, length, embed] in `dtype`."""
-        if lookup.goes_round(self.table.shape, (self.axis, "embed"), jnp.dtype(dtype)):
-            return lookup.take(self.table[...], ids_bt, dtype)
+        if ring_embedding.is_suited(self.table.shape, (self.axis, "embed"), jnp.dtype(dtype)):
+            return ring_embedding.take(self.table[...], ids_bt, dtype)
         # Whole rows are gathered: of a table split along its width too, every device would get every row of the batch.
         table = layout.current().constrain(self.table[...].astype(dtype), (self.axis, None))
         return table[ids_bt]

@@ -1,7 +1,9 @@
-"""Normalisation over the width, in float32 whatever the activations' dtype.
+"""LayerNorm and RMSNorm over the width, in float32 whatever the activations' dtype.
 
 Shapes: b batch, t length, d width.
 """
+
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,30 @@ from flax import nnx
 from t5x_like.models.parameters import parameter
 
 
+class NormOptions(Protocol):
+    """`models.transformer.config.Norm`, or any options with these fields."""
+
+    @property
+    def kind(self) -> str:
+        """`layernorm` or `rmsnorm`."""
+
+    @property
+    def epsilon(self) -> float:
+        """Added under the root."""
+
+    @property
+    def bias(self) -> bool:
+        """Whether there is a learned bias."""
+
+
 class Norm(nnx.Module):
     """LayerNorm (Ba et al. 2016, eq. 4) or RMSNorm (Zhang & Sennrich 2019, eq. 4) with a learned scale."""
 
-    def __init__(self, kind: str, width: int, *, epsilon: float, bias: bool, rngs: nnx.Rngs) -> None:
-        """Args: `kind`, one of `KINDS`; the width; `epsilon` under the root; whether there is a learned bias."""
-        self.kind, self.epsilon = kind, epsilon
+    def __init__(self, options: NormOptions, width: int, rngs: nnx.Rngs) -> None:
+        """Builds the scale, which is 1, and perhaps the bias, which is 0."""
+        self.kind, self.epsilon = options.kind, options.epsilon
         self.scale = parameter(rngs, (width,), ("norm",), "norm", fill=1.0)
-        self.bias = parameter(rngs, (width,), ("norm",), "bias") if bias else None
+        self.bias = parameter(rngs, (width,), ("norm",), "bias") if options.bias else None
 
     def __call__(self, x_btd: jax.Array) -> jax.Array:
         """[..., width] → the same shape and dtype."""

@@ -1,24 +1,37 @@
-"""What an objective is.
+"""The interface of an objective: what an example is, which modules exist, who moves them, and the loss.
 
-An objective is a frozen dataclass of options with the methods of `Objective`. It says how a record becomes an example,
-which modules exist, who moves each of their variables, and what the loss is: as sums, so that a batch may be computed
-whole, in microbatches or on many devices with the same result.
+An objective is a frozen dataclass of options below `Objective`. It says how a record becomes an example, which modules
+exist, who moves each of their variables, and what the loss is: as sums, so that a batch may be computed whole, in
+microbatches or on many devices with the same result.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+import enum
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from t5x_like import registry
-from t5x_like.parallel.parameters import ParameterInfo
-from t5x_like.variables import Path
+from t5x_like.models.dropout import RowRngs
+from t5x_like.objectives.roles import Roles
 
 Batch = Mapping[str, jax.Array]
 Record = Mapping[str, np.ndarray]
+
+
+class Mode(enum.Enum):
+    """What a loss is computed for: `TRAIN`, with dropout and regularisation, or `EVALUATE`, with neither."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+    def rngs(self, rngs: RowRngs) -> RowRngs | None:
+        """Generators of dropout: those given in training, none in evaluation."""
+        return rngs if self is Mode.TRAIN else None
 
 
 class Loss(NamedTuple):
@@ -36,60 +49,24 @@ class Loss(NamedTuple):
     statistics: Any = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """Variables that the optimizer moves."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ema:
-    """Variables that follow others as an exponential moving average, and start as their copy.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Base class of objectives. A subclass has `features`, `example`, `flops`, `denominators` and `loss`.
 
     Attributes:
-      of: the path of the followed module, such as `student`; it is built alike.
-      decay: the share of the old value that stays, from the updates before this one (int32) to a scalar in [0, 1].
+      name: the name in the registry.
+      couples_batch: whether the loss is more than a sum over rows (contrastive pairs): then a batch is computed whole.
+      predicts_every_token: whether every token of a text is predicted once, so that bits per byte can be told.
+      joins_documents: whether an example is a window over several documents of text.
     """
 
-    of: str
-    decay: Callable[[jax.Array], jax.Array | float]
+    name: str = ""
 
+    couples_batch: ClassVar[bool] = False
+    predicts_every_token: ClassVar[bool] = False
+    joins_documents: ClassVar[bool] = False
 
-@dataclasses.dataclass(frozen=True)
-class Frozen:
-    """Variables that nothing moves.
-
-    Attributes:
-      of: the path of the module, built alike, that they start as a copy of; empty for the values they were built with.
-    """
-
-    of: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Variables that `Objective.update` alone moves: a centre, a queue, the statistics of a batch norm."""
-
-
-Role = Trained | Ema | Frozen | Statistics
-
-
-class Objective(Protocol):
-    """See the module's docstring. `name` is the name in the registry."""
-
-    @property
-    def name(self) -> str:
-        """The name in the registry."""
-
-    @property
-    def couples_batch(self) -> bool:
-        """Whether the loss is more than a sum over rows (contrastive pairs, batch statistics): then no microbatches."""
-
-    @property
-    def roles(self) -> Mapping[str, Role]:
-        """Path prefix (`teacher`, `discriminator.head`) → who moves what is under it; the longest prefix wins.
-
-        What no prefix covers is trained if it is an `nnx.Param`, and statistics otherwise.
-        """
+    # --- What it reads ------------------------------------------------------------------------------------------------
 
     def features(self, length: int) -> Mapping[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of each feature of one row, for rows of `length` tokens.
@@ -101,34 +78,41 @@ class Objective(Protocol):
         A row of zeros is no example: it adds nothing to any sum or denominator. A feature has to tell it from a real
         one, as `segment_ids` does; where none would, add a scalar `weight` that an example sets to 1.
         """
+        raise NotImplementedError
 
     def example(self, record: Record, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """A record's features. `rng` is keyed by (seed, epoch, index): what is in one place is always the same."""
+        raise NotImplementedError
 
-    def flops(self, architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> float:
-        """The model's own floating-point operations of one step: forward and backward, nothing recomputed.
+    def record_length(self, length: int) -> int:
+        """The tokens of the longest record that always fits a row of `length`."""
+        return length
 
-        Args:
-          architecture: what `build` gets.
-          shapes: of each feature of the global batch, rows first.
-        """
+    def check_vocabulary(self, vocabulary: Any) -> None:
+        """Raises ExperimentError where ids of the task's vocabulary do not suit the objective's own."""
+
+    def vocabulary(self, vocabulary: Any) -> Any:
+        """The vocabulary of the model's texts: the task's, with what the objective adds."""
+        return vocabulary
+
+    def ids(self, vocabulary: Any) -> int:
+        """How many ids the model has to know: the task's, and those that the objective adds."""
+        return int(vocabulary.size)
+
+    # --- The model ----------------------------------------------------------------------------------------------------
 
     def build(self, architecture: Any, rngs: nnx.Rngs) -> nnx.Module:
-        """Everything with variables: backbone, heads, generator or teacher."""
+        """Everything with variables: backbone, heads, generator or teacher; by default the architecture's model."""
+        return architecture.build(rngs)
 
-    def denominators(self, batch: Batch) -> Mapping[str, jax.Array]:
-        """For each term of the loss, what its sum is divided by: a scalar, from the global batch's data alone."""
+    def inference_model(self, model: Any) -> Any:
+        """The part of what `build` gave that writes, embeds or classifies; by default all of it."""
+        return model
 
-    def loss(self, model: Any, batch: Batch, key: jax.Array | None) -> Loss:
-        """The sums of a batch or a part of it.
-
-        Randomness must hang on `batch["row"]`, a row's number in the global batch, as in `models.dropout.Noise`.
-
-        Args:
-          model: what `build` built.
-          batch: the features with a leading axis of rows, and `row`.
-          key: a typed key of this step; None in evaluation, where nothing is random.
-        """
+    @property
+    def roles(self) -> Roles:
+        """Filters and roles of variables, in order; by default the kinds' own (see `roles.assign`)."""
+        return ()
 
     def update(self, model: Any, statistics: Any, step: jax.Array) -> None:
         """Writes the variables of role `Statistics`, which the loss of the next step then reads.
@@ -141,60 +125,35 @@ class Objective(Protocol):
           step: int32, the updates before this one.
         """
 
+    # --- The loss -----------------------------------------------------------------------------------------------------
 
-class Assignment(NamedTuple):
-    """What moves one variable.
+    def flops(self, architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """The model's own floating-point operations of one step: forward and backward, nothing recomputed.
 
-    Attributes:
-      role: who moves it.
-      source: the path of the variable it is a copy or an average of, where there is one.
-    """
+        Args:
+          architecture: what `build` gets.
+          shapes: of each feature of the global batch, rows first.
+        """
+        raise NotImplementedError
 
-    role: Role
-    source: Path | None = None
+    def denominators(self, batch: Batch) -> Mapping[str, jax.Array]:
+        """For each term of the loss, what its sum is divided by: a scalar, from the global batch's data alone."""
+        raise NotImplementedError
 
+    def real_positions(self, batch: Batch) -> jax.Array:
+        """By what auxiliary losses, such as a router's, are divided: the tokens that are no padding, or the rows."""
+        segments = [ids for name, ids in batch.items() if name.endswith("segment_ids")]
+        if segments:
+            return functools.reduce(jnp.add, ((ids > 0).sum().astype(jnp.float32) for ids in segments))
+        return batch["weight"].sum() if "weight" in batch else jnp.float32(len(batch["row"]))
 
-def assign(
-    infos: Mapping[Path, ParameterInfo], is_parameter: Mapping[Path, bool], roles: Mapping[str, Role]
-) -> dict[Path, Assignment]:
-    """The role of every variable: that of the longest prefix of its path, or the default for its kind.
+    def loss(self, model: Any, batch: Batch, rngs: RowRngs, mode: Mode) -> Loss:
+        """The sums of a batch or a part of it.
 
-    Args:
-      infos: every variable of the model by path.
-      is_parameter: of each, whether it is an `nnx.Param`.
-      roles: `Objective.roles`.
-
-    Raises:
-      ValueError: when a prefix names nothing, or something follows what is not there, is not like it or follows itself.
-    """
-    assigned: dict[Path, Assignment] = {}
-    used = set()
-    for path in infos:
-        prefix = _longest(path, roles)
-        used.add(prefix)
-        if prefix is None:
-            assigned[path] = Assignment(Trained() if is_parameter[path] else Statistics())
-            continue
-        role = roles[prefix]
-        of = role.of if isinstance(role, Ema | Frozen) else ""
-        source = (*of.split("."), *path[prefix.count(".") + 1 :]) if of else None
-        if source is not None and (source not in infos or infos[source].shape != infos[path].shape):
-            raise ValueError(f"{_dotted(path)} follows {of!r}, where there is no {_dotted(source)} of its shape")
-        assigned[path] = Assignment(role, source)
-    for prefix in roles:
-        if prefix not in used:
-            known = {_dotted(path[:length]): None for path in infos for length in range(1, len(path) + 1)}
-            raise ValueError(f"the role of {prefix!r} is that of no variable; {registry.suggest(prefix, known)}")
-    for path, (_, source) in assigned.items():
-        if source is not None and assigned[source].source is not None:
-            raise ValueError(f"{_dotted(path)} follows {_dotted(source)}, which follows something else")
-    return assigned
-
-
-def _longest(path: Path, roles: Mapping[str, Role]) -> str | None:
-    prefixes = (_dotted(path[:length]) for length in range(len(path), 0, -1))
-    return next((prefix for prefix in prefixes if prefix in roles), None)
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(path)
+        Args:
+          model: what `build` built.
+          batch: the features with a leading axis of rows, and `row`, a row's number in the global batch.
+          rngs: of the batch's rows; in evaluation the same each time. `mode.rngs(rngs)` are those of dropout.
+          mode: training or evaluation.
+        """
+        raise NotImplementedError

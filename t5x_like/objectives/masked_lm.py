@@ -1,4 +1,7 @@
-"""Masked language modelling: hidden tokens from all the others (Devlin et al. 2019, section 3.1)."""
+"""Masked language modelling: hidden tokens from all the others (Devlin et al. 2019, section 3.1).
+
+Shapes: n tokens.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,26 +12,33 @@ import numpy as np
 
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.base import Batch, Record
-from t5x_like.objectives.preprocessing import masked_lm
+from t5x_like.objectives.masking import IdTest, Replacement, whole_words, word_starts
 from t5x_like.objectives.single_sequence import SingleSequence
+from t5x_like.objectives.spans import budget
 
 _MASKS = ("[MASK]", "<mask>")  # as tokenizers that have one spell it
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedLM(SingleSequence, masked_lm.MaskedLM):
-    """Options of the objective: those of `TokenLoss`, and of `preprocessing.masked_lm`.
+class MaskedLM(SingleSequence, Replacement):
+    """Options of the objective beside those of `TokenLoss` and `Replacement`.
 
     Which tokens are hidden hangs on the epoch too, as in RoBERTa (Liu et al. 2019, section 4.1).
+
+    Attributes:
+      rate: share of the tokens, special ones aside, that are predicted, rounded half to even; one at least.
     """
 
     name: str = "masked_lm"
+    rate: float = 0.15
 
-    causal: ClassVar[bool] = False
+    stack: ClassVar[str] = "encoder"
 
     def __post_init__(self) -> None:
         SingleSequence.__post_init__(self)
-        masked_lm.MaskedLM.__post_init__(self)
+        Replacement.__post_init__(self)
+        if not 0 < self.rate <= 1:
+            raise ExperimentError("rate", f"{self.rate} must be above 0 and at most 1")
 
     def features(self, length: int) -> Mapping[str, jax.ShapeDtypeStruct]:
         """Packed rows of tokens, and which of them count: all int32 [length]."""
@@ -37,6 +47,32 @@ class MaskedLM(SingleSequence, masked_lm.MaskedLM):
     def example(self, record: Record, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The tokens, some of them hidden or exchanged; what they were; and a weight of 1 on those."""
         return self(record["tokens"], rng)
+
+    def __call__(
+        self, tokens: np.ndarray, rng: np.random.Generator, begins_word: IdTest | None = None
+    ) -> dict[str, np.ndarray]:
+        """Chooses tokens and replaces each by itself.
+
+        Args:
+          tokens: integers [n].
+          rng: draws the choice and the replacements.
+          begins_word: for whole words: of each id whether it begins one. Words are then taken in random order, and
+            those that would exceed the number of tokens to predict are left out; where each would, nothing is chosen.
+
+        Returns:
+          int32 [n] each: `inputs`, the replaced tokens; `targets`, the tokens; `weights`, 1 on those to predict.
+          Nothing of no tokens.
+        """
+        tokens = np.asarray(tokens, np.int32)
+        if not tokens.size:
+            return {}
+        ordinary = self.ordinary(tokens)
+        count = budget(len(ordinary), self.rate)
+        if begins_word is None:
+            chosen = rng.choice(ordinary, count, replace=False, shuffle=False) if count else ordinary
+        else:
+            chosen = ordinary[whole_words(word_starts(tokens, ordinary, begins_word), len(ordinary), count, rng)]
+        return self.replace(tokens, chosen, np.arange(len(chosen)), len(chosen), rng)
 
     def counted(self, batch: Batch) -> jax.Array:
         """[batch, length], above 0 on the tokens that were chosen."""
@@ -56,3 +92,7 @@ class MaskedLM(SingleSequence, masked_lm.MaskedLM):
                 f"{self.mask_id} is {text!r} in data.task's texts; use an id that is none of theirs, such as"
                 f" {vocabulary.size} with objective.vocab_size={vocabulary.size + 1}",
             )
+
+    def ids(self, vocabulary: Any) -> int:
+        """Those of the objective, with the mask among them."""
+        return max(int(vocabulary.size), self.vocab_size)

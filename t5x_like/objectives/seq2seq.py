@@ -7,8 +7,8 @@ import numpy as np
 
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.base import Record
-from t5x_like.objectives.preprocessing.lengths import Lengths
 from t5x_like.objectives.sequence_to_sequence import SequenceToSequence
+from t5x_like.objectives.sequences import Lengths
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
-"""What objectives of an encoder-decoder share: T5X's features, and each target from the inputs and those before it.
+"""Base of objectives for an encoder-decoder: T5X's features, and each target from the inputs and those before it.
 
 Shapes: s inputs, t targets.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,12 +13,10 @@ from flax import nnx
 
 from t5x_like.checks import require_at_least
 from t5x_like.errors import ExperimentError
-from t5x_like.kernels.xla import same_segment
-from t5x_like.models.decoder import Memory
-from t5x_like.models.dropout import Noise
-from t5x_like.objectives.base import Batch, Loss, Record
-from t5x_like.objectives.preprocessing.lengths import Lengths, longest
-from t5x_like.objectives.preprocessing.single_sequence import shift_right
+from t5x_like.models.dropout import RowRngs
+from t5x_like.objectives.base import Batch, Loss, Mode, Record
+from t5x_like.objectives.sequences import Lengths, longest, shift_right
+from t5x_like.objectives.single_sequence import require_stacks
 from t5x_like.objectives.token_loss import TokenLoss
 
 ENCODER = ("encoder_input_tokens", "encoder_segment_ids", "encoder_positions")
@@ -41,8 +39,6 @@ class SequenceToSequence(TokenLoss):
     """
 
     target_length: int = 0
-
-    joins_documents: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,43 +97,39 @@ class SequenceToSequence(TokenLoss):
 
     def flops(self, architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """The architecture's, for every input and target."""
-        rows, targets = shapes["decoder_target_tokens"]
-        return architecture.flops(rows, targets, inputs=shapes["encoder_input_tokens"][1])
+        return architecture.flops(
+            {"encoder": shapes["encoder_input_tokens"], "decoder": shapes["decoder_target_tokens"]}
+        )
 
     def build(self, architecture: Any, rngs: nnx.Rngs) -> nnx.Module:
-        """The architecture, which has an encoder.
+        """The architecture's model, which has an encoder and a decoder.
 
         Raises:
-          ExperimentError: when it has none.
+          ExperimentError: when it has not.
         """
-        if not getattr(architecture, "encoder_layers", 0):
-            raise ExperimentError(
-                "model.encoder_layers",
-                f"objective {self.name!r} reads with an encoder, and there is none; use a family that has one, such as"
-                " 't5_1_1'",
-            )
+        require_stacks(self.name, architecture, {"encoder", "decoder"})
         return super().build(architecture, rngs)
 
     def denominators(self, batch: Batch) -> Mapping[str, jax.Array]:
         """One number for both terms, by `normalization`."""
         return self.totals(batch["decoder_loss_weights"], batch["decoder_segment_ids"])
 
-    def loss(self, model: Any, batch: Batch, key: jax.Array | None) -> Loss:
-        """The sums of `TokenLoss` over the targets that count; in evaluation there is no key."""
-        noise = Noise(key, batch["row"]) if key is not None else None
-        encoder_ids_bs, decoder_ids_bt = batch["encoder_segment_ids"], batch["decoder_segment_ids"]
-        states_bsd = model.encode(
+    def loss(self, model: Any, batch: Batch, rngs: RowRngs, mode: Mode) -> Loss:
+        """The sums of `TokenLoss` over the targets that count."""
+        dropout_rngs = mode.rngs(rngs)
+        encoded = model.encode(
             batch["encoder_input_tokens"],
             positions_bs=batch["encoder_positions"],
-            segment_ids_bs=encoder_ids_bs,
-            noise=noise,
+            segment_ids_bs=batch["encoder_segment_ids"],
+            rngs=dropout_rngs,
         )
+        segment_ids_bt = batch["decoder_segment_ids"]
         hidden_btd = model(
             batch["decoder_input_tokens"],
             positions_bt=batch["decoder_positions"],
-            segment_ids_bt=decoder_ids_bt,
-            noise=noise,
-            memory=Memory(states_bsd, same_segment(decoder_ids_bt, encoder_ids_bs)),
+            segment_ids_bt=segment_ids_bt,
+            rngs=dropout_rngs,
+            encoded=encoded,
         )
         targets_bt, counted_bt = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        return self.sums(model, hidden_btd, targets_bt, counted_bt, decoder_ids_bt, training=key is not None)
+        return self.sums(model, hidden_btd, targets_bt, counted_bt, segment_ids_bt, mode)

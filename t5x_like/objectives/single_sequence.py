@@ -1,4 +1,4 @@
-"""What objectives over one sequence share, of which every place has a target: the call of the model, and the sums.
+"""Base of objectives over one sequence, of which every place has a target: the call of the model, and the sums.
 
 Shapes: b batch, t length.
 """
@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from t5x_like.errors import ExperimentError
-from t5x_like.models import routing
-from t5x_like.models.dropout import Noise
-from t5x_like.objectives.base import Batch, Loss
+from t5x_like.models.dropout import RowRngs
+from t5x_like.objectives.base import Batch, Loss, Mode
 from t5x_like.objectives.token_loss import TokenLoss
 
 
@@ -23,7 +22,7 @@ from t5x_like.objectives.token_loss import TokenLoss
 class SingleSequence(TokenLoss):
     """Options of every such objective, which adds `example` and may count fewer targets than all."""
 
-    causal: ClassVar[bool] = True  # whether its model may see no later token
+    stack: ClassVar[str] = "decoder"  # of the model, the one that reads: a decoder sees no later token
 
     def features(self, length: int) -> Mapping[str, jax.ShapeDtypeStruct]:
         """Packed rows of tokens: all int32 [length]."""
@@ -36,46 +35,51 @@ class SingleSequence(TokenLoss):
 
     def flops(self, architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """The architecture's, for every token."""
-        return architecture.flops(*shapes["targets"])
+        return architecture.flops({self.stack: shapes["targets"]})
 
     def build(self, architecture: Any, rngs: nnx.Rngs) -> nnx.Module:
-        """The architecture, which is one stack that sees what the objective lets it.
+        """The architecture's model, which is one stack that sees what the objective lets it.
 
         Raises:
-          ExperimentError: when it has an encoder, for which there is nothing to read, or sees what it should predict,
-            or less than it may.
+          ExperimentError: when it has other stacks than the one that reads.
         """
-        if getattr(architecture, "encoder_layers", 0):
-            raise ExperimentError(
-                "objective",
-                f"{self.name!r} gives model.family={architecture.family!r} nothing for its encoder to read; use"
-                " 'span_corruption', or a model without an encoder",
-            )
-        if getattr(architecture, "causal", self.causal) != self.causal:
-            sees, other = ("later tokens", "masked_lm") if self.causal else ("no later tokens", "causal_lm")
-            raise ExperimentError(
-                "objective",
-                f"{self.name!r} is not for model.family={architecture.family!r}, whose tokens see {sees}; use"
-                f" {other!r}, or set model.causal to {self.causal}",
-            )
+        require_stacks(self.name, architecture, {self.stack})
         return super().build(architecture, rngs)
 
     def denominators(self, batch: Batch) -> Mapping[str, jax.Array]:
-        """One number for the terms of the head, by `normalization`; what routers add is a mean over the tokens."""
-        totals = self.totals(self.counted(batch), batch["segment_ids"])
-        return {**totals, "router": (batch["segment_ids"] > 0).sum().astype(jnp.float32)}
+        """One number for all terms, by `normalization`."""
+        return self.totals(self.counted(batch), batch["segment_ids"])
 
-    def loss(self, model: Any, batch: Batch, key: jax.Array | None) -> Loss:
-        """The sums of `TokenLoss` over the targets that count, and what routers add; in evaluation there is no key."""
-        real_bt = batch["segment_ids"]
-        with routing.collect((real_bt > 0).astype(jnp.float32)) as noted:
-            hidden_btd = model(
-                batch["inputs"],
-                positions_bt=batch["positions"],
-                segment_ids_bt=batch["segment_ids"],
-                noise=Noise(key, batch["row"]) if key is not None else None,
-            )
-        training = key is not None
-        sums = self.sums(model, hidden_btd, batch["targets"], self.counted(batch), real_bt, training=training)
-        router = noted.get(routing.LOSS, jnp.float32(0)) if training else jnp.float32(0)
-        return Loss({**sums.terms, "router": router}, {**sums.metrics, **routing.metrics(noted)})
+    def loss(self, model: Any, batch: Batch, rngs: RowRngs, mode: Mode) -> Loss:
+        """The sums of `TokenLoss` over the targets that count."""
+        chex.assert_equal_shape([batch["inputs"], batch["targets"], batch["segment_ids"], batch["positions"]])
+        hidden_btd = model(
+            batch["inputs"],
+            positions_bt=batch["positions"],
+            segment_ids_bt=batch["segment_ids"],
+            rngs=mode.rngs(rngs),
+        )
+        return self.sums(model, hidden_btd, batch["targets"], self.counted(batch), batch["segment_ids"], mode)
+
+
+# For which objective a model of these stacks is.
+_SUITED = {
+    frozenset({"decoder"}): "'causal_lm'",
+    frozenset({"encoder"}): "'masked_lm'",
+    frozenset({"encoder", "decoder"}): "'span_corruption'",
+}
+
+
+def require_stacks(objective: str, architecture: Any, needed: set[str]) -> None:
+    """Raises ExperimentError where a transformer has other stacks than an objective reads with."""
+    there = set(architecture.stacks)
+    if there == needed:
+        return
+    problems = [f"has no {name}" for name in sorted(needed - there)]
+    problems += [f"has {'an' if name == 'encoder' else 'a'} {name}" for name in sorted(there - needed)]
+    suited = _SUITED.get(frozenset(there), "another one")
+    raise ExperimentError(
+        "objective",
+        f"{objective!r} is not for model.family={architecture.family!r}, which {' and '.join(problems)}; use objective"
+        f" {suited}, or a model with {' and '.join(sorted(needed))} alone",
+    )

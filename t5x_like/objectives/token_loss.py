@@ -1,4 +1,4 @@
-"""What objectives over a sequence of tokens share: the sums of −log p, and what divides them.
+"""Base of objectives over a sequence of tokens: the sums of −log p, and their denominators.
 
 Shapes: b batch, t length, d width.
 """
@@ -9,21 +9,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from t5x_like.checks import require_one_of
 from t5x_like.errors import ExperimentError
 from t5x_like.losses import cross_entropy_saved as cross_entropy_kept
 from t5x_like.losses.cross_entropy import auto_chunk, cross_entropy
-from t5x_like.objectives.base import Loss, Role
+from t5x_like.objectives.base import Loss, Mode, Objective
 from t5x_like.parallel import layout
 
 NORMALIZATIONS = ("real_target_tokens", "total_target_tokens", "per_sequence")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenLoss:
-    """Options that such objectives have, and the parts of `Objective` that are the same in all of them.
+class TokenLoss(Objective):
+    """Options that such objectives have.
 
     Attributes:
       z_loss: weight of log²Z, which keeps the softmax's normaliser near 1 (PaLM, section 5).
@@ -33,7 +32,6 @@ class TokenLoss:
       chunk: rows of the output table whose logits exist at once; 0 chooses by size, and is all of them when few.
     """
 
-    name: str = ""
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     normalization: float | str = "real_target_tokens"
@@ -50,23 +48,6 @@ class TokenLoss:
             raise ExperimentError("label_smoothing", f"{self.label_smoothing} must be at least 0 and below 1")
         if self.chunk < 0:
             raise ExperimentError("chunk", f"{self.chunk} is negative; it must be at least 0")
-
-    @property
-    def couples_batch(self) -> bool:
-        """False: the loss is a sum over tokens."""
-        return False
-
-    @property
-    def roles(self) -> Mapping[str, Role]:
-        """Everything is trained."""
-        return {}
-
-    def build(self, architecture: Any, rngs: nnx.Rngs) -> nnx.Module:
-        """The architecture alone."""
-        return architecture.build(rngs)
-
-    def update(self, model: Any, statistics: Any, step: jax.Array) -> None:
-        """Nothing but the optimizer moves this model."""
 
     def totals(self, counted_bt: jax.Array, segment_ids_bt: jax.Array) -> Mapping[str, jax.Array]:
         """One denominator for both terms, by `normalization`; the arguments are those of `sums`."""
@@ -85,8 +66,7 @@ class TokenLoss:
         targets_bt: jax.Array,
         counted_bt: jax.Array,
         segment_ids_bt: jax.Array,
-        *,
-        training: bool,
+        mode: Mode,
     ) -> Loss:
         """Sums of −log p and z_loss·log²Z over the targets that count, weighted by `normalization`.
 
@@ -94,17 +74,16 @@ class TokenLoss:
         cross-entropy in nats a token.
 
         Args:
-          model: has `head_table`, and perhaps `head_bias` and `head_soft_cap`.
+          model: has `output_head`.
           hidden_btd: its final hidden states.
           targets_bt: int32 [batch, length].
           counted_bt: [batch, length], above 0 on targets that count.
           segment_ids_bt: int32 [batch, length], whose sequence each target is of; 0 is padding.
-          training: whether this is no evaluation.
+          mode: training or evaluation.
         """
+        training = mode is Mode.TRAIN
         weights_bt = self._weights(counted_bt, segment_ids_bt) if training else _real(counted_bt)
-        table_vd = model.head_table()
-        bias_v = model.head_bias() if hasattr(model, "head_bias") else None
-        soft_cap = getattr(model, "head_soft_cap", 0.0)
+        table_vd, bias_v, soft_cap = model.output_head()
         flatten = layout.current().flatten
         sums = cross_entropy(
             flatten(hidden_btd),

@@ -1,11 +1,10 @@
-"""Sizes of an architecture: those that a mesh cuts, that memory is estimated from, and that a compiled step is read by.
+"""Sizes of an architecture, by which a mesh is checked, memory is estimated and a compiled step is read.
 
-This is the only place outside `models` that reads an architecture's options. Everything in `parallel` and `preflight`
-takes the `Dimensions` that `of` gives.
+Everything in `parallel` and `preflight` takes the `Dimensions` that `Architecture.dimensions` gives, and reads none
+of an architecture's own options.
 """
 
 import dataclasses
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,35 +69,3 @@ class Dimensions:
     def divided_by(self, option: str, parts: int) -> bool:
         """Whether so many devices along an axis of `parallelism` divide every size that it usually cuts."""
         return not any(cut.size % parts for cut in self.cuts if cut.option == option)
-
-
-def of(architecture: Any) -> Dimensions:
-    """The sizes of `experiment.model`."""
-    model = architecture
-    return Dimensions(
-        vocab=model.vocab_size,
-        embed=model.embed,
-        heads=model.heads,
-        kv_heads=model.kv_heads,
-        head_dim=model.head_dim,
-        mlp=model.mlp,
-        gated=model.gated,
-        experts=model.experts,
-        experts_per_token=model.experts_per_token,
-        layers=model.layers,
-        encoder_layers=model.encoder_layers,
-        causal=model.causal,
-        window=model.window,
-        attention_bias=model.positions == "relative",
-        itemsize=2 if str(model.dtype) in ("bfloat16", "float16") else 4,
-        cuts=(
-            Cut("heads", model.heads, "heads", "tensor"),
-            Cut("kv_heads", model.kv_heads, "kv", "tensor"),
-            Cut("mlp", model.mlp, "mlp", "tensor"),
-            Cut("vocab_size", model.vocab_size, "vocab", "tensor"),
-            Cut("experts", model.experts, "expert", "expert"),
-            Cut("heads", model.heads, "attention_heads", "sequence"),
-            Cut("embed", model.embed, "embed", "fsdp"),
-        ),
-        stacks=(("layers", model.layers), ("encoder_layers", model.encoder_layers)),
-    )

@@ -1,23 +1,22 @@
 """Checks that a mesh divides a model's dimensions, its layers and a row's length, before anything compiles."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from t5x_like.errors import ExperimentError
-from t5x_like.parallel import dimensions
+from t5x_like.parallel.dimensions import Dimensions
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.parameters import ParameterInfo
 
 
-def require(layout: Layout, model: Any, length: int) -> None:
+def require(layout: Layout, sizes: Dimensions, length: int) -> None:
     """Raises ExperimentError where the mesh does not divide a dimension that it shards.
 
     Args:
       layout: mesh and rules.
-      model: the architecture.
+      sizes: of the architecture.
       length: tokens of a row.
     """
-    for cut in dimensions.of(model).cuts:
+    for cut in sizes.cuts:
         parts = layout.divisor(cut.axis)
         if cut.size % parts:
             axes = layout.cut(cut.axis)
@@ -66,14 +65,14 @@ def require_parameters(layout: Layout, infos: Mapping[tuple[str, ...], Parameter
             )
 
 
-def require_vocabulary(model: Any, pieces: int) -> None:
+def require_vocabulary(sizes: Dimensions, pieces: int) -> None:
     """Raises ExperimentError where the token table has fewer rows than there are ids.
 
     Args:
-      model: the architecture; one that reads no tokens has no table, and takes none.
+      sizes: of the architecture; one that reads no tokens has no table, and takes none.
       pieces: ids of the task and the objective.
     """
-    rows = dimensions.of(model).vocab
+    rows = sizes.vocab
     if pieces > rows:
         raise ExperimentError(
             "model.vocab_size",
@@ -81,18 +80,18 @@ def require_vocabulary(model: Any, pieces: int) -> None:
         )
 
 
-def require_stages(layout: Layout, model: Any, rows: int) -> None:
+def require_stages(layout: Layout, sizes: Dimensions, rows: int) -> None:
     """Raises ExperimentError where the stages do not divide the layers, or a microbatch's rows do not fill them.
 
     Args:
       layout: mesh, rules and schedule.
-      model: the architecture.
+      sizes: of the architecture.
       rows: that pass through the stages at once: of a microbatch.
     """
     if layout.stages == 1:
         return
     groups = layout.stages * layout.stage_rounds
-    for field, size in dimensions.of(model).stacks:
+    for field, size in sizes.stacks:
         if size % groups:
             several = f" in {layout.stage_rounds} rounds" if layout.stage_rounds > 1 else ""
             raise ExperimentError(

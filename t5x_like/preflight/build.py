@@ -9,17 +9,20 @@ import jax
 import numpy as np
 from etils import epath
 
-from t5x_like import program as step
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Experiment
-from t5x_like.parallel import dimensions, divisibility, executables
+from t5x_like.parallel import executables
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.compiled import memory
+from t5x_like.parallel.dimensions import Dimensions
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.placement import batch_shapes
 from t5x_like.parallel.topologies import Topology
 from t5x_like.preflight import fit
+from t5x_like.program import State
+from t5x_like.program import program as program_of
 from t5x_like.sections import flatten
+from t5x_like.step import compiled_step
 from t5x_like.telemetry.environment import versions
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -49,15 +52,15 @@ class Built:
     layout: Layout
     lowered: Any
     compiled: Any
-    state: step.State
+    state: State
     batch: dict[str, Any]
     seconds: float
     core_seconds: float = 0.0
 
     @property
-    def sizes(self) -> dimensions.Dimensions:
+    def sizes(self) -> Dimensions:
         """The sizes of the experiment's model."""
-        return dimensions.of(self.experiment.model)
+        return self.experiment.model.dimensions()
 
     @property
     def devices(self) -> list[Any]:
@@ -80,17 +83,14 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     made = layouts.make(experiment.parallelism, devices if devices is not None else topology.devices())
     experiment = fit.resolved(experiment, topology.chips, topology.slices)
     check_batch(experiment, made)
-    program = step.program(experiment, made)
+    program = program_of(experiment, made)
     state = program.abstract_state()
-    divisibility.require(made, experiment.model, experiment.data.sequence_length)
-    divisibility.require_stages(
-        made, experiment.model, experiment.data.batch_size // experiment.parallelism.microbatches
-    )
+    experiment.model.check(made, experiment.data, experiment.data.batch_size // experiment.parallelism.microbatches)
     batch = batch_shapes(experiment, made)
     whole, parameters = whole_bytes(state), whole_bytes(state["parameters"])
     _check_state_fits(experiment, topology, state, program.abstract_gradients(), whole, parameters)
     begin, begin_core = time.perf_counter(), time.process_time()
-    lowered = program.compiled_step().lower(state, batch)
+    lowered = compiled_step(program).lower(state, batch)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -134,7 +134,7 @@ def save(built: Built, directory: epath.Path) -> epath.Path:
 
 
 def _check_state_fits(
-    experiment: Experiment, topology: Topology, state: step.State, gradients: Any, whole: int, parameters: int
+    experiment: Experiment, topology: Topology, state: State, gradients: Any, whole: int, parameters: int
 ) -> None:
     """Raises DoesNotFitError where the state and the gradients alone are too large: nothing need be compiled."""
     needed = memory.state_bytes(state) + memory.state_bytes(gradients)

@@ -11,7 +11,7 @@ from typing import Any
 from t5x_like.data.packing import groups_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment, Parallelism
-from t5x_like.parallel import dimensions, layout, strategies, topologies
+from t5x_like.parallel import layout, strategies, topologies
 from t5x_like.parallel.schedule import Schedule
 from t5x_like.parallel.topologies import Topology
 
@@ -68,7 +68,7 @@ def estimate(experiment: Experiment, chips: int, state_bytes: int, parameter_byt
       state_bytes: of the whole state.
       parameter_bytes: of its trained parameters.
     """
-    p, sizes, data = experiment.parallelism, dimensions.of(experiment.model), experiment.data
+    p, sizes, data = experiment.parallelism, experiment.model.dimensions(), experiment.data
     shards = p.fsdp * _beside(p)
     further = p.data if strategies.STRATEGIES[p.strategy].state else 1  # that the optimizer's state is cut into
     # Outside the layers stages share the rows. Inside, each has all of them in a share of the layers, and keeps

@@ -9,7 +9,6 @@ import numpy as np
 from t5x_like.data.packing import places_of
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment
-from t5x_like.models.count import describe
 from t5x_like.parallel import schedule as schedules
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, roofline, times
 from t5x_like.parallel.compiled.collectives import Collective
@@ -17,6 +16,7 @@ from t5x_like.parallel.compiled.compile_size import compile_size
 from t5x_like.parallel.topologies import Chip, Topology
 from t5x_like.preflight import prices
 from t5x_like.preflight.build import Built
+from t5x_like.program import describe
 
 CHINCHILLA = 20  # tokens a parameter (Hoffmann et al. 2022, table 3)
 DAY = 86_400

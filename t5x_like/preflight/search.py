@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 
-from t5x_like import program as step
 from t5x_like.errors import UserError
 from t5x_like.experiment import REMAT_POLICIES, Experiment
-from t5x_like.parallel import dimensions
 from t5x_like.parallel.topologies import Topology
 from t5x_like.preflight import build, fit
 from t5x_like.preflight.report import report
+from t5x_like.program import program
 
 # Nothing here knows what the way to the host's memory costs.
 _PRICED = tuple(name for name in REMAT_POLICIES if not name.startswith("offload"))
@@ -45,7 +44,7 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
 
     Fast is: few microbatches, little tensor parallelism, little recomputed, few copies of the parameters.
     """
-    shapes = jax.eval_shape(step.program(experiment).init)
+    shapes = jax.eval_shape(program(experiment).init)
     whole, parameters = build.whole_bytes(shapes), build.whole_bytes(shapes["parameters"])
     found = []
     for changed in _ways(experiment, topology):
@@ -101,7 +100,7 @@ def _report(experiment: Experiment, topology: Topology, prices_file: str) -> dic
 
 
 def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
-    p, rows, sizes = experiment.parallelism, experiment.data.batch_size, dimensions.of(experiment.model)
+    p, rows, sizes = experiment.parallelism, experiment.data.batch_size, experiment.model.dimensions()
     per_slice = topology.chips // topology.slices // (p.stage * p.sequence * p.expert)
     for tensor in _powers(per_slice):
         if not sizes.divided_by("tensor", tensor):

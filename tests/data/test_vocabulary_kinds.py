@@ -21,8 +21,7 @@ from t5x_like.data.token_shards import TokensTask
 from t5x_like.data.vocabulary import load, read
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Data
-from t5x_like.objectives import denoising
-from t5x_like.objectives.preprocessing.span_corruption import SpanCorruption
+from t5x_like.objectives.span_corruption import SpanCorruption
 from t5x_like.sections import section
 
 _SOTU = sources.read_texts(sources.find("package:sotu/sotu.jsonl.zst"), "text", "")
@@ -278,13 +277,13 @@ def test_extra_ids_cannot_be_negative():
 def test_bytes_lend_their_last_ids_to_span_corruption_as_byt5_has_them():
     """Xue et al. 2022, section 3.1: "we reuse the final 100 byte IDs"."""
     vocabulary = load("bytes")
-    lent = denoising.SpanCorruption(vocab_size=259, sentinels=100)
+    lent = SpanCorruption(vocab_size=259, sentinels=100)
     lent.check_vocabulary(vocabulary)
     assert lent.vocabulary(vocabulary) is vocabulary  # text is read as bytes, though some are sentinels
-    above = denoising.SpanCorruption(vocab_size=359, sentinels=100)
+    above = SpanCorruption(vocab_size=359, sentinels=100)
     above.check_vocabulary(vocabulary)
     assert above.vocabulary(vocabulary).decode([358]) == "<extra_id_0>"
-    own = denoising.SpanCorruption(vocab_size=284, sentinels=25)
+    own = SpanCorruption(vocab_size=284, sentinels=25)
     own.check_vocabulary(load("bytes", extra_ids=25))
     for size, task in (
         (258, vocabulary),
@@ -292,4 +291,4 @@ def test_bytes_lend_their_last_ids_to_span_corruption_as_byt5_has_them():
         (500, SentencePieceVocabulary(tokenizer.train(TEXTS, size=500))),
     ):
         with pytest.raises(ExperimentError, match=r"^objective.vocab_size: "):
-            denoising.SpanCorruption(vocab_size=size, sentinels=100).check_vocabulary(task)
+            SpanCorruption(vocab_size=size, sentinels=100).check_vocabulary(task)

@@ -12,8 +12,6 @@ import written
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
 from t5x_like.experiment import Parallelism
-from t5x_like.kernels.xla import same_segment
-from t5x_like.models.decoder import Memory
 
 EOS = 1
 VOCABULARY = SimpleNamespace(pad_id=0, eos_id=EOS, size=tiny.VOCABULARY)
@@ -39,7 +37,7 @@ def log_p(model, inputs, targets):
         ones = jnp.ones((1, len(inputs)), jnp.int32)
         positions = jnp.arange(len(inputs))[None]
         states = model.encode(jnp.array([inputs]), positions_bs=positions, segment_ids_bs=ones)
-        options["memory"] = Memory(states, same_segment(jnp.ones((1, len(previous)), jnp.int32), ones))
+        options["encoded"] = states
     else:
         previous = [0, *inputs, *targets][:-1]
     tokens = jnp.array([previous])

@@ -253,7 +253,7 @@ def test_the_order_of_model_and_dropout_does_not_matter():
 
 
 def test_another_model_leaves_nothing_of_the_former():
-    found = values("MODEL='llama'", "model.layers=2", "DROPOUT_RATE=0.2", "MODEL='gpt2'", "model.size='124m'")
+    found = values("MODEL='llama'", "model.decoder.layers=2", "DROPOUT_RATE=0.2", "MODEL='gpt2'", "model.size='124m'")
     assert found == {"model.family": "gpt2", "model.size": "124m", "model.dropout": 0.2}
 
 
@@ -436,7 +436,7 @@ def test_a_wrong_value_is_named_with_its_line(gin_file, text, sentence):
 def test_a_field_that_no_line_sets_is_named_alone(gin_file):
     with pytest.raises(ExperimentError) as caught:
         _ = gin.load([gin_file("model.family = 'gpt2'")]).experiment
-    assert str(caught.value).startswith("model.layers: it is not given")
+    assert str(caught.value).startswith("model.embed: it is not given")
 
 
 @pytest.mark.parametrize("name", [*gin_twins.MACROS, *gin_twins.PARAMETERS])

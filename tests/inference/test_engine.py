@@ -12,8 +12,7 @@ from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Parallelism
 from t5x_like.inference.cache import batch_bucket, length_bucket
 from t5x_like.inference.sampling import GREEDY, Sampling
-from t5x_like.inference.weights import writer
-from t5x_like.models.decoder import Decoder
+from t5x_like.models.transformer.model import LanguageModel
 
 KINDS = ["decoder", "encoder_decoder"]
 KEY = jax.random.key(7)
@@ -150,7 +149,7 @@ def test_weights_of_the_computations_dtype_give_the_same_bits():
     def logits(model):
         ones = jnp.ones((1, 4), jnp.int32)
         states = model.encode(ones * 5, positions_bs=jnp.arange(4)[None], segment_ids_bs=ones)
-        cache = model.remember(states, ones, 4)
+        cache = model.encoded_cache(states, 4)
         return model.decode(jnp.array([[0, 3, 9]]), cache, jnp.int32(0))[0]
 
     cast = jax.jit(lambda tree: logits(writes._model(tree)))(weights.tree)
@@ -176,22 +175,13 @@ def test_variables_that_nothing_trains_are_part_of_the_model():
     assert [ids.tolist() for ids in whole] == [ids.tolist() for ids in parted]
 
 
-def test_an_objective_says_which_part_writes():
-    class Pair:
-        def inference_model(self, model):
-            return model["student"]
-
-    assert writer(Pair(), {"student": 1, "teacher": 2}) == 1
-    assert writer(object(), 3) == 3
-
-
 def test_a_model_that_sees_later_tokens_writes_nothing():
     class Blind:
-        causal, family = False, "bert"
+        stacks, family = ("encoder",), "bert"
 
-    with pytest.raises(ExperimentError, match="model.causal: 'bert' sees all of a text and continues none"):
+    with pytest.raises(ExperimentError, match="model.decoder: 'bert' sees all of a text and continues none"):
         engine(type("P", (), {"architecture": Blind()}))
-    assert isinstance(architecture("decoder").build(__import__("flax").nnx.Rngs(0)), Decoder)
+    assert isinstance(architecture("decoder").build(__import__("flax").nnx.Rngs(0)), LanguageModel)
 
 
 @pytest.mark.parametrize(

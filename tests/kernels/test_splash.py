@@ -1,6 +1,5 @@
 """Splash attention and the plain products against the formula, and a layer with one against one with the other."""
 
-import dataclasses
 import functools
 import re
 
@@ -8,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from t5x_like import variables
-from t5x_like.experiment import Experiment, Parallelism
+from t5x_like.experiment import Parallelism
+from t5x_like.kernels import attention as backends
 from t5x_like.kernels import splash, xla
-from t5x_like.models import attention
-from t5x_like.models.rope import rotate, rotate_heads, rotation
+from t5x_like.models.transformer.config import Rope, RopeScaling
+from t5x_like.models.transformer.inputs import AttentionInputs
+from t5x_like.models.transformer.positions import rotate, rotate_heads, rotation
 from t5x_like.parallel import layout
 
 # Two rows: several segments and padding, and one segment alone.
@@ -147,24 +149,27 @@ def kernel_alone(qkv):
 @pytest.mark.parametrize("causal, seen", [(True, {}), (False, {"window": 20, "soft_cap": 0.5})])
 def test_a_layer_by_kernel_is_the_layer_without(monkeypatch, causal, seen):
     sizes = {"vocab_size": 8, "layers": 1, "embed": 16, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp": 8}
-    options = dataclasses.replace(Experiment.from_dict({"model": {"family": "llama", **sizes}}).model, bias=True)
-    options = dataclasses.replace(options, **seen)
-    structure, parameters = variables.split(attention.Attention(options, nnx.Rngs(0), causal=causal))
+    options = tiny.architecture(**sizes, **seen, bias=True)
+    attention = options.decoder.layer.attention.build(options, nnx.Rngs(0), causal=causal)
+    structure, parameters = variables.split(attention)
     parameters = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), parameters)
     x = jax.random.normal(jax.random.key(2), (2, 128, 16))
-    turns = rotation(jnp.asarray(POSITIONS), 8, 10_000.0)
+    turns = rotation(jnp.asarray(POSITIONS), 8, options.decoder.positions)
     monkeypatch.setattr(splash, "splash", functools.partial(splash.splash, interpret=True))
 
     def loss(mask):
         def run(parameters, x):
-            mixed, _ = structure.merge(parameters)(x, turns, mask, None)
+            inputs = AttentionInputs(jnp.asarray(POSITIONS), jnp.asarray(SEGMENTS), (mask,), rotation=turns)
+            mixed, _ = structure.merge(parameters)(x, inputs, mask)
             return (jnp.sin(mixed) * (SEGMENTS > 0)[:, :, None]).sum(), mixed
 
         return jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(parameters, x)
 
-    plain = attention.packed(options, SEGMENTS, POSITIONS, causal=causal)
+    window = options.decoder.layer.attention.window
+    spec = attention.spec(2, 128, 128, causal=causal, packed=True, window=window)
+    plain = backends.packed(spec, jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS))
     monkeypatch.setattr(splash.Splash, "supports", lambda self, spec: "")
-    by_kernel = attention.packed(options, jnp.asarray(SEGMENTS), POSITIONS, causal=causal)
+    by_kernel = backends.packed(spec, jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS))
     assert by_kernel.backend.name == "splash" and plain.arrays.shape == (2, 128, 128)
     (expected, theirs), (got, ours) = loss(plain), loss(by_kernel)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
@@ -174,7 +179,7 @@ def test_a_layer_by_kernel_is_the_layer_without(monkeypatch, causal, seen):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_heads_before_length_are_rotated_like_others(dtype):
     x = jax.random.normal(jax.random.key(0), (2, 128, 3, 8), dtype)
-    turns = rotation(jnp.asarray(POSITIONS), 8, 10_000.0)
+    turns = rotation(jnp.asarray(POSITIONS), 8, Rope(scaling=RopeScaling()))
 
     def value_and_gradient(function):
         return jax.value_and_grad(lambda x: jnp.sin(function(x).astype(jnp.float32)).sum())(x)

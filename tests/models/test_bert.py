@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 
 import bert_reference
 import jax
@@ -67,19 +68,21 @@ def test_a_token_is_seen_by_all_of_its_text_and_by_no_other(model):
 
 def experiment(**changes):
     sizes = {"layers": 1, "embed": 32, "heads": 2, "kv_heads": 2, "head_dim": 16, "mlp": 64}
-    return Experiment.from_dict(
-        {
-            "model": {"family": "bert", "vocab_size": 4104, **sizes},
-            "objective": {"name": "masked_lm", "vocab_size": 4097, "mask_id": 4096, "special_ids": [0, 1]},
-            "data": {
-                "task": {"name": "sotu", "splits": {"train": {"every": 40, "include": [3]}}},
-                "sequence_length": 64,
-                "batch_size": 8,
-                "lanes": 4,
-            },
-            "optimizer": {"learning_rate": 0.01, "schedule": {"name": "linear", "warmup_steps": 4}},
-            **changes,
-        }
+    return Experiment.from_json(
+        json.dumps(
+            {
+                "model": {"family": "bert", "vocab_size": 4104, **sizes},
+                "objective": {"name": "masked_lm", "vocab_size": 4097, "mask_id": 4096, "special_ids": [0, 1]},
+                "data": {
+                    "task": {"name": "sotu", "splits": {"train": {"every": 40, "include": [3]}}},
+                    "sequence_length": 64,
+                    "batch_size": 8,
+                    "lanes": 4,
+                },
+                "optimizer": {"learning_rate": 0.01, "schedule": {"name": "linear", "warmup_steps": 4}},
+                **changes,
+            }
+        )
     )
 
 
@@ -109,12 +112,12 @@ def test_it_learns_from_the_corpus():
     [
         (
             {"objective": {"name": "causal_lm"}},
-            "objective: 'causal_lm' is not for model.family='bert', whose tokens see later tokens; use 'masked_lm', or"
-            " set model.causal to True",
+            "objective: 'causal_lm' is not for model.family='bert', which has no decoder and has an encoder; use"
+            " objective 'masked_lm', or a model with decoder alone",
         ),
         (
             {"model": {"family": "llama", "vocab_size": 4104, "layers": 1, **TINY}},
-            "objective: 'masked_lm' is not for model.family='llama', whose tokens see no later tokens; use 'causal_lm'",
+            "objective: 'masked_lm' is not for model.family='llama', which has no encoder and has a decoder; use",
         ),
     ],
 )
@@ -144,5 +147,5 @@ def test_the_mask_is_no_piece_of_the_texts(options, sentence):
 
 
 def test_it_generates_nothing():
-    with pytest.raises(ExperimentError, match="model.causal: 'bert' sees all of a text and continues none"):
+    with pytest.raises(ExperimentError, match="model.decoder: 'bert' sees all of a text and continues none"):
         Engine(program(experiment()), begin=0, end=1, pieces=2)

@@ -9,7 +9,7 @@ from objectives.sketches import records
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 from t5x_like.kernels import splash
-from t5x_like.models import context
+from t5x_like.models.transformer import context_parallel as context
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo
@@ -91,15 +91,15 @@ def test_the_kernel_gets_whole_rows_of_some_heads():
 @pytest.mark.parametrize(
     ("options", "length", "sentence"),
     [
-        ({"sequence": 8}, 16, "parallelism.sequence: 8 devices do not divide model.heads=4"),
+        ({"sequence": 8}, 16, "parallelism.sequence: 8 devices do not divide model.decoder.layer.attention.heads=4"),
         ({"sequence": 4, "tensor": 2}, 16, "parallelism.sequence: 8 devices of tensor × sequence do not divide"),
         ({"sequence": 4}, 18, "parallelism.sequence: 4 devices do not divide data.sequence_length=18; use a multiple"),
-        ({"tensor": 8}, 16, "parallelism.tensor: 8 devices do not divide model.heads=4"),
-        ({"expert": 8}, 16, "parallelism.expert: 8 devices do not divide model.experts=4"),
+        ({"tensor": 8}, 16, "parallelism.tensor: 8 devices do not divide model.decoder.layer.attention.heads=4"),
+        ({"expert": 8}, 16, "parallelism.expert: 8 devices do not divide model.decoder.layer.feed_forward.experts=4"),
     ],
 )
 def test_what_cannot_be_shared_is_one_sentence(options, length, sentence):
     made = layout.make(Parallelism(**options))
     with pytest.raises(ExperimentError) as error:
-        divisibility.require(made, tiny.architecture(experts=4), length)
+        divisibility.require(made, tiny.architecture(experts=4).dimensions(), length)
     assert str(error.value).startswith(sentence)

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
+from objectives.sketches.blocks import as_encoder
 from transformer_reference import forward
 
 from t5x_like import variables
-from t5x_like.models.dropout import Noise
+from t5x_like.models.dropout import RowRngs
 from t5x_like.parallel.layout import Layout
 
 TINY = {"vocab_size": 48, "layers": 3, "embed": 32, "heads": 4, "head_dim": 8, "mlp": 40, "max_length": 24}
@@ -112,12 +114,12 @@ def test_rows_decoded_at_places_of_their_own_equal_reading_each_at_once(model):
 def test_every_way_of_running_is_the_same(build_architecture, name):
     arch = options(build_architecture, name, dropout=0.1 if name == "gpt2" else 0.0)
     structure, tree = variables.split(arch.build(nnx.Rngs(0)))
-    noise = Noise(jax.random.key(3), jnp.arange(2))
+    rngs = RowRngs(jax.random.key(3), jnp.arange(2))
 
     def loss(tree, setting):
         with setting.use():
             model = structure.merge(tree)
-            return jnp.square(model.logits(model(**packed(), noise=noise))).mean()
+            return jnp.square(model.logits(model(**packed(), rngs=rngs))).mean()
 
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     expected_loss, expected = run(tree, _Hashable())
@@ -147,7 +149,8 @@ def test_a_segment_does_not_see_another(model):
     before, after = np.asarray(model(**rows)), np.asarray(model(**changed))
     np.testing.assert_array_equal(before[:, 6:13], after[:, 6:13])  # the other segment: not a bit
     np.testing.assert_array_equal(before[:, :2], after[:, :2])  # the tokens before it: not a bit
-    seeing = 2 + model.options.layers * (model.options.window or 16)  # each layer sees a window farther
+    flat = tiny.flat(model.options)
+    seeing = 2 + flat.layers * (flat.window or 16)  # each layer sees a window farther
     assert (before[:, 2:6] != after[:, 2:6])[:, : seeing + 1 - 2].any(-1).all()  # itself and what follows: all of it
 
 
@@ -168,9 +171,12 @@ def test_flops_count_the_pairs_that_are_seen(build_architecture, window, causal)
     arch, length = options(build_architecture, "llama", window=window), 40
     apart = np.arange(length)[:, None] - np.arange(length)
     seen = (apart >= 0 if causal else apart == apart) & (np.abs(apart) <= (window or length))
-    nothing = arch.flops(1, length, causal=causal) - 12 * 4 * 8 * arch.layers * arch._pairs(length, causal)
-    assert nothing == arch.flops(1, 1, causal=False) * length - 12 * 4 * 8 * arch.layers * length
-    counted = (arch.flops(1, length, causal=causal) - nothing) / (12 * 4 * 8 * arch.layers)
+    if not causal:
+        arch = as_encoder(arch)
+    stack = arch.stacks[0]
+    pairs = 12 * 4 * 8 * arch.main.layers
+    alone = arch.flops({stack: (1, 1)}) - pairs * (0.5 if causal else 1.0)
+    counted = (arch.flops({stack: (1, length)}) - alone * length) / pairs
     assert counted == pytest.approx(seen.sum(), abs=length)  # the diagonal, of which half is counted where causal
 
 
@@ -206,11 +212,11 @@ def test_a_size_has_its_published_parameters(build_architecture, family, size, p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kv_heads": 3}, "model.kv_heads: 4 heads cannot share 3 key-value heads"),
-        ({"norm": "rmsnrom"}, "model.norm: 'rmsnrom' is not known; did you mean 'rmsnorm'?"),
-        ({"head_dim": 7}, "model.head_dim: 7 is odd"),
-        ({"window": -1}, "model.window: -1 is too small; it must be at least 0"),
-        ({"soft_cap": -1.0}, "model.soft_cap: -1.0 is too small"),
+        ({"kv_heads": 3}, "model.decoder.layer.attention.kv_heads: 4 heads cannot share 3 key-value heads"),
+        ({"norm": "rmsnrom"}, "model.decoder.layer.norm.kind: 'rmsnrom' is not known; did you mean 'rmsnorm'?"),
+        ({"head_dim": 7}, "model.decoder.layer.attention.head_dim: 7 is odd"),
+        ({"window": -1}, "model.decoder.layer.attention.window: -1 is too small; it must be at least 0"),
+        ({"soft_cap": -1.0}, "model.decoder.layer.attention.soft_cap: -1.0 is too small"),
         ({"dropout": 1.0}, "model.dropout: 1.0 is not a rate"),
         ({"size": "8b"}, "model.size: there is no size '8b'; it must be one of 1b"),
         ({"family": "lama"}, "model.family: there is no model 'lama'; did you mean 'llama'?"),

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_like.models.dropout import Noise, dropout
+from t5x_like.models.dropout import RowRngs, dropout
 
 
 def noise(rows):
-    return Noise(jax.random.key(0), jnp.asarray(rows))
+    return RowRngs(jax.random.key(0), jnp.asarray(rows))
 
 
 def test_keeps_the_mean_and_drops_the_rate():

@@ -8,10 +8,8 @@ import t5_reference
 from flax import nnx
 
 from t5x_like import variables
-from t5x_like.kernels.xla import same_segment
-from t5x_like.models import relative
-from t5x_like.models.decoder import Memory
-from t5x_like.models.dropout import Noise
+from t5x_like.models.dropout import RowRngs
+from t5x_like.models.transformer import positions as relative
 from t5x_like.parallel.layout import Layout
 
 TINY = {
@@ -66,14 +64,13 @@ class Subject:
     def model(self):
         return self.structure.merge(self.tree)
 
-    def logits(self, encoder, decoder, noise=None):
-        return np.asarray(self._compiled(self.tree, encoder, decoder, places(encoder[1]), places(decoder[1]), noise))
+    def logits(self, encoder, decoder, rngs=None):
+        return np.asarray(self._compiled(self.tree, encoder, decoder, places(encoder[1]), places(decoder[1]), rngs))
 
-    def compute(self, tree, encoder, decoder, input_places, target_places, noise):
+    def compute(self, tree, encoder, decoder, input_places, target_places, rngs):
         model, (inputs, input_ids), (targets, target_ids) = self.structure.merge(tree), encoder, decoder
-        states = model.encode(inputs, positions_bs=input_places, segment_ids_bs=input_ids, noise=noise)
-        memory = Memory(states, same_segment(target_ids, input_ids))
-        hidden = model(targets, positions_bt=target_places, segment_ids_bt=target_ids, noise=noise, memory=memory)
+        encoded = model.encode(inputs, positions_bs=input_places, segment_ids_bs=input_ids, rngs=rngs)
+        hidden = model(targets, positions_bt=target_places, segment_ids_bt=target_ids, rngs=rngs, encoded=encoded)
         return model.logits(hidden)
 
 
@@ -130,11 +127,11 @@ def test_the_encoder_sees_ahead_and_the_decoder_does_not(subject):
 
 def test_every_way_of_running_is_the_same(build_architecture):
     subject = Subject(build_architecture({**TINY, "family": "t5_1_1", "dropout": 0.1}))
-    noise = Noise(jax.random.key(3), jnp.arange(2))
+    rngs = RowRngs(jax.random.key(3), jnp.arange(2))
 
     def loss(tree, setting):
         with setting.use():
-            return jnp.square(subject.compute(tree, *rows(), *PLACES, noise)).mean()
+            return jnp.square(subject.compute(tree, *rows(), *PLACES, rngs)).mean()
 
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     expected_loss, expected = run(subject.tree, _Hashable())
@@ -159,7 +156,7 @@ def test_decoding_equals_reading_at_once(subject):
     whole = subject.logits((inputs, input_ids), (targets, target_ids))
     states = jax.jit(model.encode)(inputs, positions_bs=places(input_ids), segment_ids_bs=input_ids)
     decode = jax.jit(lambda tokens, cache, slot: model.decode(tokens, cache, slot))
-    cache, parts, slot = model.remember(states, input_ids, 18), [], 0
+    cache, parts, slot = model.encoded_cache(states, 18), [], 0
     for width in (5, 1, 1, 9):
         part, cache = decode(targets[:, slot : slot + width], cache, jnp.int32(slot))
         parts.append(part)
@@ -176,7 +173,7 @@ def test_rows_decoded_at_places_of_their_own_equal_reading_each_at_once(subject)
     decode = jax.jit(lambda tokens, cache, slot, only=None: model.decode(tokens, cache, slot, only_b=only))
     lengths = np.array([9, 2])
     begun = np.where(np.arange(10) < lengths[:, None], targets[:, :10], 47)
-    logits, cache = decode(begun, model.remember(states, input_ids, 18), jnp.int32(0), jnp.asarray(lengths - 1))
+    logits, cache = decode(begun, model.encoded_cache(states, 18), jnp.int32(0), jnp.asarray(lengths - 1))
     parts = [logits[:, 0]]
     for step in range(4):
         slot = lengths + step
@@ -216,8 +213,8 @@ def test_buckets_are_those_of_the_logarithm(buckets, distance, causal):
 @pytest.mark.parametrize("queries, keys, offset", [(5, 5, 0), (1, 7, 4), (3, 9, 2)])
 def test_the_bias_of_a_pair_is_its_distances(build_architecture, queries, keys, offset):
     options = build_architecture({**TINY, "family": "t5"})
-    bias = relative.RelativeBias(options, nnx.Rngs(0), causal=False)
-    found, table = np.asarray(bias(queries, keys, offset)), np.asarray(bias.table[...])
+    bias = relative.RelativeBias(options.encoder.positions, 4, nnx.Rngs(0), causal=False)
+    found, table = np.asarray(bias(queries, keys, jnp.int32(offset)))[0], np.asarray(bias.table[...])
     for t, s in np.ndindex(queries, keys):
         own = t5_reference.bucket(s - t - offset, 8, 12, True)
         np.testing.assert_array_equal(found[:, t, s], table[own])
@@ -261,17 +258,16 @@ def test_flops_are_six_a_parameter_and_token_and_attention(build_architecture):
             continue
         reads_encoder = path[0] == "encoder" or (path[2] == "cross" and path[3] in ("key", "value"))
         total += 6 * int(np.prod(leaf.shape)) * (inputs if reads_encoder else targets)
-    width = options.heads * options.head_dim
+    width = 6 * 64
     pairs = 8 * inputs * inputs + 8 * targets * targets / 2 + 8 * targets * inputs
-    assert options.flops(3, targets, inputs=inputs) == 3 * (total + 12 * width * pairs)
+    assert options.flops({"encoder": (3, inputs), "decoder": (3, targets)}) == 3 * (total + 12 * width * pairs)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder_layers": -1}, "model.encoder_layers: -1 is too small"),
-        ({"relative_buckets": 10}, "model.relative_buckets: 10 is no multiple of 4"),
-        ({"relative_distance": 4}, "model.relative_distance: 4 leaves no distances"),
+        ({"relative_buckets": 10}, "model.encoder.positions.buckets: 10 is no multiple of 4"),
+        ({"relative_distance": 4}, "model.encoder.positions.distance: 4 leaves no distances"),
     ],
 )
 def test_wrong_options_say_what_is_wrong(build_architecture, changes, message):

@@ -16,11 +16,12 @@ from jax.sharding import PartitionSpec
 from objectives.sketches import records
 
 from t5x_like.experiment import Parallelism
-from t5x_like.models import routing
-from t5x_like.models.routing import Router
+from t5x_like.models import auxiliary
+from t5x_like.models.transformer.router import Router
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout, ragged
 from t5x_like.program import program
+from t5x_like.sections import changed
 
 EXPERIMENT = tiny.experiment(
     CausalLM(normalization="per_sequence"),
@@ -83,12 +84,13 @@ def test_no_layout_changes_losses_statistics_or_gradients(name, alone, initial, 
 
 def test_the_router_learns_from_its_losses_and_from_the_answers(alone, initial, batch):
     """Without its losses the gradient still reaches it; with them the loss is larger by what the metrics say."""
-    quiet = dataclasses.replace(EXPERIMENT.model, router_balance_loss=0.0, router_z_loss=0.0)
+    silent = {"feed_forward": {"balance_loss": 0.0, "z_loss": 0.0}}
+    quiet = changed(EXPERIMENT.model, {"decoder": {"layer": silent}})
     state, metrics = tiny.Steps(program(dataclasses.replace(EXPERIMENT, model=quiet)), initial, batch)(initial, batch)
     kernel = tiny.gradients(state)["blocks"]["layer"]["mlp"]["router"]["kernel"]
     assert (np.abs(kernel).max((1, 2)) > 1e-6).all()
     with_losses = alone[0][0]
-    added = quiet.layers * (0.1 * with_losses["router_balance"] + 0.01 * with_losses["router_z"])
+    added = quiet.main.layers * (0.1 * with_losses["router_balance"] + 0.01 * with_losses["router_z"])
     np.testing.assert_allclose(with_losses["loss"] - metrics["loss"], added, rtol=1e-4)
 
 
@@ -115,15 +117,17 @@ def test_statistics_are_means_of_rows_weighted_by_their_tokens():
     x_btd, lengths = rng.normal(size=(3, 10, 6)).astype(np.float32), [10, 4, 0]
     weights_bt = (np.arange(10) < np.array(lengths)[:, None]).astype(np.float32)
     router = Router(6, 5, 2, balance=0.5, z=0.25, std=1.0, rngs=nnx.Rngs(0))
-    with routing.collect(jnp.asarray(weights_bt)) as noted:
-        gates_btk, chosen_btk = router(jnp.asarray(x_btd))
+    with auxiliary.collect() as reports:
+        gates_btk, chosen_btk = router(jnp.asarray(x_btd), jnp.asarray(weights_bt))
     kernel = np.asarray(router.kernel[...])
     rows = [reference(x[:n], kernel, 2) for x, n in zip(x_btd, lengths, strict=True) if n]
-    for name, (total, weight) in routing.metrics(noted).items():
+    assert len(reports.metrics) == 4
+    for name, (total, weight) in reports.metrics.items():
         expected = sum(n * row[name.removeprefix("router_")] for n, row in zip(lengths, rows, strict=False))
         np.testing.assert_allclose(total, expected, rtol=1e-5, err_msg=name)
         assert weight == 14
-    np.testing.assert_allclose(noted["loss"], 0.5 * noted["balance"] + 0.25 * noted["z"], rtol=1e-6)
+    balance, z = (reports.metrics[f"router_{name}"][0] for name in ("balance", "z"))
+    np.testing.assert_allclose(reports.losses["router"], 0.5 * balance + 0.25 * z, rtol=1e-6)
     scores = x_btd @ kernel
     np.testing.assert_array_equal(chosen_btk, np.argsort(-scores, axis=2)[..., :2])
     two = np.exp(np.take_along_axis(scores, np.asarray(chosen_btk), 2))
@@ -134,16 +138,10 @@ def test_even_routing_is_1_and_one_expert_for_all_is_their_number():
     router = Router(4, 4, 1, balance=1.0, z=0.0, std=1.0, rngs=nnx.Rngs(0))
     router.kernel[...] = 30 * jnp.eye(4)
     for x, expected in ((jnp.eye(4), 1.0), (jnp.tile(jnp.eye(4)[:1], (4, 1)), 4.0)):
-        with routing.collect(jnp.ones((1, 4))) as noted:
-            router(x[None])
-        np.testing.assert_allclose(noted["balance"] / noted["tokens"], expected, rtol=1e-6)
-
-
-def test_where_nothing_collects_nothing_is_noted():
-    router = Router(4, 4, 1, balance=1.0, z=0.0, std=1.0, rngs=nnx.Rngs(0))
-    with routing.nested() as noted:
-        router(jnp.ones((1, 3, 4)))
-    assert noted == {}
+        with auxiliary.collect() as reports:
+            router(x[None], jnp.ones((1, 4)))
+        total, tokens = reports.metrics["router_balance"]
+        np.testing.assert_allclose(total / tokens, expected, rtol=1e-6)
 
 
 # --- The exchange ---------------------------------------------------------------------------------------------------
@@ -194,10 +192,12 @@ def test_rows_arrive_in_order_and_come_home(seed):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"experts": 2, "experts_per_token": 3}, "model.experts_per_token: 3 cannot be chosen of 2"),
-        ({"experts": 2, "bias": True}, "model.bias: experts have no biases"),
-        ({"experts": -1}, "model.experts: -1 is too small"),
-        ({"experts": 2, "router_z_loss": -0.1}, "model.router_z_loss: -0.1 is too small"),
+        (
+            {"experts": 2, "experts_per_token": 3},
+            "model.decoder.layer.feed_forward.experts_per_token: 3 cannot be chosen of 2",
+        ),
+        ({"experts": -1}, "model.decoder.layer.feed_forward.experts: -1 is too small"),
+        ({"experts": 2, "router_z_loss": -0.1}, "model.decoder.layer.feed_forward.z_loss: -0.1 is too small"),
     ],
 )
 def test_wrong_options_say_what_is_wrong(changes, message):
@@ -207,8 +207,9 @@ def test_wrong_options_say_what_is_wrong(changes, message):
 
 def test_a_token_is_computed_by_its_experts_alone():
     dense, sparse = tiny.architecture(gated=True), tiny.architecture(gated=True, experts=8, experts_per_token=2)
-    matrices = 3 * sparse.embed * sparse.mlp + sparse.embed * 8
-    assert sparse.flops(3, 5) - dense.flops(3, 5) == 3 * 5 * 6 * sparse.layers * matrices
+    matrices = 3 * sparse.embed * 32 + sparse.embed * 8
+    sizes = {"decoder": (3, 5)}
+    assert sparse.flops(sizes) - dense.flops(sizes) == 3 * 5 * 6 * sparse.main.layers * matrices
 
 
 def test_decoding_a_row_that_no_mesh_divides_is_the_same(initial):

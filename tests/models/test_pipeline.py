@@ -170,12 +170,12 @@ def test_a_kernels_description_of_packed_rows_is_made_anew_for_every_microbatch(
         (
             {"stage": 8},
             64,
-            "parallelism.stage: 8 stages do not divide model.layers=4; use a divisor of it",
+            "parallelism.stage: 8 stages do not divide model.decoder.layers=4; use a divisor of it",
         ),
         (
             {"stage": 2, "stage_rounds": 4},
             64,
-            "parallelism.stage: 2 stages in 4 rounds do not divide model.layers=4; use a divisor of it",
+            "parallelism.stage: 2 stages in 4 rounds do not divide model.decoder.layers=4; use a divisor of it",
         ),
         (
             {"fsdp": 4, "stage": 2, "stage_microbatches": 4},
@@ -187,7 +187,9 @@ def test_a_kernels_description_of_packed_rows_is_made_anew_for_every_microbatch(
 )
 def test_what_the_stages_cannot_share_is_one_sentence(options, rows, sentence):
     with pytest.raises(ExperimentError) as error:
-        divisibility.require_stages(layout.make(Parallelism(**options)), tiny.architecture(layers=LAYERS), rows)
+        divisibility.require_stages(
+            layout.make(Parallelism(**options)), tiny.architecture(layers=LAYERS).dimensions(), rows
+        )
     assert str(error.value) == sentence
 
 

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from t5x_like.experiment import Parallelism
-from t5x_like.models import lookup, shared
+from t5x_like.models import ring_embedding as lookup
+from t5x_like.models import sharded_linear as shared
 from t5x_like.parallel import layout, scatter, topologies
 
 
@@ -101,7 +102,7 @@ def test_a_gradient_is_scattered_in_stages_where_there_are_several(both, monkeyp
 
 
 @pytest.mark.parametrize("sizes", [(8,), (2, 4), (2, 2, 2)], ids=str)
-def test_rows_of_a_table_that_goes_round_are_the_table_s(sizes, monkeypatch):
+def test_rows_of_a_table_that_is_suited_are_the_table_s(sizes, monkeypatch):
     monkeypatch.setattr(scatter, "stages", lambda mesh, axis: sizes)
     table, ids = normal(0, 50, 16), jax.random.randint(jax.random.key(1), (8, 5), 0, 50).at[0, :3].set(7)
     weights = normal(2, 8, 5, 16)
@@ -114,16 +115,16 @@ def test_rows_of_a_table_that_goes_round_are_the_table_s(sizes, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
 
 
-def test_a_table_goes_round_on_tpu_where_it_is_large_and_its_width_is_shared():
+def test_a_table_is_suited_on_tpu_where_it_is_large_and_its_width_is_shared():
     axes, bfloat16 = ("vocab", "embed"), jnp.dtype("bfloat16")
     devices = topologies.parse("v5e:4x4").devices()
     with layout.make(Parallelism(fsdp=16), devices).use():
-        assert lookup.goes_round((32000, 2048), axes, bfloat16)
-        assert not lookup.goes_round((2048, 2048), axes, bfloat16)
+        assert lookup.is_suited((32000, 2048), axes, bfloat16)
+        assert not lookup.is_suited((2048, 2048), axes, bfloat16)
     with layout.make(Parallelism(fsdp=8, tensor=2), devices).use():
-        assert not lookup.goes_round((32000, 2048), axes, bfloat16)
+        assert not lookup.is_suited((32000, 2048), axes, bfloat16)
     with layout.make(Parallelism(fsdp=8)).use():
-        assert not lookup.goes_round((32000, 2048), axes, bfloat16)
+        assert not lookup.is_suited((32000, 2048), axes, bfloat16)
 
 
 @pytest.mark.parametrize(

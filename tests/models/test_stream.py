@@ -9,7 +9,7 @@ from objectives.sketches import records
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
-from t5x_like.models import stream
+from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo, memory
@@ -74,7 +74,7 @@ def test_a_gradient_comes_back_where_the_stream_is():
     x, kernel = jnp.ones((4, 8, 16)), jnp.ones((16, 32))
     with made.use():
         places = made.sharding(stream.SHARED), made.sharding(("embed", "mlp"))
-        gradient = jax.grad(lambda x, kernel: jnp.sin(stream.entered(x) @ kernel).sum())
+        gradient = jax.grad(lambda x, kernel: jnp.sin(stream.gather(x) @ kernel).sum())
         compiled = jax.jit(gradient, in_shardings=places).lower(x, kernel).compile()
         traced = str(jax.make_jaxpr(gradient)(x, kernel))
     assert compiled.output_shardings.is_equivalent_to(places[0], 3)
@@ -85,8 +85,8 @@ def test_a_gradient_comes_back_where_the_stream_is():
 def test_a_length_that_is_not_divided_is_one_sentence_and_another_than_the_data_s_stays_whole():
     made = layout.make(Parallelism(strategy="tp", tensor=TENSOR))
     with pytest.raises(ExperimentError, match=r"^parallelism.tensor: 4 devices do not divide data.sequence_length=18"):
-        divisibility.require(made, tiny.architecture(), 18)
+        divisibility.require(made, tiny.architecture().dimensions(), 18)
     with made.use():
         x = jnp.ones((4, 1, 16))  # a token that is decoded
-        assert stream.entered(x) is x and stream.added(x) is x
-        assert stream.placed(x).sharding.is_equivalent_to(made.sharding(stream.WHOLE), 3)
+        assert stream.gather(x) is x and stream.scatter(x) is x
+        assert stream.constrain(x).sharding.is_equivalent_to(made.sharding(stream.WHOLE), 3)

@@ -12,9 +12,11 @@ from flax import nnx
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 from t5x_like.losses.cross_entropy import CHUNK_BYTES, WHOLE_BYTES
-from t5x_like.models.dropout import Noise, dropout
+from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Embedding
+from t5x_like.models.transformer.model import OutputHead
 from t5x_like.objectives import token_loss
+from t5x_like.objectives.base import Mode
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout
 from t5x_like.program import program, purpose_key
@@ -33,21 +35,24 @@ class Bigram(nnx.Module):
         self.tokens = Embedding(tiny.VOCABULARY, 8, "vocab", std=1.0, rngs=rngs)
         self.head = Embedding(tiny.VOCABULARY, 8, "vocab", std=1.0, rngs=rngs)
 
-    def __call__(self, tokens_bt, *, positions_bt, segment_ids_bt, noise=None):
-        return dropout(self.tokens(tokens_bt, jnp.float32), self.rate, noise)
+    def __call__(self, tokens_bt, *, positions_bt, segment_ids_bt, rngs=None):
+        return dropout(self.tokens(tokens_bt, jnp.float32), self.rate, rngs)
 
-    def head_table(self):
-        return self.head.table[...]
+    def output_head(self):
+        return OutputHead(self.head.table[...])
 
 
 @dataclasses.dataclass(frozen=True)
 class BigramOptions:
     dropout: float = DROPOUT
+    family: str = "bigram"
+    stacks: tuple = ("decoder",)
+    couples_batch: bool = False
 
     def build(self, rngs):
         return Bigram(self, rngs)
 
-    def check_length(self, length):
+    def check(self, layout, data, rows):
         """Any will do."""
 
 
@@ -125,7 +130,7 @@ def first_steps():
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_a_step_is_the_reference(first_steps, normalization):
     run, state, after, metrics = first_steps(normalization, 1)
-    noise = Noise(jax.random.fold_in(purpose_key(run.seed, "loss"), 0), jnp.arange(tiny.ROWS))
+    noise = RowRngs(jax.random.fold_in(purpose_key(run.seed, "loss"), 0), jnp.arange(tiny.ROWS))
     mask = np.asarray(dropout(jnp.ones((tiny.ROWS, tiny.LENGTH, 8)), DROPOUT, noise), np.float64)
     loss, expected = reference(state["parameters"], batch(), normalization, mask)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
@@ -157,7 +162,7 @@ def test_dividing_each_microbatch_by_its_own_count_would_show(normalization):
 def test_evaluation_is_the_plain_mean_over_real_tokens(first_steps):
     run, state, *_ = first_steps("per_sequence", 1)
     rows = batch()
-    function = jax.jit(lambda state: run.objective.loss(run.model(state), rows, None).metrics)
+    function = jax.jit(lambda state: run.measure(state, rows))
     metrics = tiny.compiled(function, state)(state)
     table, head = (np.asarray(state["parameters"][name]["table"], np.float64) for name in ("tokens", "head"))
     logits = table[rows["inputs"]] @ head.T
@@ -177,13 +182,11 @@ def test_segments_do_not_see_each_other():
     assert set(ids[0]) == {1, 2}
 
     def losses(state, inputs):
-        model = run.model(state)
-
         def of_segment(number):
             alone = {**row, "inputs": inputs, "segment_ids": jnp.where(ids == number, ids, 0)}
-            return run.objective.loss(model, alone, None).metrics["loss"][0]
+            return run.measure(state, alone)["loss"][0]
 
-        together = run.objective.loss(model, {**row, "inputs": inputs}, None).metrics["loss"][0]
+        together = run.measure(state, {**row, "inputs": inputs})["loss"][0]
         return of_segment(1), of_segment(2), together
 
     changed = row["inputs"].copy()
@@ -200,7 +203,10 @@ def test_a_chunk_of_the_vocabulary_at_a_time_is_all_of_it_at_once(first_steps):
     objectives = run.objective, dataclasses.replace(run.objective, chunk=8)
 
     def both(state):
-        return [objective.loss(run.model(state), batch(), jax.random.key(0)) for objective in objectives]
+        return [
+            objective.loss(run.model(state), batch(), RowRngs(jax.random.key(0), batch()["row"]), Mode.TRAIN)
+            for objective in objectives
+        ]
 
     whole, chunked = tiny.compiled(jax.jit(both), state)(state)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):

@@ -16,7 +16,9 @@ from t5x_like.data.sentinels import SentinelVocabulary
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data
 from t5x_like.objectives.causal_lm import CausalLM
-from t5x_like.objectives.denoising import MixtureOfDenoisers, PrefixLM, SpanCorruption
+from t5x_like.objectives.prefix_lm import PrefixLM
+from t5x_like.objectives.span_corruption import SpanCorruption
+from t5x_like.objectives.ul2 import MixtureOfDenoisers
 from t5x_like.optim.adafactor import Adafactor
 from t5x_like.optim.schedules import Constant
 from t5x_like.program import program
@@ -218,7 +220,7 @@ def test_the_loss_is_the_references(tiny_run):
     nll = -np.take_along_axis(log_p, batch["decoder_target_tokens"][..., None], -1)[..., 0]
     real = batch["decoder_loss_weights"] > 0
 
-    function = jax.jit(lambda state: run.objective.loss(run.model(state), batch, None).metrics)
+    function = jax.jit(lambda state: run.measure(state, batch))
     metrics = tiny.compiled(function, state)(state)
     np.testing.assert_allclose(metrics["loss"], (nll[real].sum(), real.sum()), rtol=1e-5)
     np.testing.assert_allclose(run.objective.denominators(batch)["cross_entropy"], real.sum())
@@ -247,9 +249,13 @@ def test_the_loss_falls_on_the_shipped_corpus():
 
 
 def test_models_and_objectives_that_do_not_go_together():
-    with pytest.raises(ExperimentError, match=r"^model\.encoder_layers: objective 'span_corruption' reads with an enc"):
+    with pytest.raises(
+        ExperimentError, match=r"^objective: 'span_corruption' is not for model\.family='llama', which has no enc"
+    ):
         program(tiny.experiment(SpanCorruption()))
-    with pytest.raises(ExperimentError, match=r"^objective: 'causal_lm' gives model\.family='t5_1_1' nothing for its"):
+    with pytest.raises(
+        ExperimentError, match=r"^objective: 'causal_lm' is not for model\.family='t5_1_1', which has an encoder; use"
+    ):
         program(tiny.experiment(CausalLM(), model=tiny.architecture(**MODEL)))
 
 

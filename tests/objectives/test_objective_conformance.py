@@ -21,11 +21,14 @@ from objectives.sketches.mae import MAE
 from t5x_like import registry, variables
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
-from t5x_like.objectives.base import Ema, Frozen, Statistics, Trained
+from t5x_like.models.dropout import RowRngs
+from t5x_like.objectives.base import Mode
 from t5x_like.objectives.causal_lm import CausalLM
-from t5x_like.objectives.denoising import MixtureOfDenoisers, PrefixLM, SpanCorruption
 from t5x_like.objectives.masked_lm import MaskedLM
-from t5x_like.objectives.preprocessing.ul2 import Denoiser
+from t5x_like.objectives.prefix_lm import PrefixLM
+from t5x_like.objectives.roles import Ema, Frozen, Statistics, Trained
+from t5x_like.objectives.span_corruption import SpanCorruption
+from t5x_like.objectives.ul2 import Denoiser, MixtureOfDenoisers
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
@@ -119,7 +122,8 @@ class Subject:
 
         def both(parameters: Any, model_state: Any, batch: Any, key: Any) -> Any:
             model = self.program.structure.merge(parameters, model_state)
-            parts = self.objective.loss(model, batch, key), self.objective.loss(model, batch, None)
+            rngs = RowRngs(key, batch["row"])
+            parts = (self.objective.loss(model, batch, rngs, mode) for mode in (Mode.TRAIN, Mode.EVALUATE))
             return self.objective.denominators(batch), *parts
 
         key = jax.random.fold_in(purpose_key(self.experiment.seed, "loss"), 0)

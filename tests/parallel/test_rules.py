@@ -9,6 +9,7 @@ from t5x_like.frontends import configdict, gin
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout
 from t5x_like.program import program
+from t5x_like.step import compiled_step
 
 WIDE = {"mlp": ("tensor", "sequence"), "embed": ("fsdp",)}
 
@@ -71,4 +72,4 @@ def test_a_collision_of_activations_is_one_sentence_before_anything_compiles():
     with pytest.raises(
         ExperimentError, match="'length' and 'act_kv', two dimensions of one array, both ask for the mesh"
     ):
-        run.compiled_step().lower(state, batch)
+        compiled_step(run).lower(state, batch)

@@ -16,7 +16,6 @@ import pytest
 import tiny
 
 from t5x_like.data.pipeline import Pipeline
-from t5x_like.experiment import Experiment
 from t5x_like.parallel import layout
 from t5x_like.parallel.placement import place, shared
 from t5x_like.program import program
@@ -86,7 +85,7 @@ ROWS_OF_TABLE = [
 
 
 def experiment_of(name, **parallelism):
-    return Experiment.from_dict(
+    return tiny.from_flat(
         {
             **MODELS[name],
             "steps": STEPS,

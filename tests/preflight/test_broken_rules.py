@@ -6,10 +6,10 @@ what this host's compiler does not do: kernels, reduce-scatters, overlap.
 
 import jax
 import pytest
+import tiny
 
-from t5x_like import program as step
-from t5x_like.experiment import Experiment
-from t5x_like.models import stream
+from t5x_like import step as train_step
+from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.parallel import topologies
 from t5x_like.preflight import build, report
 
@@ -30,7 +30,7 @@ MODEL = {
 
 
 def figures_of(model=None, optimizer="adamw", **parallelism):
-    experiment = Experiment.from_dict(
+    experiment = tiny.from_flat(
         {
             "model": {**MODEL, **(model or {})},
             "data": {"sequence_length": 64, "batch_size": 16, "lanes": 8},
@@ -92,14 +92,14 @@ def test_parameters_without_their_rule_are_whole_in_the_figures(good):
 
 
 def test_a_state_that_is_not_donated_is_named(monkeypatch, good):
-    made = step.Program.compiled_step
+    made = build.compiled_step
 
-    def kept(self):
-        state = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        rows, whole = self.layout.sharding(("batch",)), self.layout.sharding(())
-        return jax.jit(made(self).__wrapped__, in_shardings=(state, rows), out_shardings=(state, whole))
+    def kept(program):
+        state = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state())
+        rows, whole = program.layout.sharding(("batch",)), program.layout.sharding(())
+        return jax.jit(made(program).__wrapped__, in_shardings=(state, rows), out_shardings=(state, whole))
 
-    monkeypatch.setattr(step.Program, "compiled_step", kept)
+    monkeypatch.setattr(build, "compiled_step", kept)
     broken = figures_of(strategy="fsdp_tp", tensor=2)
     assert good["per_chip"]["alias_bytes"] >= good["per_chip"]["output_bytes"] * 0.99
     assert broken["per_chip"]["alias_bytes"] == 0 and not broken["donation_complete"]
@@ -115,10 +115,10 @@ def test_a_sum_over_microbatches_that_every_copy_has_whole_is_seen(monkeypatch):
     options = {"strategy": "zero1", "microbatches": 2, "optimizer": "sgd"}
     good = figures_of(**options)
 
-    def whole(self, tree):
-        return jax.tree.map(lambda info, x: self.layout.constrain(x, info.axes), self.parameter_infos(), tree)
+    def whole(program, tree):
+        return jax.tree.map(lambda info, x: program.layout.constrain(x, info.axes), program.parameter_infos(), tree)
 
-    monkeypatch.setattr(step.Program, "_cut_as_state", whole)
+    monkeypatch.setattr(train_step, "_cut_as_state", whole)
     broken = figures_of(**options)
     gradients = 4 * good["run"]["parameters"]
     assert broken["per_chip"]["temp_bytes"] - good["per_chip"]["temp_bytes"] > 0.6 * gradients * (1 - 1 / 8)

@@ -6,7 +6,12 @@ import sys
 
 TINY = [
     f"--config.model.{field}={size}"
-    for field, size in {"layers": 1, "embed": 256, "mlp": 256, "vocab_size": 512}.items()
+    for field, size in {
+        "decoder.layers": 1,
+        "embed": 256,
+        "decoder.layer.feed_forward.hidden": 256,
+        "vocab_size": 512,
+    }.items()
 ]
 
 

@@ -4,15 +4,15 @@ import types
 
 import jax
 import pytest
+import tiny
 
 from t5x_like.errors import UserError
-from t5x_like.experiment import Experiment
 from t5x_like.parallel import layout, topologies
 from t5x_like.preflight import build, fit, report, search
 
 
 def llama(size, batch, **parallelism):
-    return Experiment.from_dict(
+    return tiny.from_flat(
         {
             "model": {"family": "llama", "size": size, "dtype": "bfloat16"},
             "data": {"sequence_length": 2048, "batch_size": batch, "lanes": 1},

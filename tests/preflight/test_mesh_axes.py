@@ -1,8 +1,8 @@
 """Experts and long rows compiled for TPUs that are not here, and the largest models, as docs/parallelism.md records."""
 
 import pytest
+import tiny
 
-from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
 from t5x_like.parallel import topologies
 from t5x_like.preflight import build, report
@@ -25,7 +25,7 @@ MODEL = {
 
 
 def compiled(topology, length, model, others=None, rows=None, **parallelism):
-    experiment = Experiment.from_dict(
+    experiment = tiny.from_flat(
         {
             **(others or {}),
             "model": {**MODEL, **model},

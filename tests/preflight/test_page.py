@@ -8,10 +8,10 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+import tiny
 
 from t5x_like.__main__ import main
 from t5x_like.errors import UserError
-from t5x_like.experiment import Experiment
 from t5x_like.parallel import topologies
 from t5x_like.preflight import build, fit, page, report
 
@@ -28,7 +28,7 @@ def experiment(name="small", **model):
         "optimizer": {"name": "adamw"},
         "parallelism": {"fsdp": 4},
     }
-    return Experiment.from_dict(values)
+    return tiny.from_flat(values)
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+import tiny
 
-from t5x_like import program as step
+from t5x_like import step as train_step
 from t5x_like.__main__ import main
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
 from t5x_like.kernels import splash
-from t5x_like.models import shared
+from t5x_like.models import sharded_linear as shared
 from t5x_like.parallel import scatter, topologies
 from t5x_like.preflight import build, prices, report, show
 
@@ -45,7 +45,7 @@ def experiment(model=None, rows=None, **parallelism):
         "optimizer": {"name": "adamw"},
         "parallelism": {"fsdp": 4, "remat": "save_qkv_attention", **parallelism},
     }
-    return Experiment.from_dict(values)
+    return tiny.from_flat(values)
 
 
 @pytest.fixture(scope="module")
@@ -147,16 +147,16 @@ def test_a_kernel_that_remat_runs_again_is_seen():
 
 @pytest.mark.slow
 def test_a_state_that_is_not_donated_is_seen(monkeypatch):
-    made = step.Program.compiled_step
+    made = build.compiled_step
 
-    def kept(self):
-        wrapped = made(self).__wrapped__
-        state = self.abstract_state()
+    def kept(program):
+        wrapped = made(program).__wrapped__
+        state = program.abstract_state()
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
-        rows, whole = self.layout.sharding(("batch",)), self.layout.sharding(())
+        rows, whole = program.layout.sharding(("batch",)), program.layout.sharding(())
         return jax.jit(wrapped, in_shardings=(places, rows), out_shardings=(places, whole))
 
-    monkeypatch.setattr(step.Program, "compiled_step", kept)
+    monkeypatch.setattr(build, "compiled_step", kept)
     found = report.report(build.build(experiment(model={"layers": 2}), TOPOLOGY))
     assert found["per_chip"]["alias_bytes"] == 0
     assert any(problem.startswith("donation:") for problem in found["problems"])
@@ -170,10 +170,10 @@ def test_gradients_of_copies_are_scattered_and_where_they_are_not_it_is_seen(mon
     assert good["collective_bytes"]["reduce-scatter/sync"] > 0.9 * 2 * parameters  # in bfloat16
     assert not [problem for problem in good["problems"] if problem.startswith("gradients:")]
 
-    def whole(self, tree):
-        return jax.tree.map(lambda info, x: self.layout.constrain(x, info.axes), self.parameter_infos(), tree)
+    def whole(program, tree):
+        return jax.tree.map(lambda info, x: program.layout.constrain(x, info.axes), program.parameter_infos(), tree)
 
-    monkeypatch.setattr(step.Program, "_cut_as_state", whole)
+    monkeypatch.setattr(train_step, "_cut_as_state", whole)
     monkeypatch.setattr(shared, "gradient", lambda equation, left, right, axes: jnp.einsum(equation, left, right))
     broken = report.report(build.build(experiment(**options), TOPOLOGY))
     assert any(problem.startswith("gradients:") for problem in broken["problems"])
@@ -278,7 +278,7 @@ def test_every_chip_has_a_compiler(name):
 
 
 def test_llama_1b_on_16_chips_holds_no_whole_table_and_donates_all():
-    sizes = {"model.layers": 2, "data.sequence_length": 1024, "data.batch_size": 64, "data.lanes": 64}
+    sizes = {"model.decoder.layers": 2, "data.sequence_length": 1024, "data.batch_size": 64, "data.lanes": 64}
     flags = [f"--config.{name}={value}" for name, value in sizes.items()]
     found = report.report(build.build(configdict.load("configs/llama_1b.py", flags), topologies.parse("v5e:4x4")))
     assert found["oversized_tensors"] == [] and found["donation_complete"] and found["fits"]
@@ -341,7 +341,7 @@ def test_what_is_offloaded_is_in_the_hosts_memory_and_nothing_is_computed_again(
 @pytest.mark.slow
 def test_gradients_that_are_summed_whole_are_seen(monkeypatch):
     monkeypatch.setattr(scatter, "stages", lambda mesh, axis: (mesh.shape[axis],))
-    wide = {"data.batch_size": 256, "data.lanes": 256, "parallelism.fsdp": 64, "model.layers": 2}
+    wide = {"data.batch_size": 256, "data.lanes": 256, "parallelism.fsdp": 64, "model.decoder.layers": 2}
     flags = [f"--config.{name}={value}" for name, value in wide.items()]
     loaded = configdict.load("configs/llama_1b.py", [*flags, "--config.data.sequence_length=512"])
     found = report.report(build.build(loaded, topologies.parse("v5e:8x8")))

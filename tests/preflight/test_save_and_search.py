@@ -8,18 +8,20 @@ import types
 import jax
 import numpy as np
 import pytest
+import tiny
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
 from t5x_like import program as step
 from t5x_like import train
 from t5x_like.errors import UserError
-from t5x_like.experiment import Experiment, Parallelism, Telemetry
+from t5x_like.experiment import Parallelism, Telemetry
 from t5x_like.parallel import executables, topologies
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.placement import batch_shapes, place
 from t5x_like.preflight import build, child, fit, search
 from t5x_like.sections import flatten
+from t5x_like.step import compiled_step
 from t5x_like.telemetry.environment import versions
 
 TOPOLOGY = topologies.parse("v5e:2x2")
@@ -27,7 +29,7 @@ MODEL = {"family": "llama", "layers": 1, "embed": 16, "heads": 2, "kv_heads": 2,
 
 
 def experiment():
-    return Experiment.from_dict(
+    return tiny.from_flat(
         {
             "model": {**MODEL, "vocab_size": 32},
             "data": {"sequence_length": 8, "batch_size": 8, "lanes": 1},
@@ -56,7 +58,7 @@ def built():
 
 def found(place, program, layout, experiment):
     """What a job on a layout's devices finds there for its own step, and the sentence on it."""
-    lowered = program.compiled_step().lower(program.abstract_state(), batch_shapes(experiment, layout))
+    lowered = compiled_step(program).lower(program.abstract_state(), batch_shapes(experiment, layout))
     devices = [*layout.mesh.devices.flat]
     key = executables.key(lowered, devices, versions())
     return executables.find(place, key, flatten(fit.resolved(experiment, len(devices)).to_dict()), devices)

@@ -3,6 +3,9 @@
 import pytest
 from runs import TINY, Program, committed, complaint, same_bits
 
+KV_HEADS = ("--config.model.decoder.layer.attention.kv_heads=2",)
+HIDDEN = "--config.model.decoder.layer.feed_forward.hidden=64"
+
 
 def train(tmp_path, *overrides):
     return complaint("train", *TINY, f"--workdir={tmp_path}/run", *overrides)
@@ -22,7 +25,11 @@ BAD = {
     "unknown task": (["--config.data.task=sot"], "data.task.name: there is no task 'sot'; did you mean 'sotu'?"),
     "unknown optimizer": (["--config.optimizer=adamv"], "there is no optimizer 'adamv'; did you mean 'adamw'?"),
     "unknown split": (
-        ["--config.data.split=trian", "--config.parallelism.tensor=2", "--config.model.kv_heads=2"],
+        [
+            "--config.data.split=trian",
+            "--config.parallelism.tensor=2",
+            *KV_HEADS,
+        ],
         "data.split: data.task.splits has no 'trian'; did you mean 'train'?",
     ),
     "wrong type": (["--config.steps=many"], "steps: 'many' is not int"),
@@ -42,7 +49,11 @@ BAD = {
         "parallelism.tensor: 4 devices do not divide model.heads=2",
     ),
     "small vocabulary": (
-        ["--config.model.vocab_size=100", "--config.parallelism.tensor=2", "--config.model.kv_heads=2"],
+        [
+            "--config.model.vocab_size=100",
+            "--config.parallelism.tensor=2",
+            *KV_HEADS,
+        ],
         "model.vocab_size: 100 rows cannot hold the 4096 ids of task and objective; use at least 4096",
     ),
     "long rows": (
@@ -51,7 +62,11 @@ BAD = {
     ),
     "warm-up": (["--config.optimizer.schedule.warmup_steps=30"], "optimizer.schedule.warmup_steps: 30 steps"),
     "no initial checkpoint": (
-        ["--config.initialize.checkpoint=nowhere", "--config.parallelism.tensor=2", "--config.model.kv_heads=2"],
+        [
+            "--config.initialize.checkpoint=nowhere",
+            "--config.parallelism.tensor=2",
+            *KV_HEADS,
+        ],
         "initialize.checkpoint: there is nothing at",
     ),
 }
@@ -79,7 +94,7 @@ def test_a_wrong_corpus_is_named(tmp_path, content, expected):
     corpus = tmp_path / "corpus.jsonl"
     if content is not None:
         corpus.write_text(content)
-    fits = ("--config.parallelism.tensor=2", "--config.model.kv_heads=2")
+    fits = ("--config.parallelism.tensor=2", *KV_HEADS)
     flags = [flag for flag in TINY if "splits" not in flag]
     said = complaint("train", *flags, f"--workdir={tmp_path}/run", text_task(corpus), *fits)
     assert expected in said
@@ -99,6 +114,10 @@ def test_a_wrong_corpus_is_named(tmp_path, content, expected):
         (["train", "--config=c.py", "--workdir=w", "--wait=nan"], "--wait: 'nan' is no finite number"),
         (["preflight", "--config=c.py", "--topology=v5e:2x2", "--slices=2000"], "--slices: 2000 is too large"),
         (["preflight", "--config=c.py", "--topology=v5e:2x2", "--search=0"], "--search: 0 is too small"),
+        (["generate", "--checkpoint=x", "--prompts=nowhere.txt"], "--prompts: there is no file nowhere.txt"),
+        (["generate", "--checkpoint=x", "--prompt=a\udcff"], "prompt 1 is not UTF-8, from its character 2 on"),
+        (["generate", "--checkpoint=x", "--temperature=1e-40"], "temperature is 1e-40; it must be 0"),
+        (["generate", "--checkpoint=x", "--beams=-1"], "--beams: -1 is too small"),
         (["generate", "--checkpoint=x", "--tokens=0"], "--tokens: 0 is too small"),
         (["generate", "--checkpoint=x", "--sed=1"], "generate does not know '--sed=1'"),
     ],
@@ -119,7 +138,7 @@ def run(tmp_path_factory, hasty_environment):
 def test_a_workdir_of_another_experiment_is_left_alone(run):
     program, workdir = run
     before = committed(workdir, 10)
-    _, err = program.train(workdir, "--config.optimizer.learning_rate=0.5", "--config.model.mlp=64", status=2)
+    _, err = program.train(workdir, "--config.optimizer.learning_rate=0.5", HIDDEN, status=2)
     assert "holds a run of another experiment: model.mlp was 32 and is 64; optimizer.learning_rate was 0.02" in err
     same_bits(committed(workdir, 10), before)
 

@@ -46,6 +46,7 @@ def place(tmp_path_factory):
     rows = [json.dumps({"text": f"Document {i} speaks of {i * i} things. " * 40}) for i in range(60)]
     text = "\n".join(rows) + "\n"
     (directory / "mine.jsonl").write_text(text)
+    (directory / "questions.jsonl").write_text('{"prompt": "How many things?"}\n"Why"\n')
     media.folder(directory / "images", [media.image_bytes(number) for number in range(30)], "png")
     media.json_lines(directory / "pairs.jsonl", [{"question": f"{i} + 1?", "answer": f"{i + 1}"} for i in range(40)])
     (directory / "corpus/part.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(text.encode()))

@@ -64,6 +64,22 @@ def test_generate_is_seeded_and_greedy_is_greedy(trained):
     assert out.startswith("The")
 
 
+def test_a_file_of_prompts_is_continued_as_each_alone(trained, tmp_path):
+    program, workdir, _, _ = trained
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Fellow citizens"}\n"The"\n""\n')
+    command = ("generate", f"--checkpoint={workdir}", "--tokens=6", "--temperature=0")
+    out, _ = program.run(*command, f"--prompts={tmp_path}/prompts.jsonl", "--json-lines")
+    samples = [json.loads(line) for line in out.splitlines()]
+    assert [sample["prompt"] for sample in samples] == ["Fellow citizens", "The", ""]
+    alone, _ = program.run(*command, "--prompt=The")
+    assert alone == f"The{samples[1]['text']}\n"
+    beams, _ = program.run(*command, "--prompt=The", "--beams=1", "--length-penalty=0")
+    assert beams == alone
+    (tmp_path / "prompts.jsonl").write_text('"a"\n{"text": "b"}\n')
+    _, err = program.run(*command, f"--prompts={tmp_path}/prompts.jsonl", status=2)
+    assert "error: --prompts: line 2 of" in err and "Traceback" not in err
+
+
 def test_texts_are_generated_with_the_vocabulary_beside_the_checkpoint(trained, tmp_path):
     program, workdir, *_ = trained
     taken = shutil.copytree(workdir, tmp_path / "taken")
@@ -123,8 +139,8 @@ def test_a_dry_run_says_what_would_be_taken_and_writes_nothing(trained, tmp_path
     taken = len(json.loads((workdir / "parameters.json").read_text()))
     assert first.startswith(f"variables from {workdir}/checkpoints/20: {taken} taken, 0 of them from another path")
     assert len(variables) == taken and all(line.startswith("  = ") for line in variables)
-    _, err = program.train(new, *flags, "--config.model.rope_theta=5e5", "--dry-run", status=2)
-    assert "! model.rope_theta: 10000.0 there, 500000.0 here" in err
+    _, err = program.train(new, *flags, "--config.model.decoder.positions.theta=5e5", "--dry-run", status=2)
+    assert "! model.decoder.positions.theta: 10000.0 there, 500000.0 here" in err
     assert not new.exists()
     out, _ = program.train(workdir, "--dry-run")
     assert out == f"{workdir} has a checkpoint of step 20: the run would be resumed from it\n"

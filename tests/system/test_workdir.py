@@ -9,7 +9,7 @@ import pytest
 from runs import TINY, Program, committed, complaint, lines, same_bits, wait_for_line
 
 # Divides over the eight devices of the tests' own process.
-FITS = ("--config.parallelism.tensor=2", "--config.model.kv_heads=2")
+FITS = ("--config.parallelism.tensor=2", "--config.model.decoder.layer.attention.kv_heads=2")
 DAMAGED = ("experiment.json", "summary.json", "environment.json", "parameters.json", "lease.json")
 
 
@@ -128,7 +128,7 @@ def test_whatever_was_damaged_the_commits_hold_what_is_needed(run, damage):
     for name in DAMAGED:
         (workdir / name).write_text(damage)
     (workdir / ".experiment.json.0.draft").write_text("cut")
-    _, err = program.train(workdir, "--config.model.mlp=64", status=2)
+    _, err = program.train(workdir, "--config.model.decoder.layer.feed_forward.hidden=64", status=2)
     assert "holds a run of another experiment: model.mlp was 32 and is 64" in err
     out, _ = program.train(workdir, "--json")
     again = json.loads(out)

@@ -117,7 +117,7 @@ def from_flag(stages: str) -> Cleaner:
     Raises:
       UserError: when there is no such file or stage, or an option cannot be.
     """
-    if not stages.endswith(".json"):
+    if not stages.lower().endswith(".json"):
         return Cleaner.of([name.strip() for name in stages.split(",")] if stages else [], "")
     try:
         values = json.loads(sources.read_bytes(stages, "--stages"))

@@ -8,7 +8,7 @@ import zstandard
 
 from t5x_like import registry
 from t5x_like.data.cleaning import corpus as corpora
-from t5x_like.data.cleaning.cleaner import Cleaner
+from t5x_like.data.cleaning.cleaner import Cleaner, from_flag
 from t5x_like.data.cleaning.corpus import CleaningInput, clean_corpus
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.errors import ExperimentError, UserError
@@ -232,3 +232,9 @@ def test_another_list_of_words_is_another_stage(corpus, tmp_path):
     with pytest.raises(UserError, match="other stages left of this one"):
         clean_corpus(corpus, cleaner, tmp_path / "out")
     assert clean_corpus(corpus, cleaner, tmp_path / "other").stages[0].given.documents
+
+
+@pytest.mark.parametrize("name", ["stages.json", "STAGES.JSON"])
+def test_stages_in_a_file_with_its_ending_in_any_case(tmp_path, name):
+    (tmp_path / name).write_text(json.dumps(["c4", {"name": "gopher_quality", "min_words": 3}]))
+    assert [stage.name for stage in from_flag(f"{tmp_path}/{name}").stages] == ["c4", "gopher_quality"]

@@ -1,34 +1,34 @@
-"""What several sketches stand on: the stack's blocks without embeddings, and pictures cut into patches.
+"""Parts of several sketches: an architecture as encoder alone, its stack over patches, and pictures cut into patches.
 
 Shapes: b batch, t length, d width, p values of a patch.
 """
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from t5x_like.models.decoder import Block
-from t5x_like.models.norm import Norm
-from t5x_like.models.rope import rotation
-from t5x_like.models.stack import Stack
+from t5x_like.models.transformer.stack import TransformerStack
+from t5x_like.sections import changed, plain
 
 
-class Encoder(nnx.Module):
-    """Blocks and a final norm, without dropout; every token sees all of its own segment."""
+def as_encoder(architecture, *, embed=0, hidden=0, layers=0):
+    """The architecture with its layers as an encoder, perhaps of another size."""
+    stack = plain(architecture.main)
+    if hidden:
+        stack["layer"]["feed_forward"]["hidden"] = hidden
+    stack["layers"] = layers or stack["layers"]
+    return changed(architecture, {"embed": embed or architecture.embed, "encoder": stack, "decoder": None})
 
-    def __init__(self, options, rngs: nnx.Rngs):
-        self.options = options
-        self.blocks = Stack(lambda rngs: Block(options, rngs, causal=False), options.layers, rngs)
-        self.norm = Norm(options.norm, options.embed, epsilon=options.norm_epsilon, bias=options.bias, rngs=rngs)
 
-    def __call__(self, x_btd, positions_bt=None, segment_ids_bt=None):
-        if positions_bt is None:
-            positions_bt = jnp.broadcast_to(jnp.arange(x_btd.shape[1]), x_btd.shape[:2])
-        if segment_ids_bt is None:
-            segment_ids_bt = jnp.ones(x_btd.shape[:2], jnp.int32)
-        mask_bts = segment_ids_bt[:, :, None] == segment_ids_bt[:, None, :]
-        turns = rotation(positions_bt, self.options.head_dim, self.options.rope_theta)
-        return self.norm(self.blocks(x_btd, None, None, turns, mask_bts)[0])
+def build_stack(encoder, rngs):
+    """The layers of an architecture from `as_encoder`, which take embedded rows."""
+    return TransformerStack(encoder, encoder.main, rngs, causal=False)
+
+
+def run(stack, x_btd, positions_bt=None, segment_ids_bt=None):
+    """Final states of embedded rows, by default of one segment each."""
+    shape = x_btd.shape[:2]
+    positions_bt = jnp.broadcast_to(jnp.arange(shape[1]), shape) if positions_bt is None else positions_bt
+    return stack(x_btd, positions_bt, jnp.ones(shape, jnp.int32) if segment_ids_bt is None else segment_ids_bt)
 
 
 def patches(images_bhwc: jax.Array, size: int) -> jax.Array:
@@ -36,8 +36,3 @@ def patches(images_bhwc: jax.Array, size: int) -> jax.Array:
     b, h, w, c = images_bhwc.shape
     cut = images_bhwc.reshape(b, h // size, size, w // size, size, c)
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // size) * (w // size), size * size * c)
-
-
-def row_keys(key: jax.Array, row_b: jax.Array) -> jax.Array:
-    """A key for each row, the same wherever the row is computed."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, row_b)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from objectives.sketches.blocks import Encoder, patches
+from objectives.sketches.blocks import as_encoder, build_stack, patches, run
 
 from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.parameters import parameter
-from t5x_like.objectives.base import Loss
+from t5x_like.objectives.base import Loss, Objective
 
 
 class Tower(nnx.Module):
@@ -23,17 +23,17 @@ class Tower(nnx.Module):
 
     def __init__(self, options, embed: nnx.Module, joint: int, rngs: nnx.Rngs):
         self.embed = embed
-        self.encoder = Encoder(options, rngs)
+        self.encoder = build_stack(as_encoder(options), rngs)
         self.project = Linear(options.embed, joint, ("embed", None), bias=False, std=0.0, rngs=rngs)
 
     def __call__(self, x_btd, real_bt):
-        x_btd = self.encoder(x_btd, segment_ids_bt=real_bt.astype(jnp.int32)) * real_bt[..., None]
+        x_btd = run(self.encoder, x_btd, segment_ids_bt=real_bt.astype(jnp.int32)) * real_bt[..., None]
         x_bj = self.project(x_btd.sum(1) / jnp.maximum(real_bt.sum(1, keepdims=True), 1))
         return x_bj * jax.lax.rsqrt(jnp.square(x_bj).sum(-1, keepdims=True) + 1e-12)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIP:
+class CLIP(Objective):
     name: str = "clip"
     image_size: int = 8
     patch_size: int = 4
@@ -41,7 +41,6 @@ class CLIP:
     temperature: float = 0.07
 
     couples_batch: ClassVar = True
-    roles: ClassVar = {}
 
     def features(self, length):
         return {
@@ -58,7 +57,7 @@ class CLIP:
     def flops(self, architecture, shapes):
         rows, length = shapes["caption"]
         lengths = (self.image_size // self.patch_size) ** 2, length
-        return sum(architecture.flops(rows, length, causal=False, head=False) for length in lengths)
+        return sum(as_encoder(architecture).flops({"encoder": (rows, size)}, head=False) for size in lengths)
 
     def build(self, architecture, rngs):
         o, values = architecture, self.patch_size**2
@@ -73,7 +72,7 @@ class CLIP:
     def denominators(self, batch):
         return {"contrastive": batch["weight"].sum()}
 
-    def loss(self, model, batch, key):
+    def loss(self, model, batch, rngs, mode):
         weight_b, real_bt = batch["weight"], (batch["caption"] > 0).astype(jnp.float32)
         x_btp = patches(batch["image"], self.patch_size)
         picture_bj = model.picture(model.picture.embed(x_btp), jnp.ones(x_btp.shape[:2]))
@@ -87,6 +86,3 @@ class CLIP:
         found_b = by_picture_bc.argmax(1) == jnp.arange(len(weight_b))
         accuracy = (weight_b * found_b).sum(), weight_b.sum()
         return Loss({"contrastive": total}, {"accuracy": accuracy})
-
-    def update(self, model, statistics, step):
-        """Nothing but the optimizer moves this model."""

@@ -6,16 +6,16 @@ Shapes: b batch, g global crops, v all crops, n = b · crops, t patches, p value
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from objectives.sketches.blocks import Encoder, patches
+from objectives.sketches.blocks import as_encoder, build_stack, patches, run
 
 from t5x_like.models.linear import Linear
-from t5x_like.objectives.base import Ema, Loss, Statistics
+from t5x_like.objectives.base import Loss, Objective
+from t5x_like.objectives.roles import Ema, Statistics
 
 
 class Network(nnx.Module):
@@ -24,16 +24,16 @@ class Network(nnx.Module):
     def __init__(self, options, patch: int, prototypes: int, rngs: nnx.Rngs):
         self.patch = patch
         self.embed = Linear(patch**2, options.embed, (None, "embed"), bias=True, std=0.0, rngs=rngs)
-        self.encoder = Encoder(options, rngs)
+        self.encoder = build_stack(as_encoder(options), rngs)
         self.head = Linear(options.embed, prototypes, ("embed", None), bias=False, std=0.0, rngs=rngs)
 
     def __call__(self, crops):
         patches_ntp = patches(crops.reshape(-1, *crops.shape[2:]), self.patch)
-        return self.head(self.encoder(self.embed(patches_ntp)).mean(1)).reshape(*crops.shape[:2], -1)
+        return self.head(run(self.encoder, self.embed(patches_ntp)).mean(1)).reshape(*crops.shape[:2], -1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINO:
+class DINO(Objective):
     name: str = "dino"
     global_size: int = 6
     local_size: int = 4
@@ -46,12 +46,10 @@ class DINO:
     centre_decay: float = 0.9
     teacher_decay: float = 0.9
 
-    couples_batch: ClassVar = False
-
     @property
     def roles(self):
         average = Ema(of="student", decay=lambda step: jnp.minimum(self.teacher_decay, (1 + step) / (2 + step)))
-        return {"teacher": average, "centre": Statistics(), "temperature": Statistics()}
+        return (("teacher/**", average), ("centre", Statistics()), ("temperature", Statistics()))
 
     def features(self, length):
         crops = [(2, size, size, 1) for size in (self.global_size, self.local_size)]
@@ -68,7 +66,8 @@ class DINO:
     def flops(self, architecture, shapes):
         def network(crops):
             rows, views, size = shapes[crops][:3]
-            return architecture.flops(rows * views, (size // self.patch_size) ** 2, causal=False, head=False)
+            sizes = rows * views, (size // self.patch_size) ** 2
+            return as_encoder(architecture).flops({"encoder": sizes}, head=False)
 
         return 4 / 3 * network("global") + network("local")  # the teacher goes forward alone, and sees the large crops
 
@@ -84,7 +83,7 @@ class DINO:
     def denominators(self, batch):
         return {"distillation": batch["weight"].sum()}
 
-    def loss(self, model, batch, key):
+    def loss(self, model, batch, rngs, mode):
         weight_b, views = batch["weight"], (batch["global"], batch["local"])
         student_bvk = jnp.concatenate([model.student(crops) for crops in views], 1)
         teacher_bgk = model.teacher(views[0])

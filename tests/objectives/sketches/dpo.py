@@ -4,25 +4,25 @@ Shapes: b batch, s side (0 the chosen answer, 1 the rejected), t length.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from t5x_like.models.dropout import Noise
-from t5x_like.objectives.base import Frozen, Loss
+from t5x_like.models.dropout import RowRngs
+from t5x_like.objectives.base import Loss, Objective
+from t5x_like.objectives.roles import Frozen
 
 
-def log_likelihoods(model, batch, noise):
+def log_likelihoods(model, batch, rngs):
     """log p(answer | prompt) of both sides, [batch, 2]."""
     b, sides, length = batch["inputs"].shape
     hidden_ntd = model(
         batch["inputs"].reshape(-1, length),
         positions_bt=jnp.broadcast_to(jnp.arange(length), (b * sides, length)),
         segment_ids_bt=jnp.ones((b * sides, length), jnp.int32),  # what fills a row up comes after all that counts
-        noise=noise,
+        rngs=rngs,
     )
     log_p_ntv = jax.nn.log_softmax(model.logits(hidden_ntd))
     log_p_nt = jnp.take_along_axis(log_p_ntv, batch["targets"].reshape(-1, length, 1), -1)[..., 0]
@@ -30,12 +30,16 @@ def log_likelihoods(model, batch, noise):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPO:
+class DPO(Objective):
     name: str = "dpo"
     beta: float = 0.5
 
-    couples_batch: ClassVar = False
-    roles: ClassVar = {"reference": Frozen(of="policy")}
+    @property
+    def roles(self):
+        return (("reference/**", Frozen(of="policy")),)
+
+    def inference_model(self, model):
+        return model.policy
 
     def features(self, length):
         tokens = jax.ShapeDtypeStruct((2, length), np.int32)
@@ -54,7 +58,9 @@ class DPO:
 
     def flops(self, architecture, shapes):
         rows, sides, length = shapes["inputs"]
-        return 4 / 3 * architecture.flops(rows * sides, length)  # the frozen reference goes forward alone
+        return (
+            4 / 3 * architecture.flops({"decoder": (rows * sides, length)})
+        )  # the frozen reference goes forward alone
 
     def build(self, architecture, rngs):
         return nnx.Dict(policy=architecture.build(rngs), reference=architecture.build(rngs))
@@ -62,19 +68,16 @@ class DPO:
     def denominators(self, batch):
         return {"preference": _real(batch).sum()}
 
-    def loss(self, model, batch, key):
+    def loss(self, model, batch, rngs, mode):
         # The two sides of row r drop out like rows 2r and 2r + 1.
         rows_n = (2 * batch["row"][:, None] + jnp.arange(2)).reshape(-1)
-        policy_bs = log_likelihoods(model.policy, batch, Noise(key, rows_n) if key is not None else None)
+        policy_bs = log_likelihoods(model.policy, batch, mode.rngs(RowRngs(rngs.key, rows_n)))
         reference_bs = log_likelihoods(model.reference, batch, None)
         reward_bs = self.beta * (policy_bs - reference_bs)
         margin_b, real_b = reward_bs[:, 0] - reward_bs[:, 1], _real(batch)
         losses_b = real_b * jax.nn.softplus(-margin_b)
         metrics = {"accuracy": ((real_b * (margin_b > 0)).sum(), real_b.sum())}
         return Loss({"preference": losses_b.sum()}, metrics)
-
-    def update(self, model, statistics, step):
-        """Nothing but the optimizer moves this model."""
 
 
 def _real(batch):

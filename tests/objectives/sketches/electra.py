@@ -3,17 +3,17 @@
 Shapes: b batch, t length, v vocabulary.
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from objectives.sketches.blocks import Encoder, row_keys
+from objectives.sketches.blocks import as_encoder, build_stack, run
 
+from t5x_like.models.dropout import row_keys
 from t5x_like.models.linear import Embedding, Linear
-from t5x_like.objectives.base import Loss
+from t5x_like.objectives.base import Loss, Mode, Objective
 
 
 class Generator(nnx.Module):
@@ -22,12 +22,12 @@ class Generator(nnx.Module):
     def __init__(self, options, tokens: Embedding, narrow: int, rngs: nnx.Rngs):
         self.tokens = tokens
         self.narrow = Linear(options.embed, narrow, ("embed", None), bias=True, std=0.0, rngs=rngs)
-        self.encoder = Encoder(replace(options, embed=narrow, mlp=2 * narrow), rngs)
+        self.encoder = build_stack(as_encoder(options, embed=narrow, hidden=2 * narrow), rngs)
         self.widen = Linear(narrow, options.embed, (None, "embed"), bias=True, std=0.0, rngs=rngs)
 
     def __call__(self, inputs_bt, positions_bt, segment_ids_bt):
         x = self.narrow(self.tokens(inputs_bt, jnp.float32))
-        return self.widen(self.encoder(x, positions_bt, segment_ids_bt)) @ self.tokens.table[...].T
+        return self.widen(run(self.encoder, x, positions_bt, segment_ids_bt)) @ self.tokens.table[...].T
 
 
 class Discriminator(nnx.Module):
@@ -35,23 +35,20 @@ class Discriminator(nnx.Module):
 
     def __init__(self, options, tokens: Embedding, rngs: nnx.Rngs):
         self.tokens = tokens
-        self.encoder = Encoder(options, rngs)
+        self.encoder = build_stack(as_encoder(options), rngs)
         self.head = Linear(options.embed, 1, ("embed", None), bias=True, std=0.0, rngs=rngs)
 
     def __call__(self, inputs_bt, positions_bt, segment_ids_bt):
-        return self.head(self.encoder(self.tokens(inputs_bt, jnp.float32), positions_bt, segment_ids_bt))[..., 0]
+        return self.head(run(self.encoder, self.tokens(inputs_bt, jnp.float32), positions_bt, segment_ids_bt))[..., 0]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Electra:
+class Electra(Objective):
     name: str = "electra"
     mask_token: int = 1
     mask_rate: float = 0.15
     generator_embed: int = 8
     discriminator_weight: float = 50.0
-
-    couples_batch: ClassVar = False
-    roles: ClassVar = {}
 
     def features(self, length):
         names = ("inputs", "targets", "masked", "segment_ids", "positions")
@@ -65,10 +62,10 @@ class Electra:
 
     def flops(self, architecture, shapes):
         rows, length = shapes["inputs"]
-        narrow = replace(architecture, embed=self.generator_embed, mlp=2 * self.generator_embed)
-        generator = narrow.flops(rows, length, causal=False, head=False)
+        narrow = as_encoder(architecture, embed=self.generator_embed, hidden=2 * self.generator_embed)
+        sizes = {"encoder": (rows, length)}
         head = 6 * rows * length * architecture.vocab_size * architecture.embed
-        return generator + head + architecture.flops(rows, length, causal=False, head=False)
+        return narrow.flops(sizes, head=False) + head + as_encoder(architecture).flops(sizes, head=False)
 
     def build(self, architecture, rngs):
         tokens = Embedding(architecture.vocab_size, architecture.embed, "vocab", std=0.02, rngs=rngs)
@@ -79,16 +76,14 @@ class Electra:
         real_bt = batch["segment_ids"] > 0
         return {"generator": batch["masked"].sum(dtype=np.float32), "discriminator": real_bt.sum(dtype=np.float32)}
 
-    def loss(self, model, batch, key):
+    def loss(self, model, batch, rngs, mode):
         where = batch["positions"], batch["segment_ids"]
         targets_bt, masked_bt, real_bt = batch["targets"], batch["masked"] > 0, batch["segment_ids"] > 0
         logits_btv = model.generator(batch["inputs"], *where)
-        if key is None:
+        if mode is Mode.EVALUATE:
             sampled_bt = logits_btv.argmax(-1)
         else:
-            sampled_bt = jax.vmap(jax.random.categorical)(
-                row_keys(key, batch["row"]), jax.lax.stop_gradient(logits_btv)
-            )
+            sampled_bt = jax.vmap(jax.random.categorical)(row_keys(rngs), jax.lax.stop_gradient(logits_btv))
         corrupted_bt = jnp.where(masked_bt, sampled_bt.astype(jnp.int32), targets_bt)
         scores_bt = model.discriminator(corrupted_bt, *where)
         replaced_bt = corrupted_bt != targets_bt
@@ -100,6 +95,3 @@ class Electra:
             {"generator": generator, "discriminator": self.discriminator_weight * discriminator},
             {"accuracy": (right_bt.sum(dtype=np.float32), real_bt.sum(dtype=np.float32))},
         )
-
-    def update(self, model, statistics, step):
-        """Nothing but the optimizer moves this model."""

@@ -3,18 +3,18 @@
 Shapes: b batch, n patches, k visible patches, p values of a patch, d width.
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from objectives.sketches.blocks import Encoder, patches, row_keys
+from objectives.sketches.blocks import as_encoder, build_stack, patches, run
 
+from t5x_like.models.dropout import row_keys
 from t5x_like.models.linear import Linear
 from t5x_like.models.parameters import parameter
-from t5x_like.objectives.base import Loss
+from t5x_like.objectives.base import Loss, Objective
 
 
 class Autoencoder(nnx.Module):
@@ -22,32 +22,29 @@ class Autoencoder(nnx.Module):
 
     def __init__(self, options, values: int, rngs: nnx.Rngs):
         self.embed = Linear(values, options.embed, (None, "embed"), bias=True, std=0.0, rngs=rngs)
-        self.encoder = Encoder(options, rngs)
+        self.encoder = build_stack(as_encoder(options), rngs)
         self.hidden = parameter(rngs, (options.embed,), (None,), "embedding", std=0.02)
-        self.decoder = Encoder(replace(options, layers=1), rngs)
+        self.decoder = build_stack(as_encoder(options, layers=1), rngs)
         self.predict = Linear(options.embed, values, ("embed", None), bias=True, std=0.0, rngs=rngs)
 
     def __call__(self, patches_bnp, visible_bk):
         """Predicts every patch from the numbered ones."""
         b, n, _ = patches_bnp.shape
         seen_bkp = jnp.take_along_axis(patches_bnp, visible_bk[..., None], 1)
-        seen_bkd = self.encoder(self.embed(seen_bkp), visible_bk)
+        seen_bkd = run(self.encoder, self.embed(seen_bkp), visible_bk)
         hidden_bnd = jnp.broadcast_to(self.hidden[...], (b, n, seen_bkd.shape[-1]))
         all_bnd = jax.vmap(lambda x_nd, places_k, seen_kd: x_nd.at[places_k].set(seen_kd))(
             hidden_bnd, visible_bk, seen_bkd
         )
-        return self.predict(self.decoder(all_bnd))
+        return self.predict(run(self.decoder, all_bnd))
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAE:
+class MAE(Objective):
     name: str = "mae"
     image_size: int = 8
     patch_size: int = 2
     mask_rate: float = 0.75
-
-    couples_batch: ClassVar = False
-    roles: ClassVar = {}
 
     @property
     def _patches(self) -> int:
@@ -66,9 +63,9 @@ class MAE:
         return {"image": record["image"][:, ::-1] if flip else record["image"], "weight": np.float32(1)}
 
     def flops(self, architecture, shapes):
-        rows, decoder = shapes["image"][0], replace(architecture, layers=1)
-        seen = architecture.flops(rows, self._patches - self._masked, causal=False, head=False)
-        return seen + decoder.flops(rows, self._patches, causal=False, head=False)
+        rows = shapes["image"][0]
+        seen = as_encoder(architecture).flops({"encoder": (rows, self._patches - self._masked)}, head=False)
+        return seen + as_encoder(architecture, layers=1).flops({"encoder": (rows, self._patches)}, head=False)
 
     def build(self, architecture, rngs):
         return Autoencoder(architecture, self.patch_size**2, rngs)
@@ -76,11 +73,9 @@ class MAE:
     def denominators(self, batch):
         return {"reconstruction": self._masked * batch["weight"].sum()}
 
-    def loss(self, model, batch, key):
+    def loss(self, model, batch, rngs, mode):
         patches_bnp = patches(batch["image"], self.patch_size)
-        # In evaluation a row is always masked alike.
-        keys_b = row_keys(jax.random.key(0) if key is None else key, batch["row"])
-        order_bn = jax.vmap(lambda key: jax.random.uniform(key, (self._patches,)).argsort())(keys_b)
+        order_bn = jax.vmap(lambda key: jax.random.uniform(key, (self._patches,)).argsort())(row_keys(rngs))
         masked_bm, visible_bk = order_bn[:, : self._masked], order_bn[:, self._masked :]
         predicted_bnp = model(patches_bnp, visible_bk)
         mean, variance = patches_bnp.mean(-1, keepdims=True), patches_bnp.var(-1, keepdims=True)
@@ -88,6 +83,3 @@ class MAE:
         sums_b = jnp.take_along_axis(errors_bn, masked_bm, 1).sum(1)
         total, count = (batch["weight"] * sums_b).sum(), self._masked * batch["weight"].sum()
         return Loss({"reconstruction": total}, {"squared_error": (total, count)})
-
-    def update(self, model, statistics, step):
-        """Nothing but the optimizer moves this model."""

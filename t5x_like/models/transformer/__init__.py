@@ -1,0 +1,1 @@
+"""Transformers: one stack of layers for encoders, decoders and both."""

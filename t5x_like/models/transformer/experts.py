@@ -1,0 +1,155 @@
+"""Mixture of experts as the feed-forward half of a layer; no token is dropped.
+
+A token's copies, one for each of its experts, are sorted by expert, and one grouped product goes over all of them: on a
+TPU `ragged_dot` is a kernel of the compiler's own (as MegaBlocks, Gale et al. 2023, and megablox). With experts spread
+over devices the sorted copies travel to their experts and back in two all-to-alls. Arrays have fixed shapes and routing
+has not, so a device has room for the case that every token wants its experts.
+
+Shapes: b batch, t length, n = b·t on one device, d width, f hidden, e experts, k chosen, m = n·k copies, r rows that a
+device has room for, p devices along `expert`.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t5x_like.models.dropout import RowRngs
+from t5x_like.models.parameters import parameter
+from t5x_like.models.transformer.config import Experts, Transformer
+from t5x_like.models.transformer.feed_forward import FUNCTIONS
+from t5x_like.models.transformer.router import Router
+from t5x_like.parallel import layout, ragged
+from t5x_like.parallel.layout import Layout
+
+WIDE, NARROW = ("expert", "expert_embed", "mlp"), ("expert", "mlp", "expert_embed")
+TOKENS = ("batch", "length", None)
+
+
+class MixtureOfExperts(nnx.Module):
+    """Σ_k weight_k · expert_k(x) over the experts that a router chooses (Jiang et al. 2024, section 2.1)."""
+
+    def __init__(self, model: Transformer, options: Experts, rngs: nnx.Rngs) -> None:
+        """Builds the router and the experts of one layer."""
+        o, embed = options, model.embed
+        self.activation, self.chosen = o.activation, o.experts_per_token
+        self.router = Router(
+            embed,
+            o.experts,
+            o.experts_per_token,
+            balance=o.balance_loss,
+            z=o.z_loss,
+            std=model.init_std,
+            rngs=rngs,
+        )
+        wide, std = (o.experts, embed, o.hidden), model.init_std or embed**-0.5
+        self.up = parameter(rngs, wide, WIDE, "matrix", std=std)
+        self.gate = parameter(rngs, wide, WIDE, "matrix", std=std) if o.gated else None
+        self.down = parameter(rngs, (o.experts, o.hidden, embed), NARROW, "matrix", std=model.residual_std(o.hidden))
+
+    def __call__(self, x_btd: jax.Array, real_bt: jax.Array | None, rngs: RowRngs | None = None) -> jax.Array:
+        """[batch, length, embed] → the same; nothing inside is dropped. For `real_bt` see `Router`."""
+        weights_btk, chosen_btk = self.router(x_btd, real_bt)
+        kernels = {
+            name: kernel[...].astype(x_btd.dtype)
+            for name, kernel in (("up", self.up), ("gate", self.gate), ("down", self.down))
+            if kernel is not None
+        }
+        setting = layout.current()
+        b, t, _ = x_btd.shape
+        if setting.size == 1 or b % setting.divisor("batch") or t % setting.divisor("length"):
+            return _mixed(x_btd, weights_btk, chosen_btk, kernels, activation=self.activation)
+        tokens, axes = setting.spec(TOKENS), {"up": WIDE, "gate": WIDE, "down": NARROW}
+        placed = setting.on_each(
+            partial(_mixed, activation=self.activation, setting=setting.here()),
+            (tokens, tokens, tokens, {name: setting.spec(axes[name]) for name in kernels}),
+            tokens,
+        )
+        return placed(x_btd, weights_btk, chosen_btk, kernels)
+
+
+def _mixed(
+    x_btd: jax.Array,
+    weights_btk: jax.Array,
+    chosen_btk: jax.Array,
+    kernels: dict[str, jax.Array],
+    *,
+    activation: str,
+    setting: Layout | None = None,
+) -> jax.Array:
+    """What one device does with its tokens and, where there is a layout, its part of the experts."""
+    b, t, d = x_btd.shape
+    k = chosen_btk.shape[2]
+    experts = len(kernels["up"]) * (setting.divisor("expert") if setting else 1)
+    chosen_m = chosen_btk.reshape(-1)
+    order_m = jnp.argsort(chosen_m, stable=True)
+    back_m = jnp.argsort(order_m)
+    copies_md = jnp.broadcast_to(x_btd.reshape(-1, 1, d), (b * t, k, d)).reshape(-1, d)
+    sorted_md = ragged.permute(copies_md, order_m, back_m)
+    sizes_e = jnp.bincount(chosen_m, length=experts)
+    mixed_md = _spread(sorted_md, sizes_e, kernels, k, activation, setting)
+    mixed_nkd = ragged.permute(mixed_md, back_m, order_m).reshape(-1, k, d)
+    y_nd = jnp.einsum("nk,nkd->nd", weights_btk.reshape(-1, k).astype(x_btd.dtype), mixed_nkd)
+    if setting and setting.divisor("mlp") > 1:
+        y_nd = jax.lax.psum(y_nd, setting.rules["mlp"])  # each device has a part of the hidden units
+    return y_nd.reshape(b, t, d)
+
+
+def _spread(
+    sorted_md: jax.Array,
+    sizes_e: jax.Array,
+    kernels: dict[str, jax.Array],
+    k: int,
+    activation: str,
+    setting: Layout | None,
+) -> jax.Array:
+    """The experts' answers to copies sorted by expert, wherever the experts are."""
+    if setting is None:
+        return _grouped(sorted_md, sizes_e, kernels, activation)
+    kernels = {name: _whole(kernel, name, setting) for name, kernel in kernels.items()}
+    devices, here = setting.divisor("expert"), len(kernels["up"])
+    if devices == 1:
+        return _grouped(sorted_md, sizes_e, kernels, activation)
+    (axis,) = setting.rules["expert"]
+    # A token is sent to different experts, so a device gets no more copies of it than it has experts.
+    most = len(sorted_md) // k * min(k, here)
+    sizes_pe = jax.lax.all_gather(sizes_e, axis)
+    sizes_pp = sizes_pe.reshape(devices, devices, here).sum(-1)
+    route = ragged.Route(devices * most, len(sorted_md), most, axis, ragged.is_supported(setting))
+    came_rd = ragged.exchange(sorted_md, sizes_pp, route)
+    total = sizes_pp[:, jax.lax.axis_index(axis)].sum()
+    own_pe = jax.lax.dynamic_slice_in_dim(sizes_pe, jax.lax.axis_index(axis) * here, here, axis=1)
+    if here > 1:  # the copies came sorted by device, and by expert within each
+        expert_r = jnp.repeat(jnp.tile(jnp.arange(here), devices), own_pe.reshape(-1), total_repeat_length=len(came_rd))
+        order_r = jnp.argsort(jnp.where(jnp.arange(len(came_rd)) < total, expert_r, here), stable=True)
+        back_r = jnp.argsort(order_r)
+        came_rd = ragged.permute(came_rd, order_r, back_r)
+    mixed_rd = _grouped(came_rd, own_pe.sum(0), kernels, activation)
+    if here > 1:
+        mixed_rd = ragged.permute(mixed_rd, back_r, order_r)
+    return ragged.exchange(mixed_rd, sizes_pp.T, route.back)
+
+
+def _whole(kernel_eio: jax.Array, name: str, setting: Layout) -> jax.Array:
+    """A device's experts with their whole width; the gradient is scattered over the devices again."""
+    parts = setting.cut("expert_embed")
+    dimension = NARROW.index("expert_embed") if name == "down" else WIDE.index("expert_embed")
+    return jax.lax.all_gather(kernel_eio, parts, axis=dimension, tiled=True) if parts else kernel_eio
+
+
+def _grouped(x_md: jax.Array, sizes_e: jax.Array, kernels: dict[str, Any], activation: str) -> jax.Array:
+    """Each expert's MLP on its run of rows; what comes after the last run is of no meaning."""
+    product = partial(jax.lax.ragged_dot, group_sizes=sizes_e.astype(jnp.int32))
+    # A kernel need not write the rows after the last run. Whatever is there, NaN perhaps, is kept from where another
+    # product could meet it: by the masks here, and in the backward pass by their gradients.
+    in_group_m1 = (jnp.arange(len(x_md)) < sizes_e.sum())[:, None]
+
+    def into_hidden(name: str) -> jax.Array:
+        return jnp.where(in_group_m1, product(x_md, kernels[name]), 0)
+
+    function = FUNCTIONS[activation]
+    gate = "gate" if "gate" in kernels else "up"
+    hidden_mf = function(into_hidden(gate)) * (into_hidden("up") if gate == "gate" else 1)
+    return product(hidden_mf, kernels["down"])
