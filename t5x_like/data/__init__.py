@@ -1,1 +1,1 @@
-"""What is read: corpora, vocabularies, the order of the examples, and the batches made of them."""
+"""Data: tasks and their vocabularies, the order of the examples, packing, and the input pipeline."""

@@ -18,7 +18,7 @@ def _no_ends() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sequences:
-    """An example that somebody else has made: its sequences end to end.
+    """An example with named sequences, end to end.
 
     Attributes:
       tokens: uint16 or uint32 [tokens].
@@ -34,7 +34,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Documents:
-    """Every document of a split, one after the other, each with its end token.
+    """Documents of tokens, end to end in one array, each with its end token.
 
     Where sequences have names, a document is an example of several sequences end to end, such as inputs and targets; it
     is never cut.
@@ -59,7 +59,7 @@ class Documents:
 
     @classmethod
     def unchecked(cls, tokens: np.ndarray, offsets: np.ndarray, byte_lengths: np.ndarray) -> "Documents":
-        """Arrays that were checked when they were written: a look at every offset would read a whole file."""
+        """Documents of arrays that were checked when they were saved: checking every offset would read a whole file."""
         documents = object.__new__(cls)
         values = {"tokens": tokens, "offsets": offsets, "byte_lengths": byte_lengths, "names": (), "ends": _no_ends()}
         for name, value in values.items():

@@ -1,6 +1,6 @@
-"""Mixtures: several tasks read as one corpus, each at its rate, and other rates from a later step on.
+"""Mixtures: several tasks read as one dataset, each at its rate, with other rates from later steps on.
 
-A component's weight is its share of the tokens, for a record is a window of tokens. Rates may be given by examples,
+A component's weight is its share of the tokens, because a record is a window of tokens. Rates may be given by examples,
 as SeqIO's are: then documents of a component with long ones take more tokens.
 """
 
@@ -30,7 +30,7 @@ _COMPONENTS = "data.task.components"
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """How often the components of a mixture are read.
+    """Mixing rates: how often each component of a mixture is read.
 
     Attributes:
       sampling: `proportional` to size; `temperature`, size^(1/temperature) (Raffel et al. 2020, section 3.5.2);
@@ -80,7 +80,16 @@ class Rates:
             return self.values.get(name, 0.0) * tokens_a_unit
         size = documents if self.unit == "examples" else tokens
         size = min(size, self.limit) if self.limit else size
-        return float(size) ** (1 / self.temperature if self.sampling == "temperature" else 1.0) * tokens_a_unit
+        power = 1 / self.temperature if self.sampling == "temperature" else 1.0
+        try:
+            weight = float(size) ** power * tokens_a_unit
+        except OverflowError:
+            weight = math.inf
+        if not math.isfinite(weight):
+            raise ExperimentError(
+                "temperature", f"{self.temperature:g} is too small for a component of {size:,} {self.unit}; raise it"
+            )
+        return weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +98,7 @@ class LaterRates:
 
     Attributes:
       step: the first step with them.
-      rates: what they are.
+      rates: the rates.
     """
 
     step: int
@@ -198,7 +207,7 @@ class MixtureTask:
             (name, self._of(name, lambda task: task.vocabulary())) for name in self.components
         )
         for name, other in others:
-            if getattr(other, "digest", None) != getattr(vocabulary, "digest", None):  # None where there are no texts
+            if _digest(other) != _digest(vocabulary):
                 raise ExperimentError(
                     f"{_COMPONENTS}.{name}", f"its vocabulary is not that of {first!r}; a mixture has one for all"
                 )
@@ -216,8 +225,14 @@ class MixtureTask:
     def _stages(self, weights: Callable[[Rates], tuple[float, ...]], components: int) -> tuple[MixtureStage, ...]:
         if components == 1:
             return ()
-        stages = [MixtureStage(0, weights(self.rates)), *(MixtureStage(s.step, weights(s.rates)) for s in self.stages)]
-        for (where, _), stage in zip(self._all_rates(), stages, strict=True):
+        stages = []
+        steps = (0, *(later.step for later in self.stages))
+        for (where, rates), step in zip(self._all_rates(), steps, strict=True):
+            try:
+                stage = MixtureStage(step, weights(rates))
+            except ExperimentError as error:
+                raise error.under(f"data.task.{where}") from None
+            stages.append(stage)
             if not sum(stage.weights):
                 raise ExperimentError(f"data.task.{where}", "no component that has the split has a rate above 0")
         return tuple(stages)
@@ -226,6 +241,11 @@ class MixtureTask:
         """What a component does, its errors told from where it stands in the experiment."""
         with _named(name):
             return use(self.components[name])
+
+
+def _digest(vocabulary: Any) -> Any:
+    """What tells vocabularies apart: a digest, where they have one; None is the lack of texts."""
+    return None if vocabulary is None else getattr(vocabulary, "digest", id(vocabulary))
 
 
 def _records(dataset: Dataset) -> Records:

@@ -1,6 +1,6 @@
-"""The order of the training examples, as an index: which window the i-th example is, without a list in memory.
+"""The order of the training examples as a computed index: the record of the i-th example, without a list in memory.
 
-Example i belongs to epoch i // n, and is window π(i % n) of the n windows, where π is a permutation that the seed and
+Example i belongs to epoch i // n, and is record π(i % n) of the n records, where π is a permutation that the seed and
 the epoch key. π is a Feistel network on pairs of digits in radix ⌈√n⌉ (Black and Rogaway 2002, "Ciphers with arbitrary
 finite domains", section 5): what lies outside [0, n) is permuted again until it lies inside. Nothing depends on what
 was read before, so any place in the run is found at once.
@@ -22,16 +22,16 @@ _MASK = (1 << 64) - 1
 
 
 class ShuffledOrder:
-    """Every window once an epoch, in another order each epoch, for ever."""
+    """A shuffled order: every record once an epoch, in another order each epoch, without end."""
 
     def __init__(self, count: int, seed: int) -> None:
-        """Orders `count` windows by `seed`, an integer taken modulo 2⁶⁴."""
+        """Orders `count` records by `seed`, an integer taken modulo 2⁶⁴."""
         self.count = count
         self._seed = _mix(np.array([seed & _MASK], np.uint64))
         self._radix = np.uint64(math.isqrt(count - 1) + 1)
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch and the window of each example.
+        """The epoch and the record of each example.
 
         Args:
           indices: uint64 [k], numbers of examples since the start of the run.
@@ -56,7 +56,7 @@ class ShuffledOrder:
 
 
 class OrderStage(NamedTuple):
-    """A stretch of the order in which components have one set of weights.
+    """A range of examples with one set of mixture weights.
 
     Attributes:
       begin: the example it begins with; the first one's is 0.
@@ -68,31 +68,31 @@ class OrderStage(NamedTuple):
 
 
 class MixtureOrder:
-    """The windows of several components, each by its weight and shuffled by itself, for ever.
+    """A mixture's order: the records of several components, each by its weight and shuffled by itself, without end.
 
     Examples come in cycles of 4,096 (more with many components), in which each component has its share, at places that
     are shuffled anew. What a component has had after c cycles is ⌊4096 · c · share⌋, and the heaviest gets what is
     left, so that shares are exact in the long run however small they are. A component's own examples are numbered
-    through, from cycle to cycle and from blend to blend: whatever the weights do, it is read whole before it is read
+    through, from cycle to cycle and from stage to stage: whatever the weights do, it is read whole before it is read
     again.
     """
 
-    def __init__(self, counts: Sequence[int], blends: Sequence[OrderStage], seed: int) -> None:
-        """Mixes components of `counts` windows, which are numbered one component after the other."""
+    def __init__(self, counts: Sequence[int], stages: Sequence[OrderStage], seed: int) -> None:
+        """Mixes components of `counts` records, which are numbered one component after the other."""
         windows = np.array(counts, np.uint64)
         self.count = int(windows.sum())
         self._first = np.cumsum(windows) - windows
         self._seed = seed & _MASK
-        self._blends = [_Blend(blend, i, self._seed, len(counts)) for i, blend in enumerate(blends)]
-        self._begins = np.array([blend.begin for blend in blends], np.uint64)
+        self._stages = [_StageOrder(stage, i, self._seed, len(counts)) for i, stage in enumerate(stages)]
+        self._begins = np.array([stage.begin for stage in stages], np.uint64)
         self._before = [np.zeros(len(counts), np.uint64)]
-        for blend, after in itertools.pairwise(self._blends):
-            self._before.append(self._before[-1] + blend.read(after.begin - blend.begin))
+        for stage, after in itertools.pairwise(self._stages):
+            self._before.append(self._before[-1] + stage.read(after.begin - stage.begin))
         seeds = _mix(np.array([self._seed], np.uint64) + np.arange(1, len(counts) + 1, dtype=np.uint64))
         self._inside = [ShuffledOrder(int(n), int(own)) if n else None for n, own in zip(windows, seeds, strict=True)]
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pass through its component, and the window, of each example; as `ShuffledOrder.locate`."""
+        """The epoch of its component, and the record, of each example; as `ShuffledOrder.locate`."""
         components, own = self.own(indices)
         epochs, windows = np.empty_like(own), np.empty_like(own)
         for number, order in enumerate(self._inside):
@@ -102,34 +102,34 @@ class MixtureOrder:
         return epochs, windows + self._first[components]
 
     def own(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of each example its component, int64 [k], and how many of that came before it, uint64 [k]."""
+        """The component of each example, int64 [k], and its number in the component's own order, uint64 [k]."""
         indices = indices.astype(np.uint64)
         components, own = np.empty(indices.shape, np.int64), np.empty_like(indices)
-        stretches = np.searchsorted(self._begins, indices, side="right") - 1
-        for stretch in np.unique(stretches).tolist():
-            here = np.flatnonzero(stretches == stretch)
-            components[here], ranks = self._blends[stretch].locate(indices[here] - self._begins[stretch])
-            own[here] = self._before[stretch][components[here]] + ranks
+        numbers = np.searchsorted(self._begins, indices, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            here = np.flatnonzero(numbers == number)
+            components[here], ranks = self._stages[number].locate(indices[here] - self._begins[number])
+            own[here] = self._before[number][components[here]] + ranks
         return components, own
 
 
-class _Blend:
-    """One blend, cycle by cycle; the cycles that were looked at last are kept."""
+class _StageOrder:
+    """One stage of a mixture's order, computed cycle by cycle; the cycles that were used last are kept."""
 
-    def __init__(self, blend: OrderStage, number: int, seed: int, components: int) -> None:
-        self.begin = blend.begin
-        total = sum(blend.weights)
+    def __init__(self, stage: OrderStage, number: int, seed: int, components: int) -> None:
+        self.begin = stage.begin
+        total = sum(stage.weights)
         # In units of 2⁻³², as integers: the same on every machine, however far the run goes.
-        self._weights = [round(weight / total * (1 << 32)) for weight in blend.weights]
+        self._weights = [round(weight / total * (1 << 32)) for weight in stage.weights]
         self._heaviest = max(range(components), key=self._weights.__getitem__)
         # Others' shares of a cycle are off by less than one each, and the heaviest must be able to give all of that.
-        least = components * total / max(blend.weights)
+        least = components * total / max(stage.weights)
         self._length = max(_CYCLE, 1 << math.ceil(math.log2(least)))
         self._slots = ShuffledOrder(self._length, int(_mix(np.array([seed + number & _MASK], np.uint64))[0]))
         self._cycle = functools.lru_cache(max(1, _PLACES_KEPT // self._length))(self._make_cycle)
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Component and rank in it, of examples numbered from the blend's beginning."""
+        """Component and rank in it, of examples numbered from the stage's beginning."""
         cycles, places = np.divmod(indices, np.uint64(self._length))
         components, ranks = np.empty(indices.shape, np.int64), np.empty_like(indices)
         for cycle in np.unique(cycles).tolist():
@@ -140,13 +140,13 @@ class _Blend:
         return components, ranks
 
     def read(self, count: int) -> np.ndarray:
-        """uint64 [components]: what the blend's first `count` examples take of each."""
+        """uint64 [components]: the examples of each among the stage's first `count`."""
         cycles, rest = divmod(count, self._length)
         of_places, _ = self._cycle(cycles)
         return self._after(cycles) + np.bincount(of_places[:rest], minlength=len(self._weights)).astype(np.uint64)
 
     def _after(self, cycles: int) -> np.ndarray:
-        """uint64 [components]: what that many whole cycles take of each."""
+        """uint64 [components]: the examples of each in that many whole cycles."""
         taken = [cycles * self._length * weight >> 32 for weight in self._weights]
         taken[self._heaviest] += cycles * self._length - sum(taken)
         return np.array(taken, np.uint64)
@@ -165,10 +165,10 @@ class _Blend:
 
 
 class SequentialOrder:
-    """Every window once, in order, as an evaluation reads them."""
+    """The order of an evaluation: every record once, as they are numbered."""
 
     def __init__(self, count: int) -> None:
-        """Orders `count` windows."""
+        """Orders `count` records."""
         self.count = count
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

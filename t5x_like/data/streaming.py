@@ -1,9 +1,9 @@
-"""Lanes over what cannot be indexed: files that are read from their beginning, through a bounded shuffle window.
+"""Data lanes over files without an index, which are read from their beginning through a bounded shuffle window.
 
 Every file is cut into equally many virtual shards, by its records' numbers, as many as it takes for each lane to have
 one. They are permuted anew each epoch, and lane l takes the l-th, (l + lanes)-th, … of that order, so that all are
 read once before any is read again, and no lane knows of another. Of a shard a block of records at a time is permuted,
-tokenised and laid end to end; windows are cut from that stream across blocks and shards. Whole examples, of a stream
+tokenised and laid end to end; windows are cut from these tokens across blocks and shards. Whole examples, of a stream
 whose sequences have names, are a window each.
 
 The state of a lane is, for each component, the shard, the block's first record and the token in the block: to go on, a
@@ -23,12 +23,12 @@ from t5x_like.data.order import MixtureOrder, OrderStage, ShuffledOrder, derived
 from t5x_like.data.packing import RecordRef
 
 _BLOCK_SIZE = 1 << 25  # characters, or tokens, of a block at most; what comes then begins the next
-_BARREN_EPOCHS = 64  # without a document for a lane; which shards a lane gets is another draw each epoch
+_EMPTY_EPOCHS = 64  # without a document for a lane, which gets other shards each epoch
 _RECORD_BITS = 40  # of a word of the state; the rest is the shard's ordinal
 
 
-class Shard(Protocol):
-    """A file, or anything else that is read from its beginning."""
+class StreamedFile(Protocol):
+    """A file, or another sequence of records, that is read from its beginning."""
 
     def records(self, start: int = 0) -> Iterator[tuple[int, Sized]]:
         """(number, text or tokens) of the records from number `start` on, numbers rising."""
@@ -49,7 +49,7 @@ class StreamedComponent:
     """
 
     name: str
-    shards: tuple[Shard, ...]
+    shards: tuple[StreamedFile, ...]
     holds: Callable[[int, int], bool]
     encode: Callable[[Sequence[Any]], Sequence[Any]]
     dtype: np.dtype
@@ -59,14 +59,14 @@ class StreamedComponent:
 
 @dataclass(frozen=True)
 class StreamedDataset:
-    """What a task streams: components, and how often each is read; see `documents.Corpus`."""
+    """A split of a task, read as a stream: its components, and how often each is read; see `dataset.Dataset`."""
 
     components: tuple[StreamedComponent, ...]
     stages: tuple[MixtureStage, ...] = ()
 
 
 class _Place(NamedTuple):
-    """Where in a component a lane stands.
+    """The place of a lane in a component.
 
     Attributes:
       ordinal: which of the lane's shards, counted through all epochs.
@@ -80,7 +80,7 @@ class _Place(NamedTuple):
 
 
 class Cleaned(NamedTuple):
-    """UTF-8 bytes of some documents before they were cleaned and after; both are 0 where nothing is."""
+    """UTF-8 bytes of some documents before and after cleaning; both are 0 where nothing is cleaned."""
 
     read: int = 0
     left: int = 0
@@ -114,14 +114,14 @@ class _ComponentLane:
         """
         pieces: list[Piece] = []
         room, place = self._length, self.place
-        barren = self.epoch(place) + _BARREN_EPOCHS
+        empty_until = self.epoch(place) + _EMPTY_EPOCHS
         while room:
             block = self._load(place)
             taken = self._cut(block, place.token, room, pieces)
             room -= room if taken and self._stream.names else taken
             if room:
                 place = self._following(place, block)
-                if not pieces and self.epoch(place) >= barren:
+                if not pieces and self.epoch(place) >= empty_until:
                     raise empty_component(self._stream.name, cleaned=self._stream.cleaner is not None)
             else:
                 place = place._replace(token=place.token + taken)
@@ -140,7 +140,7 @@ class _ComponentLane:
         return taken
 
     def advance(self) -> None:
-        """Goes behind the window that was read."""
+        """Moves to the next window."""
         self.place = self.after
 
     def cleaned(self) -> Cleaned:
@@ -197,7 +197,7 @@ class StreamingReader:
     """One lane of a streamed corpus.
 
     Attributes:
-      cleaned: what cleaning left of the block in which the last window that was read ends.
+      cleaned: bytes before and after cleaning, of the block in which the last window that was read ends.
     """
 
     def __init__(
@@ -227,8 +227,8 @@ class StreamingReader:
           skip: ranges [a, b) of the order whose windows are read and left out.
         """
         self._lane, self._lanes, self._skip = lane, lanes, skip
-        blends = [OrderStage(stage.step * batch_size, stage.weights) for stage in corpus.stages]
-        self._mixed = MixtureOrder([0] * len(corpus.components), blends, seed) if blends else None
+        stages = [OrderStage(stage.step * batch_size, stage.weights) for stage in corpus.stages]
+        self._mixed = MixtureOrder([0] * len(corpus.components), stages, seed) if stages else None
         self._parts = [
             _ComponentLane(part, length, lane, lanes, window, derived_seed(seed, number))
             for number, part in enumerate(corpus.components)
@@ -236,7 +236,7 @@ class StreamingReader:
         self._count, *words = map(int, state)
         for part, shard, token in zip(self._parts, words[::2], words[1::2], strict=True):
             part.place = _Place(shard >> _RECORD_BITS, shard & (1 << _RECORD_BITS) - 1, token)
-        self._at_hand: tuple[_ComponentLane, list[Piece]] | None = None
+        self._current: tuple[_ComponentLane, list[Piece]] | None = None
         self.cleaned = Cleaned()
 
     @classmethod
@@ -250,7 +250,7 @@ class StreamingReader:
         skip: Sequence[tuple[int, int]],
         window: int,
     ) -> Callable[[int, Sequence[int]], "StreamingReader"]:
-        """What opens the reader of a lane at a state; zeros begin."""
+        """A function (lane, state) that opens the reader of a lane; a state of zeros is the beginning."""
         shape = {"length": length, "batch_size": batch_size, "lanes": lanes, "window": window}
         return lambda lane, state: cls(corpus, lane=lane, state=state, seed=seed, skip=skip, **shape)
 
@@ -260,7 +260,7 @@ class StreamingReader:
         return 1 + 2 * len(corpus.components)
 
     def state(self) -> tuple[int, ...]:
-        """The windows this lane has read, and for each component its shard and record, and its token."""
+        """The number of windows that the lane has read, and each component's shard and record, and token."""
         places = [part.place for part in self._parts]
         return (self._count, *(w for p in places for w in (p.ordinal << _RECORD_BITS | p.record, p.token)))
 
@@ -275,10 +275,10 @@ class StreamingReader:
         return RecordRef(part.epoch(part.place), self._index(), lambda rng: [piece.arrays() for piece in pieces])
 
     def advance(self) -> None:
-        """Goes behind the window at hand."""
-        assert self._at_hand is not None
-        self._at_hand[0].advance()
-        self._at_hand = None
+        """Moves to the next window."""
+        assert self._current is not None
+        self._current[0].advance()
+        self._current = None
         self._count += 1
 
     def epoch(self) -> float:
@@ -286,11 +286,11 @@ class StreamingReader:
         return float(self._parts[0].epoch(self._parts[0].place))
 
     def _load(self) -> tuple[_ComponentLane, list[Piece]]:
-        if self._at_hand is None:
+        if self._current is None:
             number = int(self._mixed.own(np.array([self._index()]))[0][0]) if self._mixed else 0
             part = self._parts[number]
-            self._at_hand = part, part.read()
-        return self._at_hand
+            self._current = part, part.read()
+        return self._current
 
     def _index(self) -> int:
         """The window's number in the order of all lanes."""

@@ -1,4 +1,4 @@
-"""Tasks: a corpus, its vocabulary, and how it is split. `TextTask` reads any corpus of text."""
+"""Tasks: a corpus with its vocabulary and its splits. `TextTask` reads any corpus of text."""
 
 import dataclasses
 import functools
@@ -31,19 +31,19 @@ _GROUP_BYTES = 1 << 23  # of text encoded in one call
 
 
 class Task(Protocol):
-    """What the program asks of `data.task`."""
+    """A source of training data: what `data.task` names."""
 
     def vocabulary(self) -> Any:
-        """Has `encode`, `decode`, `size`, `pad_id`, `eos_id`."""
+        """An object with `encode`, `decode`, `size`, `pad_id`, `eos_id`; None where the records are no text."""
 
     def has_split(self, split: str) -> bool:
         """Whether there is a split of this name."""
 
     def open(self, split: str) -> Dataset:
-        """The documents of a split, as tokens."""
+        """The records of a split, such as documents of tokens, by index."""
 
     def stream(self, split: str) -> StreamedDataset:
-        """The same, as files that are read and tokenised while training."""
+        """The same records, from files that are read and tokenised while training."""
 
     def assets(self) -> Mapping[str, bytes]:
         """Files to keep beside a checkpoint, by name: what it takes to read and write text as the model does."""
@@ -53,8 +53,8 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """Which documents belong to a split, by their number i in the corpus.
+class SplitRule:
+    """A rule on the number i of a document in the corpus that says whether it belongs to a split.
 
     Attributes:
       every: the rule looks at the remainder i % every.
@@ -85,8 +85,8 @@ class Split:
         return remainder in self.include if self.include else remainder not in self.exclude
 
 
-def _every_twentieth() -> dict[str, Split]:
-    return {"train": Split(every=20, exclude=(10,)), "validation": Split(every=20, include=(10,))}
+def _every_twentieth() -> dict[str, SplitRule]:
+    return {"train": SplitRule(every=20, exclude=(10,)), "validation": SplitRule(every=20, include=(10,))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class TextTask:
     tokenizer: str = ""
     extra_ids: int = 0
     cleaning: tuple[Annotated[AnyStage, Choice("cleaning", default="c4")], ...] = ()
-    splits: Mapping[str, Split] = dataclasses.field(default_factory=_every_twentieth)
+    splits: Mapping[str, SplitRule] = dataclasses.field(default_factory=_every_twentieth)
 
     def __post_init__(self) -> None:
         if self.format:
@@ -154,8 +154,8 @@ class TextTask:
         """Whether there is a split of this name."""
         return split in self.splits
 
-    def rule(self, split: str) -> Split:
-        """Which documents belong to a split.
+    def rule(self, split: str) -> SplitRule:
+        """The rule of a split.
 
         Raises:
           ExperimentError: for an unknown one.
@@ -236,7 +236,7 @@ class TextTask:
 
         return as_seqio(self, name or self.name)
 
-    def _cleaned(self, rule: Split, counts: Counts) -> Iterator[str]:
+    def _cleaned(self, rule: SplitRule, counts: Counts) -> Iterator[str]:
         """What is left of the documents of a split; what the stages did is added to `counts`."""
         cleaner = self._cleaner
         for number, text in self._corpus.texts():

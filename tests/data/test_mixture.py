@@ -86,6 +86,16 @@ def test_rates_are_shares_of_the_tokens(options, expected):
     assert Rates(**options).weights(SIZES) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-3])
+def test_a_temperature_below_all_numbers_is_refused(place, temperature):
+    later = [{"step": 5, "rates": {"sampling": "temperature", "temperature": temperature}}]
+    with pytest.raises(ExperimentError) as error:
+        mixture_of(place, rates={"unit": "examples"}, stages=later).open("train")
+    assert str(error.value).startswith(
+        f"data.task.stages[0].rates.temperature: {temperature:g} is too small for a comp"
+    )
+
+
 @pytest.mark.parametrize("read", ["open", "stream"])
 def test_training_reads_the_shares(place, read):
     rates = {"sampling": "explicit", "values": {"short": 1, "long": 2, "rare": 1}}

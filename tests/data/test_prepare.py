@@ -16,7 +16,7 @@ from t5x_like.data import prepare_groups, prepare_steps, sources, token_files
 from t5x_like.data.cleaning.cleaner import Cleaner
 from t5x_like.data.prepare import prepare
 from t5x_like.data.prepare_steps import Plan, Position
-from t5x_like.data.tasks import Split
+from t5x_like.data.tasks import SplitRule
 from t5x_like.data.token_shards import TokensTask
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Data
@@ -257,7 +257,7 @@ def other_corpus(plan, tmp_path):
         lambda plan, _: dataclasses.replace(plan, splits=("train",)),
         lambda plan, _: dataclasses.replace(plan, cleaner=Cleaner.of(["c4"])),
         lambda plan, _: dataclasses.replace(
-            plan, task=dataclasses.replace(plan.task, splits={**plan.task.splits, "both": Split(every=3)})
+            plan, task=dataclasses.replace(plan.task, splits={**plan.task.splits, "both": SplitRule(every=3)})
         ),
     ],
     ids=["tokenizer", "corpus", "shards", "splits", "stages", "rule"],
@@ -324,7 +324,7 @@ def test_plans_that_cannot_be(plan, change, sentence):
 
 
 def test_a_split_that_no_file_can_be_called_after(plan):
-    task = dataclasses.replace(plan.task, splits={"a/b": Split()})
+    task = dataclasses.replace(plan.task, splits={"a/b": SplitRule()})
     with pytest.raises(ExperimentError, match="data.task.splits.a/b: a file cannot have this name"):
         dataclasses.replace(plan, task=task, splits=("a/b",))
 
@@ -391,5 +391,5 @@ def test_sources_that_are_named_do_not_count(plan, corpus, tmp_path):
         (tmp_path / f"of-another-name-{file.name}").write_bytes(file.read_bytes())
     moved = dataclasses.replace(plan, task=dataclasses.replace(plan.task, path=f"{tmp_path}/of*"))
     assert isinstance(moved.shards()[0], sources.TextShard)
-    found = [prepare_groups.Source(name="", bytes=0, sha256=shard.digest()) for shard in plan.shards()]
+    found = [prepare_groups.SourceFile(name="", bytes=0, sha256=shard.digest()) for shard in plan.shards()]
     assert plan.identity(found) == moved.identity(found)

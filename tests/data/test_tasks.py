@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from t5x_like.data import sources, tokenizer
-from t5x_like.data.tasks import Split
+from t5x_like.data.tasks import SplitRule
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Data
 from t5x_like.sections import section
@@ -175,7 +175,7 @@ def test_fingerprint_is_of_the_content(own, corpus, tmp_path):
         fingerprint(field="body"),
         fingerprint(path=str(tmp_path / "changed.jsonl")),
         fingerprint(tokenizer=str(tmp_path / "other.model")),
-        fingerprint(splits={"train": Split(every=2, include=(0,))}),
+        fingerprint(splits={"train": SplitRule(every=2, include=(0,))}),
     ]
     assert len({json.dumps(fields) for fields in different}) == len(different)
     assert set(fingerprint()) == {"data.task.path", "data.task.format", "data.task.tokenizer", "data.task.splits.train"}
@@ -193,9 +193,9 @@ def test_changed_corpus_is_tokenised_again(own, corpus, tmp_path):
 @pytest.mark.parametrize(
     ("rule", "held"),
     [
-        (Split(), [0, 1, 2, 3, 4, 5, 6]),
-        (Split(every=3, include=(0, 2)), [0, 2, 3, 5, 6]),
-        (Split(every=3, exclude=(0, 2)), [1, 4]),
+        (SplitRule(), [0, 1, 2, 3, 4, 5, 6]),
+        (SplitRule(every=3, include=(0, 2)), [0, 2, 3, 5, 6]),
+        (SplitRule(every=3, exclude=(0, 2)), [1, 4]),
     ],
 )
 def test_split_rules(rule, held):
@@ -272,7 +272,7 @@ def test_unknown_split(own):
 
 
 def test_empty_split(own):
-    rule = Split(every=1000, include=(999,))
+    rule = SplitRule(every=1000, include=(999,))
     with pytest.raises(UserError) as error:
         dataclasses.replace(own, splits={"train": rule}).open("train")
     assert str(error.value) == (

@@ -188,7 +188,8 @@ def _print_parts(found: Any, console: Any) -> None:
         table.add_column(f"share from step {step:,}" if len(found.steps) > 1 else "share of tokens", justify="right")
     table.add_column("epochs in the run", justify="right")
     for part in found.parts:
-        sizes = [f"{size:,}" if size is not None else "streamed" for size in (part.documents, part.tokens)]
+        unknown = "streamed" if part.documents is None else "–"
+        sizes = [f"{size:,}" if size is not None else unknown for size in (part.documents, part.tokens)]
         epochs = f"{part.epochs:.3g}" if part.epochs is not None else ""
         table.add_row(part.name, *sizes, *(f"{share:.2%}" for share in part.shares), epochs)
     console.print(table)

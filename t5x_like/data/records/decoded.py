@@ -22,7 +22,7 @@ from t5x_like.data.record_source import Arrays, BrokenRecordError, Records
 from t5x_like.data.records.files import FORMATS, SPLIT, TFDS, Place
 from t5x_like.data.records.raw import RawRecords, UndecodableError, digest
 from t5x_like.data.streaming import StreamedDataset
-from t5x_like.data.tasks import Split
+from t5x_like.data.tasks import SplitRule
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError, UserError
 
@@ -102,9 +102,9 @@ class DecodedRecords(Records):
             logging.getLogger(__name__).warning("%s; it is left out", sentence)
 
 
-def usual_splits() -> dict[str, Split]:
+def usual_splits() -> dict[str, SplitRule]:
     """Every 20th record is held out."""
-    return {"train": Split(every=20, exclude=(10,)), "validation": Split(every=20, include=(10,))}
+    return {"train": SplitRule(every=20, exclude=(10,)), "validation": SplitRule(every=20, include=(10,))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class DecodedTask(abc.ABC):
     data_split: str = "train"
     tokenizer: str = ""
     extra_ids: int = 0
-    splits: Mapping[str, Split] = dataclasses.field(default_factory=usual_splits)
+    splits: Mapping[str, SplitRule] = dataclasses.field(default_factory=usual_splits)
 
     def __post_init__(self) -> None:
         if self.format:
@@ -198,8 +198,8 @@ class DecodedTask(abc.ABC):
             numbers = np.arange(len(raw))
         else:
             rule = self.splits[split]
-            belongs = np.array([rule.holds(remainder) for remainder in range(rule.every)])
-            numbers = np.flatnonzero(np.resize(belongs, len(raw)) if len(raw) else [])
+            belongs = [rule.holds(remainder) for remainder in range(min(rule.every, len(raw)))]
+            numbers = np.flatnonzero(np.resize(np.array(belongs, bool), len(raw)))
         if not len(numbers):
             where = f"{WHERE}.path" if SPLIT in self.path else f"{WHERE}.splits.{split}"
             raise ExperimentError(where, f"none of the {len(raw):,} records belongs to the split {split!r}")

@@ -104,11 +104,14 @@ def shards(path: str, options: Options) -> list[TextShard]:
 
 def class_names(path: str, options: Options) -> tuple[str, ...]:
     """The names of the classes that the dataset's `label` counts; none where it has no such feature."""
+    import tensorflow_datasets as tfds
+
     spelled = _SPELLING.fullmatch(path.removeprefix(PREFIX))
     assert spelled is not None
     builder = _builder(path, {key: value for key, value in spelled.groupdict().items() if value}, options)
-    label = builder.info.features.get("label") if hasattr(builder.info.features, "get") else None
-    return tuple(getattr(label, "names", None) or ())
+    features = builder.info.features
+    label = features["label"] if isinstance(features, tfds.features.FeaturesDict) and "label" in features else None
+    return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
 
 
 def _builder(path: str, names: dict[str, str], options: Options) -> Any:

@@ -12,11 +12,11 @@ from media import FORMATS, shard, sound_bytes, sound_samples, tfrecord
 from t5x_like.data.records.audio import AudioTask, decode_sound, resample
 from t5x_like.data.records.raw import UndecodableError
 from t5x_like.data.records.sound import CropSound, LogMel, log_mel, mel_filters
-from t5x_like.data.tasks import Split
+from t5x_like.data.tasks import SplitRule
 from t5x_like.errors import ExperimentError
 
 RNG = np.random.default_rng(0)
-ALL = {"splits": {"train": Split(), "validation": Split()}}
+ALL = {"splits": {"train": SplitRule(), "validation": SplitRule()}}
 
 
 @pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])

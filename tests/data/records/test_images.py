@@ -22,7 +22,7 @@ from t5x_like.data.records.transforms import (
     Scale,
     resized,
 )
-from t5x_like.data.tasks import Split
+from t5x_like.data.tasks import SplitRule
 from t5x_like.errors import ExperimentError
 
 RNG = np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_captions_are_tokenised(tmp_path):
     file = shard(
         tmp_path / "a.tar", [(f"{n}", {"png": image_bytes(n), "txt": f"number {n}".encode()}) for n in range(3)]
     )
-    task = ImageTask(path=str(file), caption="txt", tokenizer="bytes", caption_length=6, splits={"all": Split()})
+    task = ImageTask(path=str(file), caption="txt", tokenizer="bytes", caption_length=6, splits={"all": SplitRule()})
     (record,) = task.open("all").records(1).read(1, RNG)
     assert bytes(record["caption"][:5].astype(np.uint8) - 3) == b"numbe" and record["caption"].tolist()[5:] == [1]
     assert task.vocabulary().size == 259 and task.assets()
@@ -203,6 +203,10 @@ def test_options_that_make_no_sense(options, where):
 
 def test_splits_that_hold_nothing(tmp_path):
     folder(tmp_path, [image_bytes(0)], "png")
+    rules = {"train": SplitRule(every=10**15, include=(10**14,)), "all": SplitRule(every=10**15)}
+    with pytest.raises(ExperimentError, match=r"^data.task.splits.train: none of the 1 records belongs"):
+        records(tmp_path, splits=rules)
+    assert len(records(tmp_path, "all", splits=rules)) == 1
     with pytest.raises(
         ExperimentError, match=r"^data.task.splits.validation: none of the 1 records belongs to the spl"
     ):
