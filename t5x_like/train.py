@@ -137,12 +137,12 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
             due, commit = evaluators.due(number), sync.stop or commits.due(number)
             if due or commit:
                 journal.drain()
-            with journal.throughput.paused():
-                if commit:
-                    journal.flush()
-                    commits.save(number, state, position, journal.tokens, due)
-                if due and not sync.stop:
-                    evaluate(evaluators, due, journal, commits, bool(commit), number, state, position)
+                with journal.throughput.paused():
+                    if commit:
+                        journal.flush()
+                        commits.save(number, state, position, journal.tokens, due)
+                    if due and not sync.stop:
+                        evaluate(evaluators, due, journal, commits, bool(commit), number, state, position)
             if sync.stop:
                 break
         with journal.throughput.paused():

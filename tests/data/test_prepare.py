@@ -391,5 +391,5 @@ def test_sources_that_are_named_do_not_count(plan, corpus, tmp_path):
         (tmp_path / f"of-another-name-{file.name}").write_bytes(file.read_bytes())
     moved = dataclasses.replace(plan, task=dataclasses.replace(plan.task, path=f"{tmp_path}/of*"))
     assert isinstance(moved.shards()[0], sources.TextShard)
-    found = [prepare_groups.Source(name="", bytes=0, sha256=shard.digest()) for shard in plan.shards()]
+    found = [prepare_groups.SourceFile(name="", bytes=0, sha256=shard.digest()) for shard in plan.shards()]
     assert plan.identity(found) == moved.identity(found)

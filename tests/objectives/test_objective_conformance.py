@@ -324,7 +324,7 @@ def test_sharded_and_in_parts_is_the_whole_batch_on_one_device(subject):
     ours = tiny.Steps(sharded, subject.initial, subject.batch)(subject.initial, subject.batch)
     for name, value in subject.first[1].items():
         np.testing.assert_allclose(ours[1][name], value, rtol=2e-6, err_msg=name)
-    assert tiny.relative_error(tiny.gradients(ours[0]), tiny.gradients(subject.first[0])) < 1e-6
+    assert tiny.relative_error(tiny.gradients(ours[0]), tiny.gradients(subject.first[0])) < 2e-6
     for part in ("parameters", "model_state"):
         assert tiny.relative_error(ours[0][part], subject.first[0][part]) < 1e-6
 
