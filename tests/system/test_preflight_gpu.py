@@ -96,7 +96,8 @@ def test_an_unrolled_step_for_one_h200_is_compiled_soon_and_holds_one_attention(
 
 def test_distinct_products_do_not_grow_with_the_layers(cuda, tmp_path):
     few, many = (
-        step_for_one_gpu(cuda, tmp_path, "gpt2_124m", f"--config.model.decoder.layers={layers}")["compile"] for layers in (4, 8)
+        step_for_one_gpu(cuda, tmp_path, "gpt2_124m", f"--config.model.decoder.layers={layers}")["compile"]
+        for layers in (4, 8)
     )
     assert many["products"] > 1.5 * few["products"]
     assert many["distinct_products"] <= 1.1 * few["distinct_products"]
