@@ -160,7 +160,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
 
 
 def dry_run(experiment: Experiment, workdir: epath.Path) -> list[str]:
-    """What `train` would begin with, a line each; no array is read, nothing is written and nothing is trained.
+    """The lines that say what `train` would begin with; no array is read, nothing is written and nothing is trained.
 
     Raises:
       UserError: as `train` does before its first step.
