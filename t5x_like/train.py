@@ -137,12 +137,12 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
             due, commit = evaluators.due(number), sync.stop or commits.due(number)
             if due or commit:
                 journal.drain()
-            with journal.throughput.paused():
-                if commit:
-                    journal.flush()
-                    commits.save(number, state, position, journal.tokens, due)
-                if due and not sync.stop:
-                    evaluate(evaluators, due, journal, commits, bool(commit), number, state, position)
+                with journal.throughput.paused():
+                    if commit:
+                        journal.flush()
+                        commits.save(number, state, position, journal.tokens, due)
+                    if due and not sync.stop:
+                        evaluate(evaluators, due, journal, commits, bool(commit), number, state, position)
             if sync.stop:
                 break
         with journal.throughput.paused():
@@ -160,7 +160,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
 
 
 def dry_run(experiment: Experiment, workdir: epath.Path) -> list[str]:
-    """What `train` would begin with, a line each; no array is read, nothing is written and nothing is trained.
+    """The lines that say what `train` would begin with; no array is read, nothing is written and nothing is trained.
 
     Raises:
       UserError: as `train` does before its first step.

@@ -95,9 +95,9 @@ def test_variables_that_are_not_trained_are_taken_too(tmp_path):
 def test_missing_variables_start_as_they_do_without_a_source(tmp_path):
     saved = write(tmp_path, CausalLM(), model=tiny.architecture(tied_head=True))
     scratch = tiny.initial(program(tiny.experiment(CausalLM())))
-    with pytest.raises(ExperimentError, match=r"- head\.\S+ float32.*: not there\n  ! model\.tied_head: True there"):
+    with pytest.raises(ExperimentError, match=r"- head\.\S+ float32.*: not there\n  ! model\.head\.name: 'tied' there"):
         first_state(tmp_path, CausalLM())
-    options = {"missing": ("head.**",), "accept": ("model.tied_head",)}
+    options = {"missing": ("head.**",), "accept": ("model.head.name",)}
     _, state = first_state(tmp_path, CausalLM(), options=options)
     tiny.assert_same_bits(state["parameters"]["head"], scratch["parameters"]["head"])
     others = {name: value for name, value in state["parameters"].items() if name != "head"}
@@ -117,7 +117,9 @@ def test_a_smaller_vocabulary_grows(tmp_path):
 
 def test_a_layer_norm_does_not_start_from_an_rms_norm(tmp_path):
     write(tmp_path, CausalLM(), model=tiny.architecture(norm="rmsnorm"))
-    with pytest.raises(ExperimentError, match=r"! model\.norm: 'rmsnorm' there, 'layernorm' here"):
+    with pytest.raises(
+        ExperimentError, match=r"! model\.decoder\.layer\.norm\.kind: 'rmsnorm' there, 'layernorm' here"
+    ):
         first_state(tmp_path, CausalLM(), model=tiny.architecture(norm="layernorm"))
 
 
@@ -125,17 +127,17 @@ def test_another_base_of_rotary_positions_is_refused_unless_it_is_accepted(tmp_p
     saved = write(tmp_path, CausalLM())
     changed = tiny.architecture(rope_theta=5e5)
     with pytest.raises(
-        ExperimentError, match=r"initialize\.accept.*\n  ! model\.rope_theta: 10000\.0 there, 500000\.0"
+        ExperimentError, match=r"initialize\.accept.*\n  ! model\.decoder\.positions\.theta: 10000\.0 there, 500000\.0"
     ):
         first_state(tmp_path, CausalLM(), model=changed)
-    _, state = first_state(tmp_path, CausalLM(), model=changed, options={"accept": ("model.rope_theta",)})
+    _, state = first_state(tmp_path, CausalLM(), model=changed, options={"accept": ("model.decoder.positions.theta",)})
     tiny.assert_same_bits(state["parameters"], saved["parameters"])
 
 
 def test_what_the_source_gives_is_not_initialised_first(tmp_path):
     """What is compiled to initialise the missing variables has no room for the others."""
     write(tmp_path, CausalLM(), model=tiny.architecture(tied_head=True))
-    options = Initialize(checkpoint=str(tmp_path), missing=("head.**",), accept=("model.tied_head",))
+    options = Initialize(checkpoint=str(tmp_path), missing=("head.**",), accept=("model.head.name",))
     experiment = tiny.experiment(CausalLM(), initialize=options)
     first = initialization(experiment, program(experiment), {})
     shapes = leaves.flatten(first.run.abstract_state()["parameters"])

@@ -15,7 +15,35 @@ from t5x_like.experiment import Checkpoint, Experiment
 from t5x_like.migrations import Migration
 
 # By the schema they are written in, old spellings and what they are in the newest schema, each a part of an experiment.
-SPELLINGS: dict[int, list[tuple[dict, dict]]] = {}
+SPELLINGS: dict[int, list[tuple[dict, dict]]] = {
+    1: [
+        (
+            {"model": {"family": "llama", "layers": 2, "heads": 4, "mlp": 64, "rope_theta": 5e5, "tied_head": True}},
+            {
+                "model": {
+                    "family": "llama",
+                    "decoder": {
+                        "layers": 2,
+                        "layer": {"attention": {"heads": 4}, "feed_forward": {"hidden": 64}},
+                        "positions": {"theta": 5e5},
+                    },
+                    "head": {"name": "tied"},
+                }
+            },
+        ),
+        (
+            {"model": {"family": "t5_1_1", "encoder_layers": 1, "layers": 2, "relative_buckets": 8}},
+            {
+                "model": {
+                    "family": "t5_1_1",
+                    "encoder": {"layers": 1, "positions": {"buckets": 8}},
+                    "decoder": {"layers": 2, "positions": {"buckets": 8}},
+                }
+            },
+        ),
+        ({"model": "gpt2", "steps": 3}, {"model": "gpt2", "steps": 3}),
+    ]
+}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +123,7 @@ def test_a_commit_of_an_earlier_schema_is_read_under_its_new_paths(tmp_path, mon
         "parameters": {"blocks": {"up": jnp.arange(3.0), "down": jnp.arange(4.0)}, "head": jnp.ones(2)},
         "optimizer": [{"mu": {"blocks": {"up": jnp.zeros(3)}}}],
     }
+    monkeypatch.setattr(migrations, "MIGRATIONS", ())
     with CheckpointStore(tmp_path / "checkpoints", Checkpoint()) as store:
         store.save(1, state, {"experiment": {"rate": 2}, "x": 1}, np.zeros(2, np.uint64))
     request.getfixturevalue("three_schemas")

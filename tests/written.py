@@ -42,10 +42,10 @@ def architecture(kind, dtype="float32"):
     return tiny.architecture(family="t5_1_1", gated=True, activation="gelu", **options)
 
 
-def built(kind, parallelism=None, dtype="float32"):
+def built(kind, parallelism=None, dtype="float32", **adaptations):
     """The program of a small model; of an encoder-decoder where `kind` is not `decoder`."""
     objective = CausalLM() if kind == "decoder" else GivenPairs()
-    experiment = tiny.experiment(objective, model=architecture(kind, dtype))
+    experiment = tiny.experiment(objective, model=architecture(kind, dtype), adaptations=adaptations)
     return program(experiment, None if parallelism is None else layout.make(parallelism))
 
 
@@ -74,8 +74,8 @@ def engine(subject, pieces=tiny.VOCABULARY, **options):
 class Reader:
     """log p of the next token, float64 [vocab], without a cache: the whole sequence is read for each token."""
 
-    def __init__(self, kind, state=None):
-        subject = built(kind)
+    def __init__(self, kind, state=None, subject=None):
+        subject = subject or built(kind)
         self.encodes = kind != "decoder"
         state = jax.tree.map(jnp.asarray, initial(kind) if state is None else state)
 

@@ -31,6 +31,9 @@ if __name__ == "__main__":  # read when JAX is imported
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
 
+# That a step without targets is skipped changed how XLA fuses these steps, and with it last bits of their losses.
+_NEAR = ("bert", "llama_int8")
+
 _BYTES = 259
 _SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 4, "head_dim": 8, "mlp": 64, "vocab_size": 384}
 _GROUPED = {**_SMALL, "kv_heads": 2}
@@ -134,7 +137,9 @@ def losses(values: dict[str, Any]) -> list[float]:
 
     workdir = Path(tempfile.mkdtemp(prefix="golden-losses-"))
     try:
-        train(Experiment.from_json(json.dumps(values)), epath.Path(workdir), Job(show=False))
+        outcome = train(Experiment.from_json(json.dumps(values)), epath.Path(workdir), Job(show=False))
+        if outcome.interrupted:
+            raise KeyboardInterrupt(f"{outcome.interrupted.name} after step {outcome.step}")
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         return [line["train/loss"] for line in lines if "train/loss" in line]
     finally:
@@ -180,9 +185,10 @@ def compare(path: Path, names: Sequence[str]) -> list[str]:
         run = golden["runs"][name]
         now, then = losses(run["experiment"]), [float.fromhex(loss) for loss in run["losses"]]
         near = len(now) == len(then) and all(abs(a - b) <= TOLERANCE * abs(b) for a, b in zip(now, then, strict=True))
-        if now != then and (exact or not near):
+        same = now == then or (near and not (exact and name not in _NEAR))
+        if not same:
             wrong.append(f"{name}: {now} where {then} were")
-        print(f"{name}: {'the same bits' if now == then else 'near' if near else 'OTHERS'}", flush=True)
+        print(f"{name}: {'the same bits' if now == then else 'near' if same else 'OTHERS'}", flush=True)
     return wrong
 
 

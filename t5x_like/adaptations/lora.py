@@ -41,7 +41,7 @@ class LoRA(Adaptation):
             for linear in chosen(model, glob, Linear, where, "linear layer"):
                 if linear.adapter is not None:
                     raise ExperimentError(where, f"{glob!r} takes a layer that has an adapter already; leave one out")
-                linear.adapter = LoRAAdapter(linear, self, rngs)
+                linear.adapter = nnx.data(LoRAAdapter(linear, self, rngs))
 
     @property
     def roles(self) -> Roles:

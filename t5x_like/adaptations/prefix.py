@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_like.adaptations.base import Adaptation, chosen
-from t5x_like.checks import require_positive
+from t5x_like.checks import require_at_least, require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.models.parameters import parameter
 from t5x_like.models.transformer.attention import Attention
@@ -34,7 +34,8 @@ class Prefix(Adaptation):
     std: float = 0.02
 
     def __post_init__(self) -> None:
-        require_positive(self, "length", "std")
+        require_positive(self, "length")
+        require_at_least(self, 0, "std")
 
     def transform(self, model: nnx.Module, rngs: nnx.Rngs) -> None:
         """Gives each self-attention that is meant a `KeyValuePrefix`."""
@@ -42,7 +43,7 @@ class Prefix(Adaptation):
         for attention in chosen(model, self.path, Attention, where, "attention"):
             if attention.prefix is not None or attention.is_cross:
                 raise ExperimentError(where, f"{self.path!r} takes attention that has a prefix or is to an encoder")
-            attention.prefix = KeyValuePrefix(attention, self, rngs)
+            attention.prefix = nnx.data(KeyValuePrefix(attention, self, rngs))
 
     @property
     def roles(self) -> Roles:

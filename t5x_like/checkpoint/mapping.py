@@ -29,6 +29,8 @@ _SHAPES = ("vocab_size", "max_length", "embed", "layers", "encoder_layers", "hea
 _MORE_SHAPES = ("mlp", "hidden", "experts", "token_types", "types", "relative_buckets", "buckets")
 _NOT_COMPARED = frozenset((*_TRAINING, *_LOSSES, *_COMPUTATION, *_SHAPES, *_MORE_SHAPES))
 
+_LINES = 40  # of a mapping, that are shown at the start of a run
+
 # Paths of the data's fingerprint that say what a token's number means.
 _TOKENS = (Pattern("data.**.tokenizer"), Pattern("data.**.vocabulary"))
 
@@ -74,12 +76,12 @@ class VariableMapping:
         return f"variables from {self.source}: {', '.join(parts)}"
 
     def lines(self, wanted: Mapping[str, Any], saved: Mapping[str, Any], *, whole: bool = False) -> list[str]:
-        """What a user is shown, a line each, the counts first.
+        """The mapping as a user is shown it, a line each, the counts first.
 
         Args:
           wanted: the variables here, with shape and dtype.
           saved: those of the source.
-          whole: also the variables that are taken as they are.
+          whole: also the variables that are taken as they are, and all lines, however many.
         """
         lines = [self.counts()]
         for path, source in self.taken.items():
@@ -95,7 +97,8 @@ class VariableMapping:
             lines += [f"  c {path} {text(wanted[path])}: copied from another variable" for path in self.copied]
         lines += [f"  + {path} {text(saved[path])}: unused" for path in self.unused]
         lines += [f"  ! {path}: {was!r} there, {now!r} here" for path, (was, now) in self.accepted.items()]
-        return lines
+        rest = 0 if whole else len(lines) - _LINES
+        return [*lines[:_LINES], f"  … and {rest} more, which train --dry-run shows"] if rest > 0 else lines
 
 
 def plan(

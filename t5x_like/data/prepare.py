@@ -29,7 +29,7 @@ from etils import epath
 from t5x_like.data import prepare_steps as steps
 from t5x_like.data.cleaning.base import Record
 from t5x_like.data.prepare_groups import Group, Grouping, GroupWriter, finish
-from t5x_like.data.prepare_steps import Block, Encoded, Plan, Position
+from t5x_like.data.prepare_steps import Block, EncodedBlock, Plan, Position
 from t5x_like.data.token_files import (
     MANIFEST,
     CorpusManifest,
@@ -295,7 +295,7 @@ def _loaded(plan: bytes) -> Plan:
     return pickle.loads(plan)
 
 
-def _encode(plan: bytes, verdicts: Verdicts, block: Block) -> Encoded:
+def _encode(plan: bytes, verdicts: Verdicts, block: Block) -> EncodedBlock:
     return steps.worker(plan, verdicts).encode(block)
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from etils import epath
 
 from t5x_like.data.cleaning.counts import Counts
-from t5x_like.data.prepare_steps import Encoded, Plan, Position
+from t5x_like.data.prepare_steps import EncodedBlock, Plan, Position
 from t5x_like.data.token_files import (
     FORMAT,
     MANIFEST,
@@ -78,7 +78,7 @@ class GroupWriter:
         self._documents = self._bytes = 0
         self._following: Position | None = None
 
-    def append(self, encoded: Encoded) -> None:
+    def append(self, encoded: EncodedBlock) -> None:
         """Adds a block."""
         for split, part in encoded.parts.items():
             if split not in self._writers:

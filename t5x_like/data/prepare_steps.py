@@ -131,7 +131,7 @@ class Part(NamedTuple):
     byte_lengths: np.ndarray
 
 
-class Encoded(NamedTuple):
+class EncodedBlock(NamedTuple):
     """A block as tokens.
 
     Attributes:
@@ -202,7 +202,7 @@ class Worker:
         self._rules = {split: plan.task.rule(split) for split in plan.splits}
         self._vocabulary = plan.task.vocabulary()
 
-    def encode(self, block: Block) -> Encoded:
+    def encode(self, block: Block) -> EncodedBlock:
         """Cleans and tokenises."""
         cleaner, counts = self._plan.cleaner, self._plan.cleaner.counts()
         collected: dict[str, list[tuple[np.ndarray, int]]] = {split: [] for split in self._rules}
@@ -222,7 +222,7 @@ class Worker:
                     collected[split].append(document)
         parts = {split: self._part(documents) for split, documents in collected.items() if documents}
         documents = len(block.documents)
-        return Encoded(block.start, block.following, parts, documents, read, counts.to_dict(), block.skipped)
+        return EncodedBlock(block.start, block.following, parts, documents, read, counts.to_dict(), block.skipped)
 
     def keys(self, block: Block, place: int) -> Record:
         """The keys that the corpus stage at `place` takes of the documents."""

@@ -1,4 +1,4 @@
-"""What a batch of sequences keeps between tokens, and the few shapes that batches are padded to.
+"""The decoding state of a batch of sequences between tokens, and the few shapes that batches are padded to.
 
 Shapes: b rows, t length.
 """

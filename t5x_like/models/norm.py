@@ -12,8 +12,8 @@ from flax import nnx
 from t5x_like.models.parameters import parameter
 
 
-class NormOptions(Protocol):
-    """`models.transformer.config.Norm`, or any options with these fields."""
+class NormFields(Protocol):
+    """`models.transformer.config.NormOptions`, or any options with these fields."""
 
     @property
     def kind(self) -> str:
@@ -31,7 +31,7 @@ class NormOptions(Protocol):
 class Norm(nnx.Module):
     """LayerNorm (Ba et al. 2016, eq. 4) or RMSNorm (Zhang & Sennrich 2019, eq. 4) with a learned scale."""
 
-    def __init__(self, options: NormOptions, width: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, options: NormFields, width: int, rngs: nnx.Rngs) -> None:
         """Builds the scale, which is 1, and perhaps the bias, which is 0."""
         self.kind, self.epsilon = options.kind, options.epsilon
         self.scale = parameter(rngs, (width,), ("norm",), "norm", fill=1.0)

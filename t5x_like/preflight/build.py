@@ -44,6 +44,7 @@ class Built:
       state: shapes and shardings of what it takes and gives.
       batch: likewise of the batch.
       seconds: that the compilation took.
+      core_seconds: that all of the process's threads took together.
     """
 
     experiment: Experiment
@@ -54,6 +55,7 @@ class Built:
     state: State
     batch: dict[str, Any]
     seconds: float
+    core_seconds: float = 0.0
 
     @property
     def sizes(self) -> Dimensions:
@@ -87,7 +89,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     batch = batch_shapes(experiment, made)
     whole, parameters = whole_bytes(state), whole_bytes(state["parameters"])
     _check_state_fits(experiment, topology, state, program.abstract_gradients(), whole, parameters)
-    begin = time.perf_counter()
+    begin, begin_core = time.perf_counter(), time.process_time()
     lowered = compiled_step(program).lower(state, batch)
     try:
         compiled = lowered.compile()
@@ -98,7 +100,8 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
         raise _does_not_fit(needed, experiment, topology, whole, parameters) from error
     if topology.chip.platform == "cuda" and (needed := peak_bytes(compiled)) > topology.chip.usable_hbm_bytes:
         raise _does_not_fit(needed, experiment, topology, whole, parameters)  # which the GPU's compiler does not say
-    return Built(experiment, topology, made, lowered, compiled, state, batch, time.perf_counter() - begin)
+    seconds, core_seconds = time.perf_counter() - begin, time.process_time() - begin_core
+    return Built(experiment, topology, made, lowered, compiled, state, batch, seconds, core_seconds)
 
 
 def check_batch(experiment: Experiment, layout: Layout) -> None:

@@ -12,6 +12,7 @@ from t5x_like.experiment import Experiment
 from t5x_like.parallel import schedule as schedules
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, roofline, times
 from t5x_like.parallel.compiled.collectives import Collective
+from t5x_like.parallel.compiled.compile_size import compile_size
 from t5x_like.parallel.topologies import Chip, Topology
 from t5x_like.preflight import prices
 from t5x_like.preflight.build import Built
@@ -31,6 +32,7 @@ class _Reading:
     products: float
     per_chip: dict[str, int]
     oversized: list[memory.Oversized]
+    size: dict[str, int]
 
 
 def report(built: Built, prices_file: str = "") -> dict[str, Any]:
@@ -82,6 +84,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "kernels": [dataclasses.asdict(kernel) for kernel in reading.kernels],
         "run": _run(experiment, topology, described, seconds, rates),
         "compile_seconds": built.seconds,
+        "compile": {**reading.size, "core_seconds": built.core_seconds},
     }
     return {**figures, "problems": problems(figures)}
 
@@ -143,6 +146,7 @@ def _read(built: Built) -> _Reading:
             allowed=_layer_shapes(built),
             stacks=_stacks(built),
         ),
+        size=compile_size(module),
     )
 
 

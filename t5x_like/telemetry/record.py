@@ -1,5 +1,6 @@
 """The files of a run, read back from its workdir: what is there, and why the rest is not."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from t5x_like import migrations
 from t5x_like.errors import UserError
 from t5x_like.telemetry.writer import METRICS_FILE, SAMPLES_FILE, read_metrics, read_samples
 
@@ -84,6 +86,9 @@ def read_run(workdir: epath.Path) -> RunRecord:
         if parts[part] is None:
             parts[part] = kind()
             missing[file.name] = "it was cut off while it was written"
+    # Of a newer schema, or no experiment at all: shown as it is.
+    with contextlib.suppress(UserError, AttributeError, KeyError, TypeError, ValueError):
+        parts["experiment"] = migrations.upgrade(parts["experiment"])
     run = RunRecord(str(workdir), read_metrics(workdir), read_samples(workdir), missing=missing, **parts)
     if run.summary.get("step", run.step) < run.step:
         missing["summary.json"] = f"it tells of step {run.summary['step']}, and the run has gone on since"

@@ -137,6 +137,16 @@ def test_what_is_allowed_is_in_the_plan():
     assert "  = blocks.mlp.up float32[2, 4, 8]" in plan.lines(wanted, source()[0].leaves, whole=True)
 
 
+def test_of_many_variables_a_run_shows_the_first_and_a_dry_run_all():
+    saved = {f"layers.{number}.scale": (4,) for number in range(60)}
+    wanted = {f"blocks.{number}.scale": jax.ShapeDtypeStruct((4,), jnp.float32) for number in range(60)}
+    plan = planned(wanted, source(saved)[0], rules=("layers.** -> blocks.**",))
+    lines = plan.lines(wanted, source(saved)[0].leaves)
+    assert len(lines) == 41
+    assert lines[-1] == "  … and 21 more, which train --dry-run shows"
+    assert len(plan.lines(wanted, source(saved)[0].leaves, whole=True)) == 61
+
+
 def test_a_table_of_another_size_names_the_field():
     assert "here: model.vocab_size was 16" in refused(shapes(**{"tokens.embedding": (20, 4)})).problem
 

@@ -8,6 +8,8 @@ import tiny
 from written import END, Reader, architecture, built, engine, initial, placed
 
 from t5x_like import variables
+from t5x_like.adaptations.lora import LoRA
+from t5x_like.adaptations.prefix import Prefix
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Parallelism
 from t5x_like.inference.cache import batch_bucket, length_bucket
@@ -208,3 +210,20 @@ def test_batches_are_padded_to_few():
     assert [batch_bucket(rows, 1) for rows in (1, 2, 3, 5, 64)] == [1, 2, 4, 8, 64]
     assert [batch_bucket(rows, 8) for rows in (1, 8, 9, 17)] == [8, 8, 16, 32]
     assert [batch_bucket(rows, 3) for rows in (1, 4, 7)] == [3, 6, 12]
+
+
+def test_an_adapted_model_writes_with_what_is_frozen_and_what_is_trained(kind):
+    """A low-rank adapter and a prefix of keys and values on a base that nothing trains."""
+    subject = built(kind, lora=LoRA(rank=2), prefix=Prefix(length=3))
+    state = jax.device_get(tiny.compiled(jax.jit(subject.init))())
+    keys = iter(jax.random.split(jax.random.key(5), 1000))
+    scrambled = {
+        name: jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), state[name])
+        for name in ("parameters", "model_state")
+    }
+    assert all(variables.flatten(part) for part in scrambled.values())
+    writes, read = engine(subject), Reader(kind, scrambled, subject)
+    found = writes.write(writes.load(scrambled), prompts(kind, 4), tokens=12, sampling=GREEDY)
+    for prompt, written in zip(prompts(kind, 4), found, strict=True):
+        assert written.tolist() == read.greedy(prompt.tolist(), 12)
+    assert len({tuple(written.tolist()) for written in found}) > 1

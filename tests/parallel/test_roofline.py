@@ -4,6 +4,7 @@ import pytest
 
 from t5x_like.parallel import topologies
 from t5x_like.parallel.compiled import collectives, hlo, kernels, loops, products, roofline, times
+from t5x_like.parallel.compiled.compile_size import compile_size
 
 CHIP = topologies.CHIPS["h200"]
 PRODUCT = """backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],\
@@ -109,6 +110,23 @@ def test_cudnns_kernel_is_the_attention_of_its_shapes_and_is_counted_once(module
     assert kernel.flops == 2 * 2 * (2 * 4 * 128 * 128 * 64) / 2
     fmha = module.computations["often"].instructions["fmha"]
     assert fmha.cycles == 0 and fmha.kernel_cycles > 0
+
+
+def test_the_size_of_a_program_counts_equal_products_once(module):
+    size = compile_size(module)
+    assert size == {
+        "instructions": sum(1 for computation in module.computations.values() for _ in computation),
+        "fusions": 3,
+        "products": 1,
+        "distinct_products": 1,
+        "conditionals": 1,
+        "attention_kernels": 1,
+    }
+    gemm = next(line for line in TEXT.splitlines() if "%gemm = " in line)
+    other = gemm.replace("%gemm", "%again").replace("64,256", "64,128")
+    for line, distinct in ((gemm.replace("%gemm", "%again"), 1), (other, 2)):
+        longer = compile_size(hlo.parse(TEXT.replace(gemm, f"{gemm.rstrip()}\n{line}")))
+        assert (longer["products"], longer["distinct_products"]) == (2, distinct)
 
 
 def test_both_branches_of_a_conditional_count_as_run(module):

@@ -71,6 +71,38 @@ def test_a_step_for_h200s_is_no_worse_than_recorded(cuda, tmp_path, case):
     assert "cuDNN" not in found["problems"] and topology in (tmp_path / "page.html").read_text()
 
 
+ONE_GPU = {  # rows of a batch, CPU seconds to compile
+    "gpt2_124m": (32, 45),
+    "llama_1b": (8, 90),
+}
+
+
+def step_for_one_gpu(cuda, place, name, *flags):
+    rows, _ = ONE_GPU[name]
+    config = [f"--config=configs/{name}.py", "--config.parallelism.scan_layers=False", "--config.parallelism.fsdp=1"]
+    config += ["--config.parallelism.microbatches=1", f"--config.data.batch_size={rows}", f"--config.data.lanes={rows}"]
+    return json.loads(preflight(cuda, place, *config, *flags, "--topology=h200:1", "--json"))
+
+
+@pytest.mark.parametrize("name", ONE_GPU)
+def test_an_unrolled_step_for_one_h200_is_compiled_soon_and_holds_one_attention(cuda, tmp_path, name):
+    found = step_for_one_gpu(cuda, tmp_path, name)
+    compiled = found["compile"]
+    assert compiled["core_seconds"] <= ONE_GPU[name][1]
+    assert compiled["conditionals"] == 0, "a second implementation is compiled beside another"
+    assert compiled["distinct_products"] <= 30 and found["attention_kernel_calls_per_layer"] == 1
+    assert "[length, length]" not in {item["rule"] for item in found["oversized_tensors"]}
+
+
+def test_distinct_products_do_not_grow_with_the_layers(cuda, tmp_path):
+    few, many = (
+        step_for_one_gpu(cuda, tmp_path, "gpt2_124m", f"--config.model.decoder.layers={layers}")["compile"]
+        for layers in (4, 8)
+    )
+    assert many["products"] > 1.5 * few["products"]
+    assert many["distinct_products"] <= 1.1 * few["distinct_products"]
+
+
 def test_a_model_that_does_not_fit_is_one_sentence_with_what_would(cuda, tmp_path):
     config = ["--config=configs/llama2_7b.py", "--config.parallelism.fsdp=8", "--config.model.decoder.layers=4"]
     said = preflight(cuda, tmp_path, *config, "--topology=h200:8", "--config.parallelism.remat=none", status=2)

@@ -34,7 +34,7 @@ ROPE_SCALINGS = ("none", "linear", "llama3")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Norm:
+class NormOptions:
     """Normalisation of the residual stream.
 
     Attributes:
@@ -166,7 +166,7 @@ class Experts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class LayerOptions:
     """One layer of a stack.
 
     Attributes:
@@ -177,7 +177,7 @@ class Layer:
 
     attention: Annotated[Any, Choice("attention", default="dot_product")]
     feed_forward: Annotated[Any, Choice("feed_forward", default="dense")]
-    norm: Norm
+    norm: NormOptions
 
 
 # --- Positions --------------------------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ class Stack:
     """
 
     layers: int
-    layer: Layer
+    layer: LayerOptions
     pattern: tuple[Mapping[str, Any], ...] = ()
     positions: Annotated[Any, Choice("positions", default="rope")]
     embeddings: Annotated[Any, Choice("embeddings", default="tokens")]
@@ -406,13 +406,13 @@ class Stack:
         return hash((self.layers, self.layer, self.positions, self.embeddings, repr(self.pattern)))
 
     @cached_property
-    def group(self) -> tuple[Layer, ...]:
+    def group(self) -> tuple[LayerOptions, ...]:
         """The layers of one repetition of the pattern: one where all layers are equal."""
         if not self.pattern:
             return (self.layer,)
         common = plain(self.layer)
         return tuple(
-            section(Layer, merged(Layer, common, changes), f"pattern[{number}]")
+            section(LayerOptions, merged(LayerOptions, common, changes), f"pattern[{number}]")
             for number, changes in enumerate(self.pattern)
         )
 

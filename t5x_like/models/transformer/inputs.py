@@ -1,4 +1,4 @@
-"""What attention reads besides the hidden states: one structure that goes through stack, pipeline and layer.
+"""The inputs of attention besides the hidden states: one structure that goes through stack, pipeline and layer.
 
 Shapes: b batch, t queries, s keys, h heads, e head width, d width.
 """

@@ -26,7 +26,7 @@ class Layer(nnx.Module):
     def __init__(
         self,
         model: config.Transformer,
-        options: config.Layer,
+        options: config.LayerOptions,
         rngs: nnx.Rngs,
         *,
         causal: bool,
