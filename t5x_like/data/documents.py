@@ -214,9 +214,9 @@ class Windows(RecordSource):
             return iter([whole(shard.tokens, shard.offsets, shard.names, shard.ends, window)])
         return cut(shard.tokens, shard.offsets, window * self.length, (window + 1) * self.length)
 
-    def read(self, number: int, rng: np.random.Generator) -> Iterator[Arrays]:
+    def read(self, number: int, rng: np.random.Generator) -> list[Arrays]:
         """The pieces of window `number`, in which nothing is random: what `Piece.arrays` gives of each."""
-        return (piece.arrays() for piece in self.pieces(number))
+        return [piece.arrays() for piece in self.pieces(number)]
 
     def fingerprint(self) -> str:
         """SHA-256 of tokens, ends and the windows' length."""

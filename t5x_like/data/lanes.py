@@ -93,12 +93,12 @@ class Lane:
           ExperimentError: when the objective has made no example of a whole epoch.
         """
         used = segment = dropped = broken = 0
-        room = self._maker.places
+        room, most = self._maker.places, self._maker.documents_per_row
         while used < room and (made := self._peek()) is not None:
             end = used + made.length
             if end > room:
                 break
-            if self._is_closed(segment, made):
+            if most and segment == most and made.length:
                 return Filled(used, dropped, broken, closed_early=1)
             if made.length:
                 segment += 1
