@@ -102,9 +102,10 @@ class IndexedReader:
 
     def peek(self, ahead: int = 0) -> RecordRef | None:
         """The current record, or the one that comes `ahead` records later."""
-        self._find(ahead + 1)
         if len(self._ahead) <= ahead:
-            return None
+            self._find(ahead + 1)
+            if len(self._ahead) <= ahead:
+                return None
         _, epoch, number = self._ahead[ahead]
         return RecordRef(epoch, number, functools.partial(self._records.read, number))
 

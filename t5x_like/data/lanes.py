@@ -52,10 +52,6 @@ class Filled(NamedTuple):
     broken: int = 0
     closed_early: int = 0
 
-    def plus(self, other: "Filled") -> "Filled":
-        """The sums."""
-        return Filled(*map(operator.add, self, other))
-
 
 def open_lane(maker: ExampleMaker, reader: Reader, piece: int = 0, workers: Executor | None = None) -> "Lane":
     """A lane of rows of the maker's examples; see `Lane`."""

@@ -17,7 +17,7 @@ from t5x_like.data.batches import BatchCounts, BatchSource, Feed, PreparedBatch
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.id_bounds import BatchBound, bounded
 from t5x_like.data.indexed import IndexedReader
-from t5x_like.data.lanes import Filled, open_lane
+from t5x_like.data.lanes import open_lane
 from t5x_like.data.packing import ExampleMaker
 from t5x_like.data.prefetch import Prefetcher
 from t5x_like.data.streaming import StreamedDataset, StreamingReader
@@ -119,10 +119,14 @@ class Pipeline(BatchSource):
         batch = self._maker.empty_batch(len(self._row_numbers))
         for lane in self._lanes:
             lane.read_ahead(self._rows_per_lane * room)
-        total = Filled()
+        tokens = dropped = broken = closed_early = 0
         for number, lane in enumerate(self._lanes):
             for row in range(number * self._rows_per_lane, (number + 1) * self._rows_per_lane):
-                total = total.plus(lane.fill(batch, row))
+                filled = lane.fill(batch, row)
+                tokens += filled.tokens
+                dropped += filled.dropped
+                broken += filled.broken
+                closed_early += filled.closed_early
         self._bound.require(batch)
         batch["row"] = self._row_numbers
         state = np.zeros_like(self._state)
@@ -130,15 +134,15 @@ class Pipeline(BatchSource):
             state[number] = lane.state()
         cleaned = [lane.reader.cleaned for lane in self._lanes if isinstance(lane.reader, StreamingReader)]
         counts = BatchCounts(
-            tokens=total.tokens,
+            tokens=tokens,
             places=len(self._row_numbers) * self._maker.places,
-            dropped=total.dropped,
+            dropped=dropped,
             epoch=sum(lane.reader.epoch() for lane in self._lanes) / len(self._lanes),
             examples=int(state[:, 0].max()) * len(state),
             bytes_read=sum(each.read for each in cleaned),
             bytes_left=sum(each.left for each in cleaned),
-            broken=total.broken,
-            closed_early=total.closed_early,
+            broken=broken,
+            closed_early=closed_early,
         )
         return PreparedBatch(batch, state, counts)
 

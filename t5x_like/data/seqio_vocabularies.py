@@ -15,6 +15,7 @@ class Wrapped:
     """A SeqIO vocabulary of another kind than SentencePiece, with the names of `Vocabulary`."""
 
     pad_id = PAD_ID
+    lends_sentinels = False
 
     def __init__(self, vocabulary: Any) -> None:
         """Takes a `seqio.Vocabulary`."""

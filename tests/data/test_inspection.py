@@ -11,6 +11,7 @@ import pytest
 from t5x_like.data import inspection
 from t5x_like.data.inspection import Bin, Run, histogram, inspect, row_texts
 from t5x_like.experiment import Data
+from t5x_like.objectives.base import Objective
 from t5x_like.sections import section
 
 
@@ -24,7 +25,7 @@ class Letters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Masked:
+class Masked(Objective):
     """Every third token is predicted."""
 
     def features(self, length):
@@ -36,7 +37,7 @@ class Masked:
         return {"inputs": np.where(weights, 2, record["tokens"]), "targets": record["tokens"], "weights": weights}
 
 
-class Causal:
+class Causal(Objective):
     def features(self, length):
         return {name: np.zeros(length, np.int32) for name in ("inputs", "targets", "segment_ids", "positions")}
 

@@ -11,6 +11,7 @@ from t5x_like.data.documents import Documents
 from t5x_like.data.evaluation import evaluation_batches
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError, UserError
+from t5x_like.objectives.base import Objective
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def noisy(record, rng):
 SHAPE = {"sequence_length": 16, "batch_size": 8, "lanes": 8, "seed": 3}
 
 
-class Packs:
+class Packs(Objective):
     """An objective as far as the pipeline goes: packed rows of what `example` makes."""
 
     def __init__(self, example):
@@ -259,7 +260,7 @@ def test_a_list_of_skips_may_change_on_resumption(documents):
     assert_equal(resumed.batch, whole[12].batch)
 
 
-class Rows:
+class Rows(Objective):
     """An objective whose examples are rows by themselves: a table of unequal sides, and whether there is one."""
 
     def features(self, length):

@@ -12,6 +12,7 @@ from t5x_like.data.evaluation import EvaluationReader
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.prefetch import Prefetcher
 from t5x_like.data.record_source import Records
+from t5x_like.objectives.base import Objective
 
 
 def reaches(read, number, seconds=20):
@@ -92,7 +93,7 @@ class Tracked(Records):
             self.alive -= rows
 
 
-class OneRow:
+class OneRow(Objective):
     """An objective whose example is one record."""
 
     def features(self, length):

@@ -114,14 +114,19 @@ import sys
 from t5x_like.experiment import Data
 from t5x_like.sections import section
 from t5x_like.data.pipeline import Pipeline
-class Objective:
+class Plain:
+    joins_documents = False
+
+    def record_length(self, length):
+        return length
+
     def features(self, length):
         return {name: np.zeros(length, np.int32) for name in ("inputs", "targets", "segment_ids", "positions")}
     def example(self, record, rng):
         return {"inputs": record["previous"], "targets": record["tokens"]}
 import numpy as np
 task = section(Data, {"task": "sotu"}, "data").task
-pipeline = Pipeline(task.open("validation"), Objective(), sequence_length=256, batch_size=8, lanes=8, seed=0)
+pipeline = Pipeline(task.open("validation"), Plain(), sequence_length=256, batch_size=8, lanes=8, seed=0)
 assert next(pipeline).counts.tokens > 1000
 pipeline.close()
 print(*sorted({"tensorflow", "seqio", "jax", "tensorflow_text"} & set(sys.modules)))

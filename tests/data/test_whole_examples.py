@@ -11,6 +11,7 @@ from t5x_like.data.documents import Documents, Sequences, Windows
 from t5x_like.data.evaluation import evaluation_batches
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.streaming import StreamedComponent, StreamedDataset
+from t5x_like.objectives.base import Objective
 
 NAMES = ("inputs", "targets")
 
@@ -39,7 +40,7 @@ class File:
         return itertools.islice(enumerate(self.made), start, None)
 
 
-class Pair:
+class Pair(Objective):
     """An objective that lays both side by side, an example a row."""
 
     def features(self, length):

@@ -31,6 +31,7 @@ from t5x_like.data.evaluation import evaluation_batches
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.data.seqio_bridge import SeqioTask
 from t5x_like.errors import UserError
+from t5x_like.objectives.base import Objective
 
 FEATURES = {"inputs": 64, "targets": 24}
 found = {}
@@ -40,7 +41,7 @@ def door(mixture, **options):
     return SeqioTask(mixture=mixture, features=FEATURES, data_dir=str(place / "tfds"), **options)
 
 
-class Pairs:
+class Pairs(Objective):
     "An objective that takes inputs and targets as they come, an example a row."
 
     def features(self, length):

@@ -20,6 +20,7 @@ from t5x_like.data.evaluation import EvaluationReader
 from t5x_like.data.pipeline import Pipeline
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data
+from t5x_like.objectives.base import Objective
 from t5x_like.sections import section
 
 LANES, ROWS, STEPS = 8, 16, 60
@@ -29,7 +30,7 @@ BROKEN = (7, 23)  # of each component
 SHAPES = {"one": (16, 16, 3), "two": (16, 16, 3), "audio": (11, 20)}
 
 
-class Views:
+class Views(Objective):
     """An objective as far as the pipeline goes: two views of an image, or frames, beside their label."""
 
     def __init__(self, names):
