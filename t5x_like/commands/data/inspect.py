@@ -173,7 +173,7 @@ def _print_records(found: Any, experiment: Any, console: Any) -> None:
     if found.broken_count:
         console.print(f"{found.broken_count:,} cannot be decoded:", style="red")
         for sentence in found.broken:
-            console.print(f"  {sentence}", markup=False)
+            console.print(f"  {sentence}", markup=False, soft_wrap=True)  # a path stays in one piece
     console.print()
 
 
