@@ -31,8 +31,9 @@ if __name__ == "__main__":  # read when JAX is imported
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
 
-# That a step without targets is skipped changed how XLA fuses these steps, and with it last bits of their losses.
-_NEAR = ("bert", "llama_int8")
+# XLA fuses these steps otherwise than the program of the first schema had it, which shows in last bits of their losses:
+# since steps without targets are skipped, and since the auxiliary channel came.
+_NEAR = ("bert", "llama_int8", "llama_remat", "t5_prefix_lm")
 
 _BYTES = 259
 _SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 4, "head_dim": 8, "mlp": 64, "vocab_size": 384}
