@@ -1,4 +1,4 @@
-"""How a parameter comes into being: its shape, logical axes, kind and first values."""
+"""Creation of parameters: shape, logical axes, kind and first values."""
 
 import jax
 import jax.numpy as jnp
