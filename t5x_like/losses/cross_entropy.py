@@ -25,6 +25,9 @@ from t5x_like.losses import logits as parts
 # a CPU's cache at a thousand tokens, large enough for an accelerator at many.
 WHOLE_BYTES = 256 << 20
 CHUNK_BYTES = 32 << 20
+# A GPU wants larger products: GPT-2 124M on an H200 takes 92 ms a step with chunks of 32 MiB, 74 with these, 78 with
+# four times as much, and 83 with all logits at once.
+GPU_CHUNK_BYTES = 512 << 20
 
 
 class CrossEntropy(NamedTuple):
@@ -89,19 +92,21 @@ def cross_entropy(
     )
 
 
-def auto_chunk(tokens: int, vocab: int) -> int:
+def auto_chunk(tokens: int, vocab: int, platform: str = "cpu") -> int:
     """The `chunk` for logits of this size on one device: 0 (all at once) up to `WHOLE_BYTES`.
 
     Args:
       tokens: tokens on one device.
       vocab: rows of the table on one device.
+      platform: of the device.
 
     Returns:
-      0, or a power of two of rows whose logits take about `CHUNK_BYTES`.
+      0, or a power of two of rows whose logits take about `CHUNK_BYTES`, on a GPU `GPU_CHUNK_BYTES`.
     """
     if 4 * tokens * vocab <= WHOLE_BYTES:
         return 0
-    rows = max(CHUNK_BYTES // (4 * tokens), 128)
+    size = GPU_CHUNK_BYTES if platform in ("gpu", "cuda") else CHUNK_BYTES
+    rows = max(size // (4 * tokens), 128)
     return 1 << rows.bit_length() - 1
 
 

@@ -1,4 +1,4 @@
-"""How a parameter comes into being: its shape, logical axes, kind and first values."""
+"""Creation of variables: shape, logical axes, kind and first values."""
 
 import jax
 import jax.numpy as jnp
@@ -30,3 +30,14 @@ def parameter(
         value = jnp.full(shape, fill, jnp.float32)
     # Placement is the layout's business: NNX would look for a mesh here and fail without one.
     return nnx.Param(value, out_sharding=axes, kind=kind, eager_sharding=False)
+
+
+def statistic(shape: tuple[int, ...], axes: tuple[str | None, ...], *, fill: float = 0.0) -> nnx.BatchStat:
+    """A float32 variable that no optimizer moves, but its module's `update_statistics` or the objective's `update`.
+
+    Args:
+      shape: its shape.
+      axes: logical axis names, one a dimension.
+      fill: its first value.
+    """
+    return nnx.BatchStat(jnp.full(shape, fill, jnp.float32), out_sharding=axes, kind="bias", eager_sharding=False)

@@ -129,7 +129,7 @@ class TokenLoss(Objective):
 def chunk_of(tokens: int, vocab: int) -> int:
     """The chunk by what one device holds of the logits; each of those that share the vocabulary has its part of it."""
     shares, tokens, vocab = _held(tokens, vocab)
-    return shares * auto_chunk(tokens, vocab)
+    return shares * auto_chunk(tokens, vocab, layout.current().platform)
 
 
 def _held(tokens: int, vocab: int) -> tuple[int, int, int]:

@@ -273,6 +273,11 @@ def test_auto_chunk(tokens, vocab, expected):
     assert auto_chunk(tokens, vocab) == expected
 
 
+def test_a_gpu_has_larger_chunks():
+    assert auto_chunk(32 * 1024, 50257, "gpu") == 4096 and auto_chunk(32 * 1024, 50257) == 256
+    assert auto_chunk(1024, 50257, "gpu") == 0
+
+
 @pytest.mark.parametrize("tokens", [1, 300, 8192, 60_000])
 def test_auto_chunk_stays_below_the_limit_for_all_at_once(tokens):
     assert 0 < 4 * tokens * auto_chunk(tokens, 10**9) <= WHOLE_BYTES

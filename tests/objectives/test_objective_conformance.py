@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import tiny
 from objectives.sketches import records
+from objectives.sketches.classify import Classification
 from objectives.sketches.clip import CLIP
 from objectives.sketches.dino import DINO
 from objectives.sketches.dpo import DPO
 from objectives.sketches.electra import Electra
 from objectives.sketches.mae import MAE
+from objectives.sketches.resnet import ResNet
 
 from t5x_like import registry, variables
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
-from t5x_like.models.dropout import RowRngs
 from t5x_like.objectives.base import Mode
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.masked_lm import MaskedLM
@@ -38,13 +39,17 @@ from t5x_like.sections import Choice, choose
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An objective, what it reads, a learning rate by which it learns, the model's dropout and what else it needs."""
+    """An objective, what it reads, a learning rate by which it learns, the model's dropout and what else it needs.
+
+    In place of a tiny transformer it may have an architecture of its own.
+    """
 
     objective: Any
     records: Callable[[], list[Any]]
     learning_rate: float = 0.05
     dropout: float = 0.0
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    architecture: Any = None
 
 
 ENCODER_DECODER = {"family": "t5_1_1", "encoder_layers": 1, "gated": True, "relative_buckets": 8}
@@ -75,6 +80,7 @@ CASES = {
     "mae": Case(MAE(), records.pictures, learning_rate=0.01),
     "clip": Case(CLIP(temperature=0.5), records.pictures, learning_rate=0.01),
     "dino": Case(DINO(), records.pictures),
+    "resnet": Case(Classification(), records.pictures, architecture=ResNet()),
 }
 
 HALF = tiny.ROWS // 2
@@ -86,7 +92,8 @@ class Subject:
     def __init__(self, case: Case) -> None:
         self.objective, self.records = case.objective, case.records()
         optimizer = SGD(schedule=Constant(), learning_rate=case.learning_rate, clip_norm=0.0)
-        model = tiny.architecture(layers=1, dropout=case.dropout, **case.model)
+        model = case.architecture or tiny.architecture(layers=1, dropout=case.dropout, **case.model)
+        self.couples_batch = self.objective.couples_batch or model.couples_batch
         self.experiment = tiny.experiment(case.objective, model=model, optimizer=optimizer)
         self.program = program(self.experiment)
         # Two rows of the same microbatch are empty, so that no part of the batch has the denominators of another.
@@ -118,13 +125,13 @@ class Subject:
 
     @functools.cached_property
     def sums(self) -> Any:
-        """() → half a batch's denominators, and its losses in training, as in the first step, and in evaluation."""
+        """() → half a batch's denominators, its losses in training, as in the first step, and evaluation; reports."""
 
         def both(parameters: Any, model_state: Any, batch: Any, key: Any) -> Any:
             model = self.program.structure.merge(parameters, model_state)
-            rngs = RowRngs(key, batch["row"])
-            parts = (self.objective.loss(model, batch, rngs, mode) for mode in (Mode.TRAIN, Mode.EVALUATE))
-            return self.objective.denominators(batch), *parts
+            loss = functools.partial(self.program.loss, model, batch, key)
+            (training, reports), (evaluation, _) = loss(Mode.TRAIN), loss(Mode.EVALUATE)
+            return self.objective.denominators(batch), training, evaluation, reports
 
         key = jax.random.fold_in(purpose_key(self.experiment.seed, "loss"), 0)
         arguments = self.initial["parameters"], self.initial["model_state"], self.half, key
@@ -243,7 +250,10 @@ def test_statistics_move_through_update_alone(subject):
     statistics = subject.paths(Statistics)
     values = {path: jnp.asarray(before[path] if path in statistics else after[path]) for path in before}
     model = subject.program.structure.merge(variables.unflatten(values))
-    subject.objective.update(model, subject.sums()[1].statistics, jnp.int32(0))
+    _, training, _, reports = subject.sums()
+    for path, sums in reports.statistics.items():
+        variables.at(model, path).update_statistics(sums)
+    subject.objective.update(model, training.statistics, jnp.int32(0))
     written = variables.flatten(jax.device_get(variables.values(model)))
     for path in written:
         if path in statistics:
@@ -257,7 +267,7 @@ def test_statistics_move_through_update_alone(subject):
 
 
 def test_terms_and_denominators_have_the_same_names(subject):
-    denominators, training, evaluation = subject.sums()
+    denominators, training, evaluation, _ = subject.sums()
     assert set(denominators) == set(training.terms) == set(evaluation.terms)
     for value in (*denominators.values(), *training.terms.values()):
         assert value.shape == () and value.dtype == np.float32 and np.isfinite(value)
@@ -299,7 +309,7 @@ def test_evaluation_is_deterministic_and_has_metrics(subject):
 
 
 def test_empty_rows_add_nothing(subject):
-    denominators, training, _ = subject.sums()
+    denominators, training, *_ = subject.sums()
     _, metrics = subject.step(subject.initial, tiny.emptied(subject.batch, slice(HALF, None)))
     expected = sum(training.terms[name] / denominators[name] for name in denominators)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
@@ -318,7 +328,7 @@ def test_an_empty_batch_has_a_loss_of_zero_and_moves_nothing(subject):
 
 
 def test_sharded_and_in_parts_is_the_whole_batch_on_one_device(subject):
-    parts = 1 if subject.objective.couples_batch else 2
+    parts = 1 if subject.couples_batch else 2
     options = Parallelism(data=2, fsdp=2, tensor=2, microbatches=parts)
     sharded = program(dataclasses.replace(subject.experiment, parallelism=options), layout.make(options))
     ours = tiny.Steps(sharded, subject.initial, subject.batch)(subject.initial, subject.batch)
@@ -331,8 +341,10 @@ def test_sharded_and_in_parts_is_the_whole_batch_on_one_device(subject):
 
 def test_microbatches_are_refused_where_rows_are_coupled(subject):
     parts = Parallelism(microbatches=2)
-    if subject.objective.couples_batch:
-        with pytest.raises(ExperimentError, match=r"parallelism\.microbatches: objective .* couples the examples"):
+    if subject.couples_batch:
+        with pytest.raises(
+            ExperimentError, match=r"parallelism\.microbatches: (objective|model\.family).* couples the exam"
+        ):
             dataclasses.replace(subject.experiment, parallelism=parts)
     else:
         assert dataclasses.replace(subject.experiment, parallelism=parts).parallelism.microbatches == 2
