@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     found = [
         describe(model, options.length)
         for family in families
-        for model in architectures(family, alone=len(families) == 1)
+        for model in architectures(family, alone=options.family is not None)
     ]
     if options.json:
         common.print_json({"models": found})
@@ -95,10 +95,12 @@ def describe(model: Any, length: int | None = None) -> dict[str, Any]:
     from t5x_like.sections import Choice, choose
 
     structure, shapes = variables.abstract(lambda: model.build(nnx.Rngs(params=0)))
-    kinds, infos = structure.kinds(), variables.flatten(structure.infos())
-    trained = {path for path, kind in kinds.items() if issubclass(kind, nnx.Param)}
-    infos = variables.unflatten({path: info for path, info in infos.items() if path in trained})
-    shapes = variables.unflatten({path: shape for path, shape in variables.flatten(shapes).items() if path in trained})
+    trained = {path for path, kind in structure.kinds().items() if issubclass(kind, nnx.Param)}
+
+    def of_trained(tree: Any) -> Any:
+        return variables.unflatten({path: leaf for path, leaf in variables.flatten(tree).items() if path in trained})
+
+    infos, shapes = of_trained(structure.infos()), of_trained(shapes)
     adamw = choose(Choice("optimizer", "adamw"), "adamw").direction(infos)
     length = length or getattr(model, "max_length", 0)
     return {
