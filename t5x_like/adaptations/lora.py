@@ -38,7 +38,7 @@ class LoRA(Adaptation):
     def transform(self, model: nnx.Module, rngs: nnx.Rngs) -> None:
         """Puts a `LoRAAdapter` beside each linear layer that is meant."""
         for number, glob in enumerate(self.paths):
-            where = f"adaptations.{self.name}.paths[{number}]"
+            where = f"paths[{number}]"
             for linear in chosen(model, glob, Linear, where, "linear layer"):
                 if linear.adapter is not None:
                     raise ExperimentError(where, f"{glob!r} takes a layer that has an adapter already; leave one out")
