@@ -34,7 +34,7 @@ class Totals:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where a process begins.
+    """The step and place in the data at which a process begins.
 
     Attributes:
       state: of step 0, or of the latest commit.

@@ -22,7 +22,7 @@ def _pipeline() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What is read, and in which shape it is fed.
+    """The data that is read, and the shape in which it is fed.
 
     Attributes:
       task: the corpus and its vocabulary.
@@ -72,7 +72,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Parallelism:
-    """How a step is laid out over devices and in time.
+    """Layout of a step over devices and in time.
 
     Attributes:
       strategy: which axis takes the devices that no number below speaks of, by a name that docs/parallelism.md
@@ -152,7 +152,7 @@ STRATEGIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """When the state is committed, and which commits stay.
+    """Schedule of the checkpoints, and their retention.
 
     Attributes:
       every: steps between commits; the last step and an interruption commit too.
@@ -189,7 +189,7 @@ RESHAPINGS = ("cut_or_pad", "mean", "interpolate")  # keys of checkpoint.reshapi
 
 @dataclass(frozen=True, kw_only=True)
 class Initialize:
-    """Where the first values of a run's variables come from; docs/initialise.md explains paths, rules and patterns.
+    """Sources of the first values of a run's variables; docs/initialise.md explains paths, rules and patterns.
 
     Attributes:
       checkpoint: short for the source `checkpoint`: a work directory, or one step of it; empty for none.
@@ -231,7 +231,7 @@ class Initialize:
 
 @dataclass(frozen=True, kw_only=True)
 class Telemetry:
-    """What is written down while training.
+    """Metrics, charts and traces that are written while training.
 
     Attributes:
       every: steps between lines of `metrics.jsonl`; a line holds its own step's loss, and speeds since the last line.

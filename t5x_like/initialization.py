@@ -16,7 +16,7 @@ from t5x_like.sections import flatten
 
 @dataclasses.dataclass(frozen=True)
 class Initialization:
-    """How the state of step 0 comes about; making one reads no array.
+    """Plan of the state of step 0; making one reads no array.
 
     Attributes:
       run: the program whose state it is.

@@ -48,7 +48,7 @@ def purpose_key(seed: int, purpose: str) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the step computes, without the state it computes on.
+    """The computation of a training step, without the state it computes on.
 
     Attributes:
       objective: what is predicted.

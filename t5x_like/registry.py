@@ -91,7 +91,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "schedule": {
         "constant": "t5x_like.optim.schedules:Constant",
-        "linear": "t5x_like.optim.schedules:Linear",
+        "linear": "t5x_like.optim.schedules:LinearDecay",
         "cosine": "t5x_like.optim.schedules:Cosine",
         "rsqrt": "t5x_like.optim.schedules:ReciprocalSquareRoot",
         "wsd": "t5x_like.optim.schedules:WarmupStableDecay",

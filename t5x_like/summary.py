@@ -11,10 +11,10 @@ from t5x_like.io.files import read_json, write_json
 from t5x_like.telemetry.progress import format_number, format_seconds, summary_table
 from t5x_like.telemetry.report import write_report
 from t5x_like.telemetry.writer import SAMPLES_FILE, read_metrics, read_samples
-from t5x_like.train import Outcome
+from t5x_like.train import TrainingResult
 
 
-def write(experiment: Experiment, workdir: epath.Path, outcome: Outcome) -> dict[str, Any]:
+def write(experiment: Experiment, workdir: epath.Path, outcome: TrainingResult) -> dict[str, Any]:
     """Writes `summary.json` and `report.html`, and returns what the former holds.
 
     A run that was complete before this process began keeps the speed its last process had.

@@ -23,7 +23,7 @@ from t5x_like.distributed import agreement, exchange
 from t5x_like.distributed.host_sync import HostSync
 from t5x_like.distributed.interruption import Interruption
 from t5x_like.errors import ExperimentError
-from t5x_like.evaluation.base import Context
+from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.schedule import Evaluators, full_names
 from t5x_like.experiment import Experiment
 from t5x_like.initialization import Initialization, initialization
@@ -41,8 +41,8 @@ from t5x_like.telemetry.throughput import Speed
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """How one call of `train` is run; nothing of it changes what is trained.
+class RunOptions:
+    """Options of one call of `train`, none of which changes what is trained.
 
     Attributes:
       show: whether to show progress on stderr.
@@ -59,8 +59,8 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a call of `train` ended.
+class TrainingResult:
+    """End of a call of `train`, and its totals.
 
     Attributes:
       step: updates done.
@@ -81,7 +81,7 @@ class Outcome:
     profile: epath.Path | None = None
 
 
-def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outcome:
+def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOptions()) -> TrainingResult:
     """Trains to `experiment.steps`, from the latest commit of the work directory or from the start.
 
     Args:
@@ -102,7 +102,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         fingerprint = dict(source.fingerprint)
         agree(experiment, workdir, fingerprint, job.modules)
         run = program(experiment, placed)
-        evaluators = Evaluators(experiment, Context(experiment, run, experiment.data.task))
+        evaluators = Evaluators(experiment, EvaluationContext(experiment, run, experiment.data.task))
         lease = stack.enter_context(own(workdir, job.show))
         unkept = executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
@@ -148,7 +148,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: Job = Job()) -> Outc
         with journal.throughput.paused():
             commits.wait()
         profile.close()
-        return Outcome(
+        return TrainingResult(
             step=int(state["step"]),
             interrupted=sync.stop,
             totals=commits.totals,
@@ -272,7 +272,7 @@ def agree(
 # --- The step ---------------------------------------------------------------------------------------------------------
 
 
-def step_of(experiment: Experiment, run: Program, job: Job, journal: Journal) -> Any:
+def step_of(experiment: Experiment, run: Program, job: RunOptions, journal: Journal) -> Any:
     """The compiled step: one that was compiled ahead of the job where there is one, else what compiles when called."""
     step, mesh = compiled_step(run), run.layout.mesh
     if not job.executable or mesh is None:
@@ -299,7 +299,9 @@ def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
     agreement.require_shared(workdir / files.ENVIRONMENT_FILE, "--workdir")
 
 
-def announce(experiment: Experiment, job: Job, journal: Journal, start: int, first: Initialization | None) -> None:
+def announce(
+    experiment: Experiment, job: RunOptions, journal: Journal, start: int, first: Initialization | None
+) -> None:
     """Says where this process begins, and what it was asked for and cannot do."""
     if start:
         journal.message(f"going on from step {start}")

@@ -16,14 +16,14 @@ from t5x_like.experiment import Parallelism
 from t5x_like.objectives.base import Loss
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.optim.adamw import AdamW
-from t5x_like.optim.schedules import Constant, Linear
+from t5x_like.optim.schedules import Constant, LinearDecay
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
 from t5x_like.program import PURPOSES, program, purpose_key
 from t5x_like.step import train_step
 
 CLIP, PEAK, STEPS, WARMUP = 0.5, 0.2, 20, 4
-OPTIMIZER = SGD(schedule=Linear(warmup_steps=WARMUP), learning_rate=PEAK, clip_norm=CLIP)
+OPTIMIZER = SGD(schedule=LinearDecay(warmup_steps=WARMUP), learning_rate=PEAK, clip_norm=CLIP)
 
 # Layouts and in which parts they compute; each divides the tiny model and batch.
 LAYOUTS = {

@@ -11,6 +11,7 @@ compiler flags of the tests.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -134,11 +135,13 @@ def losses(values: dict[str, Any]) -> list[float]:
     from etils import epath
 
     from t5x_like.experiment import Experiment
-    from t5x_like.train import Job, train
+    from t5x_like.train import train
 
+    assert train.__defaults__ is not None
+    quiet = dataclasses.replace(train.__defaults__[0], show=False)  # whose class has another name in older trees
     workdir = Path(tempfile.mkdtemp(prefix="golden-losses-"))
     try:
-        outcome = train(Experiment.from_json(json.dumps(values)), epath.Path(workdir), Job(show=False))
+        outcome = train(Experiment.from_json(json.dumps(values)), epath.Path(workdir), quiet)
         if outcome.interrupted:
             raise KeyboardInterrupt(f"{outcome.interrupted.name} after step {outcome.step}")
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -50,7 +50,7 @@ class LoRA(Adaptation):
 
 
 class LoRAAdapter(nnx.Module):
-    """What is added to a linear layer's output: alpha / rank · (x @ a) @ b."""
+    """Low-rank term added to a linear layer's output: alpha / rank · (x @ a) @ b."""
 
     def __init__(self, linear: Linear, options: LoRA, rngs: nnx.Rngs) -> None:
         """Draws `a` from a normal of standard deviation 1/√inputs; `b` starts as zeros, so that nothing changes."""

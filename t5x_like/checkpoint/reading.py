@@ -18,7 +18,7 @@ from t5x_like.errors import UserError
 
 @dataclass(frozen=True)
 class RestoredState:
-    """What a commit gave back.
+    """State and place in the data that a commit gave back.
 
     Attributes:
       state: arrays in the structure, and with the shardings, that were asked for.

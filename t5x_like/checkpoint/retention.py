@@ -1,4 +1,4 @@
-"""Which commits stay, as a pure function of the steps, their scores and the policy."""
+"""Retention of checkpoints: the commits to keep, as a pure function of the steps, their scores and the policy."""
 
 from collections.abc import Iterable, Mapping
 

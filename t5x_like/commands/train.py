@@ -116,11 +116,11 @@ def run_experiment(
 
     from t5x_like.distributed.processes import is_first
     from t5x_like.telemetry.profile import parse
-    from t5x_like.train import Job, train
+    from t5x_like.train import RunOptions, train
 
     common.require_given("--workdir", workdir)
     directory = epath.Path(workdir).expanduser()
-    job = Job(modules=modules, profile=parse(profile), executable=executable)
+    job = RunOptions(modules=modules, profile=parse(profile), executable=executable)
     outcome = train(experiment, directory, job)
     if outcome.interrupted:
         if is_first():

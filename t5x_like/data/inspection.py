@@ -47,7 +47,7 @@ class Bin(NamedTuple):
     tokens: int
 
 
-class Part(NamedTuple):
+class ComponentShare(NamedTuple):
     """A component of what is read.
 
     Attributes:
@@ -93,7 +93,7 @@ class Inspection:
     weighted: float | None
     examples_a_row: float
     steps: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[ComponentShare, ...]
     tokens_an_epoch: int | None
     tokens_a_run: int
     lengths: tuple[Bin, ...]
@@ -206,7 +206,7 @@ def _tokens_an_epoch(corpus: Dataset | StreamedDataset) -> int | None:
     return None
 
 
-def _parts(corpus: Dataset | StreamedDataset, steps: int, text_a_run: int) -> Iterator[Part]:
+def _parts(corpus: Dataset | StreamedDataset, steps: int, text_a_run: int) -> Iterator[ComponentShare]:
     """The components; without weights, each is read as often as the others."""
     sizes: list[tuple[int | None, int | None]] = [(None, None)] * len(corpus.components)
     if isinstance(corpus, Dataset):
@@ -218,7 +218,7 @@ def _parts(corpus: Dataset | StreamedDataset, steps: int, text_a_run: int) -> It
     for number, (name, (documents, tokens)) in enumerate(zip(names, sizes, strict=True)):
         shares = tuple(weights[number] / sum(weights) for weights in stages)
         read = sum(share * last for share, last in zip(shares, lasts, strict=True)) * text_a_run
-        yield Part(name, documents, tokens, shares, float(read / tokens) if tokens else None)
+        yield ComponentShare(name, documents, tokens, shares, float(read / tokens) if tokens else None)
 
 
 def _runs(ids: np.ndarray, segments: np.ndarray, weights: np.ndarray | None, vocabulary: Any) -> Iterator[Run]:

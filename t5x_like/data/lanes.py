@@ -18,7 +18,7 @@ from t5x_like.data.packing import POSITIONS, SEGMENT_IDS, Batch, Example, Exampl
 from t5x_like.errors import ExperimentError
 
 
-class Reader(Protocol):
+class RecordCursor(Protocol):
     """A cursor over the records of one lane, in its order."""
 
     def state(self) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ class Reader(Protocol):
 
 
 class Filled(NamedTuple):
-    """What one row, or several, took from a lane.
+    """Counts of what one row, or several, took from a lane.
 
     Attributes:
       tokens: tokens laid down.
@@ -53,7 +53,7 @@ class Filled(NamedTuple):
     closed_early: int = 0
 
 
-def open_lane(maker: ExampleMaker, reader: Reader, piece: int = 0, workers: Executor | None = None) -> "Lane":
+def open_lane(maker: ExampleMaker, reader: RecordCursor, piece: int = 0, workers: Executor | None = None) -> "Lane":
     """A lane of rows of the maker's examples; see `Lane`."""
     return (GroupedLane if len(maker.groups) > 1 else Lane)(maker, reader, piece, workers)
 
@@ -61,7 +61,9 @@ def open_lane(maker: ExampleMaker, reader: Reader, piece: int = 0, workers: Exec
 class Lane:
     """An independent sequence of rows."""
 
-    def __init__(self, maker: ExampleMaker, reader: Reader, piece: int = 0, workers: Executor | None = None) -> None:
+    def __init__(
+        self, maker: ExampleMaker, reader: RecordCursor, piece: int = 0, workers: Executor | None = None
+    ) -> None:
         """Starts at a place.
 
         Args:

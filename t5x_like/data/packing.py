@@ -20,7 +20,7 @@ Batch = dict[str, np.ndarray]
 SEGMENT_IDS, POSITIONS = "segment_ids", "positions"
 
 
-class Group(NamedTuple):
+class FeatureGroup(NamedTuple):
     """Features of one length.
 
     Attributes:
@@ -34,7 +34,7 @@ class Group(NamedTuple):
     names: tuple[str, ...]
 
 
-def groups_of(features: Mapping[str, Any]) -> tuple[Group, ...]:
+def groups_of(features: Mapping[str, Any]) -> tuple[FeatureGroup, ...]:
     """The groups of packed features, in their order; none where an example is a row.
 
     Args:
@@ -46,7 +46,9 @@ def groups_of(features: Mapping[str, Any]) -> tuple[Group, ...]:
         own = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default=None)
         if own is not None and name not in (own + SEGMENT_IDS, own + POSITIONS):
             members[own].append(name)
-    return tuple(Group(prefix, features[prefix + SEGMENT_IDS].shape[-1], tuple(members[prefix])) for prefix in prefixes)
+    return tuple(
+        FeatureGroup(prefix, features[prefix + SEGMENT_IDS].shape[-1], tuple(members[prefix])) for prefix in prefixes
+    )
 
 
 def places_of(features: Mapping[str, Any], length: int) -> int:
@@ -117,7 +119,7 @@ class ExampleMaker:
         self.example, self.features = objective.example, objective.features(length)
         self.record_length = record_length_of(objective, length)
         self.packs = bool(groups_of(self.features))
-        self.groups = groups_of(self.features) or (Group("", length, ()),)
+        self.groups = groups_of(self.features) or (FeatureGroup("", length, ()),)
         self.places = sum(group.length for group in self.groups)
         self.number = {name: number for number, group in enumerate(self.groups) for name in group.names}
         self._joins = objective.joins_documents
@@ -184,10 +186,10 @@ class ExampleMaker:
             features, self._packed_length(features, self.groups[0]) if self.packs else self._row(features), taken
         )
 
-    def _of(self, group: Group, features: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    def _of(self, group: FeatureGroup, features: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         return {name: feature for name, feature in features.items() if self.groups[self.number[name]] is group}
 
-    def _packed_length(self, features: Mapping[str, np.ndarray], group: Group) -> int:
+    def _packed_length(self, features: Mapping[str, np.ndarray], group: FeatureGroup) -> int:
         lengths = {len(feature) for feature in features.values()}
         if len(lengths) > 1:
             sizes = ", ".join(f"{name} {len(feature)}" for name, feature in features.items())

@@ -28,7 +28,7 @@ from etils import epath
 
 from t5x_like.data import prepare_steps as steps
 from t5x_like.data.cleaning.base import Record
-from t5x_like.data.prepare_groups import Group, Grouping, GroupWriter, finish
+from t5x_like.data.prepare_groups import Grouping, GroupWriter, ShardGroup, finish
 from t5x_like.data.prepare_steps import Block, EncodedBlock, Plan, Position
 from t5x_like.data.token_files import (
     MANIFEST,
@@ -163,7 +163,7 @@ class _Run:
             found += ((place, str(self._verdict(place, found))),)
         return found
 
-    def groups(self, verdicts: Verdicts) -> list[Group]:
+    def groups(self, verdicts: Verdicts) -> list[ShardGroup]:
         """The last pass, which writes the shards of every group that is not written."""
         groups, documents, tokens = self._finished(), 0, 0
         start = Position(*groups[-1].following) if groups else Position()
@@ -209,14 +209,14 @@ class _Run:
     def _writer(self, number: int) -> GroupWriter:
         return GroupWriter(self._output, self._plan, number)
 
-    def _finished(self) -> list[Group]:
+    def _finished(self) -> list[ShardGroup]:
         """The groups that were written before, in order."""
-        groups: list[Group] = []
+        groups: list[ShardGroup] = []
         while (file := self._record_of(len(groups))).exists():
-            groups.append(section(Group, json.loads(file.read_text()), file.name))
+            groups.append(section(ShardGroup, json.loads(file.read_text()), file.name))
         return groups
 
-    def _note(self, group: Group) -> Group:
+    def _note(self, group: ShardGroup) -> ShardGroup:
         write_whole(self._record_of(group.number), json.dumps(asdict(group)).encode())
         return group
 

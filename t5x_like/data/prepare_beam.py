@@ -23,7 +23,7 @@ from t5x_like import migrations
 from t5x_like.data import prepare_steps as steps
 from t5x_like.data import sources
 from t5x_like.data.cleaning.base import Record
-from t5x_like.data.prepare_groups import Group, Grouping, GroupWriter, finish
+from t5x_like.data.prepare_groups import Grouping, GroupWriter, ShardGroup, finish
 from t5x_like.data.prepare_steps import Plan, Position
 from t5x_like.data.token_files import MANIFEST, SourceFile, load_arrays, save_arrays
 from t5x_like.errors import UserError
@@ -176,7 +176,7 @@ def _digest(file: int, plan: bytes) -> tuple[int, str]:
 
 def _finish(groups: list[str], digests: list[tuple[int, str]], plan: bytes, output: str) -> None:
     found = [section(SourceFile, json.loads(source), "") for _, source in sorted(digests)]
-    written = sorted((section(Group, json.loads(group), "") for group in groups), key=lambda group: group.number)
+    written = sorted((section(ShardGroup, json.loads(group), "") for group in groups), key=lambda group: group.number)
     finish(epath.Path(output), pickle.loads(plan), found, written)
 
 

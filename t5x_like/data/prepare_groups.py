@@ -28,7 +28,7 @@ from t5x_like.errors import ExperimentError
 
 
 class Grouping:
-    """Where groups of blocks end; blocks are to come in the order of the corpus."""
+    """Ends of the groups of blocks; blocks are to come in the order of the corpus."""
 
     def __init__(self, shard_tokens: int) -> None:
         """Begins a group."""
@@ -45,7 +45,7 @@ class Grouping:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ShardGroup:
     """A group of blocks that is written, which is all there is to know of it.
 
     Attributes:
@@ -91,10 +91,10 @@ class GroupWriter:
         self._bytes += encoded.bytes
         self._following = encoded.following
 
-    def close(self) -> Group:
+    def close(self) -> ShardGroup:
         """Ends the files."""
         assert self._following is not None
-        return Group(
+        return ShardGroup(
             number=self._number,
             following=tuple(self._following),
             shards={split: self._writers[split].close() for split in sorted(self._writers)},
@@ -110,7 +110,9 @@ class GroupWriter:
             writer.abandon()
 
 
-def finish(directory: epath.Path, plan: Plan, sources: Sequence[SourceFile], groups: Sequence[Group]) -> CorpusManifest:
+def finish(
+    directory: epath.Path, plan: Plan, sources: Sequence[SourceFile], groups: Sequence[ShardGroup]
+) -> CorpusManifest:
     """Writes the tokenizer and, last, the manifest.
 
     Raises:
@@ -149,6 +151,6 @@ def tokenizer_of(plan: Plan) -> TokenizerFile:
     )
 
 
-def _split(plan: Plan, split: str, groups: Sequence[Group]) -> PreparedSplit:
+def _split(plan: Plan, split: str, groups: Sequence[ShardGroup]) -> PreparedSplit:
     shards = [group.shards[split] for group in groups if split in group.shards]
     return PreparedSplit.of(json.dumps(asdict(plan.task.rule(split))), shards)

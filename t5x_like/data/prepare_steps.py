@@ -123,7 +123,7 @@ class Block(NamedTuple):
     read: int
 
 
-class Part(NamedTuple):
+class EncodedSplit(NamedTuple):
     """Documents of one split as tokens; see `ShardWriter.append`."""
 
     tokens: np.ndarray
@@ -146,7 +146,7 @@ class EncodedBlock(NamedTuple):
 
     start: Position
     following: Position
-    parts: dict[str, Part]
+    parts: dict[str, EncodedSplit]
     documents: int
     bytes: int
     counts: dict[str, Any]
@@ -236,10 +236,10 @@ class Worker:
                 numbers.append(ordinal)
         return keys_of.record(keys, numbers)
 
-    def _part(self, documents: Sequence[tuple[np.ndarray, int]]) -> Part:
+    def _part(self, documents: Sequence[tuple[np.ndarray, int]]) -> EncodedSplit:
         tokens = np.concatenate([ids for ids, _ in documents], dtype=self._vocabulary.dtype, casting="unsafe")
         lengths = np.array([len(ids) for ids, _ in documents], np.int64)
-        return Part(tokens, lengths, np.array([size for _, size in documents], np.int64))
+        return EncodedSplit(tokens, lengths, np.array([size for _, size in documents], np.int64))
 
 
 @functools.lru_cache(maxsize=1)

@@ -37,7 +37,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended the run.
+    """Failure that ended the run.
 
     Attributes:
       process: which one failed.

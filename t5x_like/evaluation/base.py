@@ -10,7 +10,7 @@ from t5x_like.program import Program, State
 
 
 @dataclasses.dataclass(frozen=True)
-class Context:
+class EvaluationContext:
     """The run that an evaluator is part of.
 
     Attributes:
@@ -62,7 +62,7 @@ class EvaluatorOptions(Protocol):
     def every(self) -> int:
         """Steps between runs while training; 0 runs it at the end alone."""
 
-    def start(self, context: Context) -> Evaluator:
+    def start(self, context: EvaluationContext) -> Evaluator:
         """Reads and compiles what the evaluator needs.
 
         Raises:

@@ -12,7 +12,7 @@ import jax
 from t5x_like.data.evaluation import EvaluationReader
 from t5x_like.data.id_bounds import bounded
 from t5x_like.errors import ExperimentError
-from t5x_like.evaluation.base import Context, Evaluation, Evaluator
+from t5x_like.evaluation.base import Evaluation, EvaluationContext, Evaluator
 from t5x_like.parallel.placement import batch_shapes, place, share
 from t5x_like.program import MODEL_PARTS, State
 
@@ -39,7 +39,7 @@ class LossEvaluator:
             if getattr(self, field) < 0:
                 raise ExperimentError(field, f"{getattr(self, field)} is negative; it must be at least 0")
 
-    def start(self, context: Context) -> "SplitLoss":
+    def start(self, context: EvaluationContext) -> "SplitLoss":
         """Opens the split."""
         return SplitLoss(self, context)
 
@@ -47,7 +47,7 @@ class LossEvaluator:
 class SplitLoss(Evaluator):
     """The evaluator of one split, open."""
 
-    def __init__(self, options: LossEvaluator, context: Context) -> None:
+    def __init__(self, options: LossEvaluator, context: EvaluationContext) -> None:
         """Opens the split and compiles nothing yet."""
         self.options, self.context = options, context
         split = bounded(context.task.open(options.split), context.experiment.model.vocab_size, context.task)

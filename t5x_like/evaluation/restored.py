@@ -10,7 +10,7 @@ from t5x_like.checkpoint.reading import restore_parts
 from t5x_like.checkpoint.workdir import ASSETS
 from t5x_like.data.vocabulary import read
 from t5x_like.errors import UserError
-from t5x_like.evaluation.base import Context, Sample
+from t5x_like.evaluation.base import EvaluationContext, Sample
 from t5x_like.evaluation.devices import layout_here
 from t5x_like.experiment import Experiment
 from t5x_like.inference.sampling import Sampling
@@ -44,7 +44,7 @@ class Restored:
 
     def evaluate(self) -> tuple[dict[str, float], list[tuple[str, Sample]]]:
         """The metrics of every evaluator of the experiment by full name, and samples by evaluator."""
-        context = Context(self.experiment, self.program, self.experiment.data.task)
+        context = EvaluationContext(self.experiment, self.program, self.experiment.data.task)
         metrics: dict[str, float] = {}
         samples: list[tuple[str, Sample]] = []
         for key, options in self.experiment.evaluators.items():

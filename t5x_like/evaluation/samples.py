@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from t5x_like.checks import require_positive
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.evaluation.base import Context, Evaluation, Evaluator, Sample
+from t5x_like.evaluation.base import Evaluation, EvaluationContext, Evaluator, Sample
 from t5x_like.inference.sampling import Sampling
 from t5x_like.inference.text import TextGenerator
 from t5x_like.program import State, purpose_key
@@ -50,7 +50,7 @@ class SamplesEvaluator:
         """The sampler's part of the options."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
 
-    def start(self, context: Context) -> "RunningSamples":
+    def start(self, context: EvaluationContext) -> "RunningSamples":
         """Loads the vocabulary."""
         return RunningSamples(self, context)
 
@@ -58,7 +58,7 @@ class SamplesEvaluator:
 class RunningSamples(Evaluator):
     """The evaluator at work."""
 
-    def __init__(self, options: SamplesEvaluator, context: Context) -> None:
+    def __init__(self, options: SamplesEvaluator, context: EvaluationContext) -> None:
         """Takes what it needs from the context."""
         self.options = options
         self.key = purpose_key(context.experiment.seed, "sample")

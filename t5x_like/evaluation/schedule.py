@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 
 from t5x_like.errors import ExperimentError, explain
-from t5x_like.evaluation.base import Context, Evaluation, Evaluator
+from t5x_like.evaluation.base import Evaluation, EvaluationContext, Evaluator
 from t5x_like.experiment import Experiment
 from t5x_like.program import State
 from t5x_like.telemetry.writer import METRIC_PREFIXES
@@ -18,7 +18,7 @@ def is_due(step: int, every: int, steps: int) -> bool:
 class Evaluators:
     """All evaluators of an experiment, by key."""
 
-    def __init__(self, experiment: Experiment, context: Context) -> None:
+    def __init__(self, experiment: Experiment, context: EvaluationContext) -> None:
         """Starts every evaluator.
 
         Raises:

@@ -15,7 +15,7 @@ from t5x_like import registry
 from t5x_like.checks import require_at_least, require_positive
 from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.evaluation.base import Context, Evaluation, Evaluator
+from t5x_like.evaluation.base import Evaluation, EvaluationContext, Evaluator
 from t5x_like.inference.engine import Engine
 from t5x_like.inference.sampling import GREEDY
 from t5x_like.inference.scoring import Scored, Scorer
@@ -56,7 +56,7 @@ class SeqioEvaluator:
         require_positive(self, "tokens")
         require_at_least(self, 0, "every", "examples")
 
-    def start(self, context: Context) -> "RunningSeqio":
+    def start(self, context: EvaluationContext) -> "RunningSeqio":
         """Reads the split."""
         return RunningSeqio(self, context)
 
@@ -64,7 +64,7 @@ class SeqioEvaluator:
 class RunningSeqio(Evaluator):
     """The evaluator at work."""
 
-    def __init__(self, options: SeqioEvaluator, context: Context) -> None:
+    def __init__(self, options: SeqioEvaluator, context: EvaluationContext) -> None:
         """Has SeqIO read and keep the split.
 
         Raises:
@@ -124,7 +124,7 @@ class Responder:
     targets are one sequence, as in training.
     """
 
-    def __init__(self, context: Context, tokens: int) -> None:
+    def __init__(self, context: EvaluationContext, tokens: int) -> None:
         """Takes the run's model, and how many tokens a prediction has at most."""
         vocabulary = vocabulary_of(context.program.objective, context.task.vocabulary())
         self._tokens, self._end = tokens, vocabulary.eos_id

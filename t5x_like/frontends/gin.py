@@ -18,7 +18,7 @@ from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
 from t5x_like.frontends import gin_parser, gin_twins, pairs
 from t5x_like.frontends.gin_parser import Binding, Import, Macro, Reference
-from t5x_like.frontends.gin_twins import Context, Twin
+from t5x_like.frontends.gin_twins import BindingContext, Twin
 
 _SECTIONS = tuple(field.name for field in fields(Experiment))
 # Packages whose names are known here, so that a T5X file's imports of them ask for nothing.
@@ -31,7 +31,7 @@ _DEFAULT_MODEL = "DEFAULT_MODEL"
 
 @dataclass(frozen=True)
 class GinRun:
-    """What gin files and flags say, translated.
+    """Translation of gin files and flags.
 
     Attributes:
       values: nested plain values of the experiment.
@@ -122,7 +122,7 @@ def _translate(latest: Mapping[str, Binding], used: set[str]) -> tuple[dict[str,
     origins: dict[str, str] = {}
     for key, (binding, twin) in sorted(known.items(), key=lambda item: item[1][1].order):
         try:
-            translated = twin.translate(resolved[key], Context(values, resolved))
+            translated = twin.translate(resolved[key], BindingContext(values, resolved))
         except UserError as error:
             raise UserError(f"{binding.label}: {error}") from None
         values = pairs.apply(values, translated)
@@ -144,7 +144,7 @@ def _twin(key: str, binding: Binding) -> Twin | None:
 
 
 def _own_path(path: str) -> Any:
-    def translate(value: Any, _: Context) -> list[pairs.Pair]:
+    def translate(value: Any, _: BindingContext) -> list[pairs.Pair]:
         if references := [leaf for leaf in _leaves(value) if isinstance(leaf, Reference)]:
             raise UserError(f"{references[0]} is nothing that can be called here; give the plain value")
         return [(path, value)]

@@ -1,4 +1,4 @@
-"""What T5X's names in gin mean here: tables of macros and of bound parameters, each with its twin.
+"""Twins of T5X's names in gin: tables of the macros and bound parameters that are translated.
 
 A twin turns a value into pairs of dotted path and value. Paths below `run.` are not fields of the experiment but say
 how it is run: `run.workdir`, `run.checkpoint`, `run.prompts`, `run.modules`.
@@ -18,8 +18,8 @@ from t5x_like.frontends.pairs import Pair
 
 
 @dataclass(frozen=True)
-class Context:
-    """What is known when a binding is translated.
+class BindingContext:
+    """Values and bindings that a translation of one binding may look at.
 
     Attributes:
       values: nested values so far.
@@ -41,14 +41,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Twin:
-    """What one T5X name means.
+    """Translation of one T5X name.
 
     Attributes:
       translate: (value, context) to pairs; raises UserError("what is wrong") for a value that has no meaning here.
       order: -1 for what picks a section by name, and so comes before its fields; 1 for what looks at all the others.
     """
 
-    translate: Callable[[Any, Context], list[Pair]]
+    translate: Callable[[Any, BindingContext], list[Pair]]
     order: int = 0
 
 
@@ -60,7 +60,7 @@ def to(path: str) -> Twin:
 def only(reason: str, *accepted: Any) -> Twin:
     """Nothing to set: this program does as if the value were one of `accepted`, whatever it is called elsewhere."""
 
-    def translate(value: Any, _: Context) -> list[Pair]:
+    def translate(value: Any, _: BindingContext) -> list[Pair]:
         if not any(value == known and type(value) is type(known) for known in accepted):
             raise UserError(f"{value!r} cannot be had: {reason}")
         return []
@@ -71,7 +71,7 @@ def only(reason: str, *accepted: Any) -> Twin:
 def wired(*names: str) -> Twin:
     """T5X's parts plugged into one another; here they always are, so only the usual part may be named, or None."""
 
-    def translate(value: Any, _: Context) -> list[Pair]:
+    def translate(value: Any, _: BindingContext) -> list[Pair]:
         if value is not None and not (isinstance(value, Reference) and value.short_name in names):
             raise UserError(f"{value} cannot be plugged in; it must be @{' or @'.join(names)}")
         return []
@@ -79,18 +79,18 @@ def wired(*names: str) -> Twin:
     return Twin(translate)
 
 
-def _model(value: Any, _: Context) -> list[Pair]:
+def _model(value: Any, _: BindingContext) -> list[Pair]:
     if isinstance(value, Reference):
         raise UserError(f"{value} is no model here; name a family, {' or '.join(registry.names('model'))}")
     return [("model", value)]
 
 
-def _same_model(value: Any, context: Context) -> list[Pair]:
+def _same_model(value: Any, context: BindingContext) -> list[Pair]:
     """`train.model = %MODEL` repeats what MODEL has said already."""
     return [] if value == context.section("model", "family").get("family") else _model(value, context)
 
 
-def _optimizer(value: Any, _: Context) -> list[Pair]:
+def _optimizer(value: Any, _: BindingContext) -> list[Pair]:
     return [("optimizer.name", value.short_name.lower() if isinstance(value, Reference) else value)]
 
 
@@ -98,11 +98,11 @@ def _task_section(name: Any) -> Any:
     return name if name in registry.names("task") else {"name": "seqio", "mixture": name}
 
 
-def _task(value: Any, _: Context) -> list[Pair]:
+def _task(value: Any, _: BindingContext) -> list[Pair]:
     return [] if value is None else [("data.task", _task_section(value))]
 
 
-def _same_task(value: Any, context: Context) -> list[Pair]:
+def _same_task(value: Any, context: BindingContext) -> list[Pair]:
     """Repeats what MIXTURE_OR_TASK_NAME has said, or says it; fields of the same task stay."""
     section = context.section("data.task")
     if value in (section.get("mixture"), section.get("name")):
@@ -110,7 +110,7 @@ def _same_task(value: Any, context: Context) -> list[Pair]:
     return _task(value, context)
 
 
-def _feature_lengths(value: Any, context: Context) -> list[Pair]:
+def _feature_lengths(value: Any, context: BindingContext) -> list[Pair]:
     """A decoder's one length, or those of an encoder and a decoder.
 
     With both, examples that a SeqIO task makes are taken as they are, unless the experiment names another objective.
@@ -134,7 +134,7 @@ def _feature_lengths(value: Any, context: Context) -> list[Pair]:
 _AS_THEY_ARE = "seq2seq"
 
 
-def _use_cached(value: Any, context: Context) -> list[Pair]:
+def _use_cached(value: Any, context: BindingContext) -> list[Pair]:
     name = context.section("data.task").get("name", "sotu")
     if name == "seqio":
         return [("data.task.use_cached", value)]
@@ -146,7 +146,7 @@ def _use_cached(value: Any, context: Context) -> list[Pair]:
     return []
 
 
-def _modules(value: Any, context: Context) -> list[Pair]:
+def _modules(value: Any, context: BindingContext) -> list[Pair]:
     known = context.section("run").get("modules", ())
     named = [value] if isinstance(value, str) else value or ()
     if not isinstance(named, list | tuple) or not all(isinstance(module, str) for module in named):
@@ -161,7 +161,7 @@ _NORMALIZATION = {
 }
 
 
-def _normalization(value: Any, _: Context) -> list[Pair]:
+def _normalization(value: Any, _: BindingContext) -> list[Pair]:
     if value is None:  # T5X leaves the sum as it is
         return [("objective.normalization", 1.0)]
     if isinstance(value, str) and value not in _NORMALIZATION:
@@ -169,7 +169,7 @@ def _normalization(value: Any, _: Context) -> list[Pair]:
     return [("objective.normalization", _NORMALIZATION[value] if isinstance(value, str) else value)]
 
 
-def _evaluation_period(value: Any, context: Context) -> list[Pair]:
+def _evaluation_period(value: Any, context: BindingContext) -> list[Pair]:
     """A period for all evaluators but those that have one of their own."""
     evaluators = context.section("evaluators").items()
     open_ones = [name for name, own in evaluators if not (isinstance(own, Mapping) and "every" in own)]
@@ -178,7 +178,7 @@ def _evaluation_period(value: Any, context: Context) -> list[Pair]:
     return [(f"evaluators.{name}.every", value) for name in open_ones]
 
 
-def _restore_path(value: Any, _: Context) -> list[Pair]:
+def _restore_path(value: Any, _: BindingContext) -> list[Pair]:
     if isinstance(value, list | tuple):
         if len(value) > 1:
             raise UserError(f"{value!r} names {len(value)} checkpoints; parameters come from one")
@@ -186,7 +186,7 @@ def _restore_path(value: Any, _: Context) -> list[Pair]:
     return [("initialize.checkpoint", value or "")]
 
 
-def _keep(value: Any, _: Context) -> list[Pair]:
+def _keep(value: Any, _: BindingContext) -> list[Pair]:
     return [("checkpoint.keep_every", 1)] if value is None else [("checkpoint.keep", value)]  # None keeps all
 
 
@@ -202,7 +202,7 @@ _SCHEDULES: Mapping[tuple[str, ...], tuple[str, bool, bool]] = {
 }
 
 
-def _schedule(_: Any, context: Context) -> list[Pair]:
+def _schedule(_: Any, context: BindingContext) -> list[Pair]:
     """All three of the scheduler's parameters at once, because T5X's rsqrt has its peak at base/√warmup."""
     given = {
         key: context.bindings.get(f"{SCHEDULER}.{key}") for key in ("factors", "base_learning_rate", "warmup_steps")

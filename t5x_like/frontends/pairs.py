@@ -1,4 +1,4 @@
-"""What both spellings come down to: pairs of a dotted path and a value, laid over nested plain values in order."""
+"""Pairs of a dotted path and a value, which flags and gin both become, laid over nested plain values in order."""
 
 import ast
 import typing

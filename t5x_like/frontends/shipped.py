@@ -1,4 +1,4 @@
-"""Where `configs/` and `gin/` are found: below the working directory, in the checkout, or inside the wheel."""
+"""Lookup of `configs/` and `gin/` files: below the working directory, in the checkout, or inside the wheel."""
 
 import difflib
 from collections.abc import Sequence

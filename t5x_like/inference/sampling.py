@@ -16,7 +16,7 @@ COLDEST = 1e-6  # logits divided by less leave float32's range
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """Sampling of the next token: temperature and cut-offs.
 
     Attributes:
       temperature: divides the logits; 0 takes the likeliest token.

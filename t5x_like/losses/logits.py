@@ -37,7 +37,7 @@ def logits(
 
 
 class Seen(NamedTuple):
-    """What is known of each token after some rows of the vocabulary: all float32 [n]."""
+    """Running sums of each token over some rows of the vocabulary: all float32 [n]."""
 
     target_n: jax.Array  # the target's logit, 0 as long as it has not come
     highest_n: jax.Array  # the highest logit
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
 
 
 def nothing_seen(tokens: int) -> Seen:
-    """What is known before the first row."""
+    """Sums before the first row."""
     zeros_n = jnp.zeros(tokens, jnp.float32)
     return Seen(zeros_n, zeros_n + _LOWEST, zeros_n, zeros_n)
 
@@ -75,7 +75,7 @@ def see(seen: Seen, logits_nc: jax.Array, column_n: jax.Array) -> Seen:
 
 
 class Scores(NamedTuple):
-    """What the whole vocabulary comes to for each token: all float32 [n]. Their gradients have the same form."""
+    """Scores of each token over the whole vocabulary: all float32 [n]. Their gradients have the same form."""
 
     target_n: jax.Array  # the target's logit
     log_z_n: jax.Array  # log Σ exp(logit)
@@ -118,7 +118,7 @@ def groups(vocab: int) -> int:
 
 
 class Chunks:
-    """How a table is cut.
+    """Cut of an embedding table into chunks of rows.
 
     A table whose rows are sharded must not be cut into runs of neighbouring rows: every chunk would then live on one
     device. The rows are seen as `groups` × `rows`, and a chunk takes some rows of every group. Where the number of

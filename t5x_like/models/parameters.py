@@ -1,4 +1,4 @@
-"""How a variable comes into being: its shape, logical axes, kind and first values."""
+"""Creation of variables: shape, logical axes, kind and first values."""
 
 import jax
 import jax.numpy as jnp

@@ -1,1 +1,1 @@
-"""What is predicted: the preprocessing of an example and its loss, side by side."""
+"""Training objectives: the preprocessing of an example and its loss, side by side."""

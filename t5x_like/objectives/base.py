@@ -24,7 +24,7 @@ Record = Mapping[str, np.ndarray]
 
 
 class Mode(enum.Enum):
-    """What a loss is computed for: `TRAIN`, with dropout and regularisation, or `EVALUATE`, with neither."""
+    """Purpose of a loss: `TRAIN`, with dropout and regularisation, or `EVALUATE`, with neither."""
 
     TRAIN = "train"
     EVALUATE = "evaluate"
@@ -35,7 +35,7 @@ class Mode(enum.Enum):
 
 
 class Loss(NamedTuple):
-    """What one batch, or a part of it, adds to the step.
+    """Sums that one batch, or a part of it, adds to the step.
 
     Attributes:
       terms: float32 sums over the rows, by name. The step divides each by the denominator of the same name, taken over

@@ -16,7 +16,7 @@ from t5x_like.sections import Choice
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(abc.ABC):
-    """How gradients become updates.
+    """Optimizer: the rule that turns gradients into updates.
 
     A subclass gives the direction of an update; clipping, weight decay and the learning rate are the same for all
     (`build.build`).

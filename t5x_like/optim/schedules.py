@@ -78,7 +78,7 @@ class Constant(LearningRateSchedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(LearningRateSchedule):
+class LinearDecay(LearningRateSchedule):
     """A straight line from the peak to the floor.
 
     Attributes:

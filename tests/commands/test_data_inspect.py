@@ -10,7 +10,7 @@ from t5x_like.__main__ import main
 from t5x_like.commands.data import inspect as page
 from t5x_like.data.cleaning.base import Outcome
 from t5x_like.data.cleaning.counts import Counts
-from t5x_like.data.inspection import Bin, Inspection, Part, Run
+from t5x_like.data.inspection import Bin, ComponentShare, Inspection, Run
 from t5x_like.frontends import configdict
 
 CONFIG = "--config=configs/quickstart.py"
@@ -50,7 +50,7 @@ FOUND = Inspection(
     weighted=0.125,
     examples_a_row=2.0,
     steps=(0, 300),
-    parts=(Part("a", 5, 1000, (0.75, 0.0), 2.5), Part("b", None, None, (0.25, 1.0), None)),
+    parts=(ComponentShare("a", 5, 1000, (0.75, 0.0), 2.5), ComponentShare("b", None, None, (0.25, 1.0), None)),
     tokens_an_epoch=None,
     tokens_a_run=1234567,
     lengths=(Bin(1, 1, 2, 2), Bin(2, 2, 0, 0), Bin(3, 4, 1, 3)),

@@ -155,4 +155,4 @@ def test_what_is_streamed_is_sampled(notes, monkeypatch):
     lengths = np.diff(task.open("train").shards[0].offsets)[:20]
     assert sum(each.tokens for each in found.lengths) == lengths.sum()
     assert found.tokens_an_epoch is None
-    assert found.parts == (inspection.Part("", None, None, (1.0,), None),)
+    assert found.parts == (inspection.ComponentShare("", None, None, (1.0,), None),)

@@ -9,7 +9,7 @@ import tiny
 from t5x_like import program as step
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.documents import Documents
-from t5x_like.evaluation.base import Context
+from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.loss import LossEvaluator
 from t5x_like.objectives.causal_lm import CausalLM
 
@@ -31,7 +31,7 @@ def test_bits_per_byte_are_of_what_was_read(tokens, read, monkeypatch):
     experiment = tiny.experiment(CausalLM())
     program = step.program(experiment)
     seen = []
-    evaluator = LossEvaluator(tokens=tokens).start(Context(experiment, program, Task()))
+    evaluator = LossEvaluator(tokens=tokens).start(EvaluationContext(experiment, program, Task()))
     monkeypatch.setattr(evaluator, "sums", lambda *a, sums=evaluator.sums: seen.append(a[-1]) or sums(*a))
     metrics = evaluator.run(tiny.initial(program), 0).metrics
     assert sum(int((batch["segment_ids"] > 0).sum()) for batch in seen) == sum(read)

@@ -6,7 +6,7 @@ import pytest
 from runs import TINY
 
 from t5x_like.errors import ExperimentError
-from t5x_like.evaluation.base import Context, Evaluation, Evaluator
+from t5x_like.evaluation.base import Evaluation, EvaluationContext, Evaluator
 from t5x_like.evaluation.loss import LossEvaluator
 from t5x_like.evaluation.samples import SamplesEvaluator
 from t5x_like.evaluation.schedule import Evaluators, full_names, is_due
@@ -43,7 +43,8 @@ def made(best="", **evaluators):
 def evaluators(best="", **options):
     experiment = made(best, **options)
     return Evaluators(
-        experiment, Context(experiment, program(experiment, layout.make(experiment.parallelism)), experiment.data.task)
+        experiment,
+        EvaluationContext(experiment, program(experiment, layout.make(experiment.parallelism)), experiment.data.task),
     )
 
 

@@ -69,10 +69,10 @@ def test_a_corpus_of_ones_own():
             {"data.sequence_length": 512, "objective.target_length": 114, "objective.name": "span_corruption"},
         ),
         (
-            ["TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4}", "MIXTURE_OR_TASK_NAME='pairs'"],
+            ["TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4}", "MIXTURE_OR_TASK_NAME='translation'"],
             {
                 "data.task.name": "seqio",
-                "data.task.mixture": "pairs",
+                "data.task.mixture": "translation",
                 "data.task.features.inputs": 8,
                 "data.task.features.targets": 4,
                 "data.sequence_length": 8,

@@ -99,7 +99,7 @@ found["fingerprints"] = [sorted(door("my_mixture").fingerprint("train", streamed
 
 # SeqIO's evaluator over our model, a converter of SeqIO's over our task.
 from t5x_like.data.tasks import TextTask
-from t5x_like.evaluation.base import Context
+from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.loss import LossEvaluator
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
 from t5x_like.experiment import Experiment
@@ -138,7 +138,7 @@ experiment = Experiment.from_dict({
 })
 run = program(experiment, layout_here(experiment))
 state = run.init()
-context = Context(experiment, run, experiment.data.task)
+context = EvaluationContext(experiment, run, experiment.data.task)
 options = {"data_dir": str(place / "tfds"), "tokens": 5}
 paired = SeqioEvaluator(mixture="measured", examples=6, features={"targets": 16}, **options).start(context)
 found["measured"] = dict(paired.run(state, 3).metrics)

@@ -11,7 +11,7 @@ from t5x_like.optim.adamw import AdamW
 from t5x_like.optim.build import build
 from t5x_like.optim.lion import Lion
 from t5x_like.optim.muon import Muon, orthogonalize
-from t5x_like.optim.schedules import Constant, Linear
+from t5x_like.optim.schedules import Constant, LinearDecay
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel.parameters import ParameterInfo
 
@@ -63,7 +63,7 @@ def test_adamw():
 
 
 def test_global_norm_clipping_and_the_schedule_come_around_the_rule():
-    options = SGD(schedule=Linear(), learning_rate=0.5, clip_norm=2.0, momentum=0.0)
+    options = SGD(schedule=LinearDecay(), learning_rate=0.5, clip_norm=2.0, momentum=0.0)
 
     def rule(t, x, g):
         rate = 0.5 * (1 - (t - 1) / (STEPS - 1))

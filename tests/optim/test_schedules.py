@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from t5x_like.errors import ExperimentError
-from t5x_like.optim.schedules import Constant, Cosine, Linear, ReciprocalSquareRoot, WarmupStableDecay
+from t5x_like.optim.schedules import Constant, Cosine, LinearDecay, ReciprocalSquareRoot, WarmupStableDecay
 
 GOLDEN = [
     (Constant(warmup_steps=4), 2.0, 10, {0: 0.5, 1: 1.0, 3: 2.0, 4: 2.0, 9: 2.0}),
     (Constant(), 2.0, 10, {0: 2.0, 9: 2.0}),
-    (Linear(warmup_steps=2), 1.0, 10, {0: 0.5, 1: 1.0, 5: 0.5, 9: 0.0}),
-    (Linear(final_fraction=0.5), 2.0, 5, {0: 2.0, 2: 1.5, 4: 1.0, 7: 1.0}),
+    (LinearDecay(warmup_steps=2), 1.0, 10, {0: 0.5, 1: 1.0, 5: 0.5, 9: 0.0}),
+    (LinearDecay(final_fraction=0.5), 2.0, 5, {0: 2.0, 2: 1.5, 4: 1.0, 7: 1.0}),
     (Cosine(warmup_steps=2), 1.0, 10, {0: 0.5, 1: 1.0, 3: 0.1 + 0.9 * 0.8535534, 5: 0.55, 9: 0.1}),
     (Cosine(final_fraction=0.0), 3.0, 5, {0: 3.0, 1: 2.5606602, 2: 1.5, 4: 0.0}),
     (ReciprocalSquareRoot(), 0.01, 100_000, {0: 0.01, 10_000: 0.01, 40_000: 0.005}),
@@ -29,7 +29,7 @@ def test_golden_values(schedule, peak, steps, expected):
         np.testing.assert_allclose(schedule(step, peak, steps), value, rtol=1e-6, atol=1e-7, err_msg=f"step {step}")
 
 
-@pytest.mark.parametrize("schedule", [Constant, Linear, Cosine, ReciprocalSquareRoot, WarmupStableDecay])
+@pytest.mark.parametrize("schedule", [Constant, LinearDecay, Cosine, ReciprocalSquareRoot, WarmupStableDecay])
 def test_under_jit_it_is_float32_never_above_the_peak_and_never_zero_at_first(schedule):
     schedule = schedule(warmup_steps=5)
     rates = jax.jit(lambda step: schedule(step, 0.3, 50))(jnp.arange(50))
@@ -39,11 +39,11 @@ def test_under_jit_it_is_float32_never_above_the_peak_and_never_zero_at_first(sc
 
 
 def test_a_run_of_one_step_is_at_the_peak():
-    for schedule in (Linear(), Cosine(), WarmupStableDecay()):
+    for schedule in (LinearDecay(), Cosine(), WarmupStableDecay()):
         assert schedule(0, 0.5, 1) == 0.5
 
 
-@pytest.mark.parametrize("schedule", [Constant, Linear, Cosine, ReciprocalSquareRoot, WarmupStableDecay])
+@pytest.mark.parametrize("schedule", [Constant, LinearDecay, Cosine, ReciprocalSquareRoot, WarmupStableDecay])
 def test_a_warmup_as_long_as_the_run_is_an_error(schedule):
     with pytest.raises(ExperimentError, match="10 steps of warm-up do not fit into steps=10") as error:
         schedule(warmup_steps=10).check(10)
@@ -60,7 +60,7 @@ def test_a_warmup_that_runs_into_the_decay_is_an_error():
     "schedule, options, field",
     [
         (Constant, {"warmup_steps": -1}, "warmup_steps"),
-        (Linear, {"final_fraction": 1.0}, "final_fraction"),
+        (LinearDecay, {"final_fraction": 1.0}, "final_fraction"),
         (Cosine, {"final_fraction": -0.1}, "final_fraction"),
         (ReciprocalSquareRoot, {"decay_after": 0}, "decay_after"),
         (WarmupStableDecay, {"decay_fraction": 1.0}, "decay_fraction"),

@@ -90,8 +90,8 @@ def test_a_saved_executable_is_the_step(tmp_path, built):
 def test_training_runs_what_was_saved_and_compiles_what_was_not(tmp_path, built):
     program, said = step.program(experiment(), built.layout), []
     journal = types.SimpleNamespace(message=said.append)
-    assert not isinstance(train.step_of(experiment(), program, train.Job(), journal), jax.stages.Compiled)
-    job = train.Job(executable=str(tmp_path))
+    assert not isinstance(train.step_of(experiment(), program, train.RunOptions(), journal), jax.stages.Compiled)
+    job = train.RunOptions(executable=str(tmp_path))
     assert not isinstance(train.step_of(experiment(), program, job, journal), jax.stages.Compiled)
     build.save(built, epath.Path(tmp_path))
     assert isinstance(train.step_of(experiment(), program, job, journal), jax.stages.Compiled)

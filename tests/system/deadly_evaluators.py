@@ -6,7 +6,7 @@ import signal
 import sys
 
 from t5x_like import registry
-from t5x_like.evaluation.base import Context, Evaluation, Evaluator
+from t5x_like.evaluation.base import Evaluation, EvaluationContext, Evaluator
 
 # Such as "first@10": the evaluator `first` begins at step 10; or "open@10", "rename@10": of its evaluation.json.
 _MOMENT, _, _STEP = os.environ.get("DIE", "").partition("@")
@@ -20,7 +20,7 @@ class DeadlyEvaluator:
     moment: str = ""
     every: int = 0
 
-    def start(self, context: Context) -> "Deadly":
+    def start(self, context: EvaluationContext) -> "Deadly":
         return Deadly(self.moment)
 
 

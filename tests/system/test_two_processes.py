@@ -8,7 +8,7 @@ from runs import lines
 from together import FLAGS, STEPS, Together, losses
 
 from t5x_like.frontends import configdict
-from t5x_like.train import Job, train
+from t5x_like.train import RunOptions, train
 
 QUICK = (
     "--config.data.batch_size=8",
@@ -25,7 +25,7 @@ def test_two_processes_train_as_one(tmp_path):
         # Meanwhile, on this process's eight devices.
         config, *fields = [*FLAGS, *QUICK]
         experiment = configdict.load(config.removeprefix("--config="), fields)
-        alone = train(experiment, epath.Path(tmp_path / "one"), Job(show=False))
+        alone = train(experiment, epath.Path(tmp_path / "one"), RunOptions(show=False))
         said = [process.communicate(timeout=280) for process in processes]
     finally:
         for process in processes:

@@ -28,7 +28,7 @@ _PART = re.compile(r"-\d+-of-\d+$")
 
 @dataclass(frozen=True)
 class Place:
-    """Where records are.
+    """Place of records.
 
     Attributes:
       path: a directory, a file, a glob of files or `tfds:NAME/CONFIG:VERSION`; `{split}` in it is the split's name.

@@ -7,7 +7,7 @@ corpus    the shards that a path names, as one
 faults    what can be wrong, by kind
 """
 
-from t5x_like.data.sources.base import POLICIES, UNITS, Options, Reader, Stamp, TextShard
+from t5x_like.data.sources.base import POLICIES, UNITS, Options, ShardReader, Stamp, TextShard
 from t5x_like.data.sources.corpus import TextCorpus, open_corpus, read_texts
 from t5x_like.data.sources.paths import SHIPPED, digest, file_digest, find, is_glob, outline, read_bytes, resolve
 
@@ -16,7 +16,7 @@ __all__ = [
     "SHIPPED",
     "UNITS",
     "Options",
-    "Reader",
+    "ShardReader",
     "Stamp",
     "TextCorpus",
     "TextShard",

@@ -89,9 +89,9 @@ class TextShard(abc.ABC):
           ExperimentError: where it cannot be read for another reason.
         """
 
-    def read(self, start: int = 0) -> "Reader":
+    def read(self, start: int = 0) -> "ShardReader":
         """(number, text) of the records from `start` on, in order; at most the file up to there is read again."""
-        return Reader(self, start)
+        return ShardReader(self, start)
 
     def count(self) -> int | None:
         """The number of records, where the format says it without reading them; None where it does not.
@@ -166,7 +166,7 @@ class TextShard(abc.ABC):
             return None
 
 
-class Reader(Iterator[tuple[int, str]]):
+class ShardReader(Iterator[tuple[int, str]]):
     """The texts of one shard, with their record numbers.
 
     A record that gives no text keeps its number, so that numbers do not depend on what is skipped.

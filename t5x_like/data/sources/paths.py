@@ -1,4 +1,4 @@
-"""Where files are: on a disk, an object store or in the package, and what their content's digest is."""
+"""Paths of files on a disk, in an object store or in the package, and digests of their content."""
 
 import contextlib
 import glob

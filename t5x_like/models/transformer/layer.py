@@ -95,7 +95,7 @@ class Layer(nnx.Module):
         return (self.attention,)
 
 
-class Group(nnx.Module):
+class LayerGroup(nnx.Module):
     """The layers of one repetition of a pattern, one after the other; it is called like a `Layer`."""
 
     def __init__(self, layers: list[Layer]) -> None:

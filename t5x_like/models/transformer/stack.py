@@ -26,7 +26,7 @@ from t5x_like.models.norm import Norm
 from t5x_like.models.transformer import config, pipeline
 from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.models.transformer.inputs import CACHED, AttentionInputs, Cache, Encoded
-from t5x_like.models.transformer.layer import Group, Layer
+from t5x_like.models.transformer.layer import Layer, LayerGroup
 from t5x_like.models.transformer.positions import bias_of, rotation, sinusoids
 from t5x_like.parallel import layout
 from t5x_like.parallel import schedule as schedules
@@ -205,7 +205,7 @@ class TransformerStack(nnx.Module):
             )
             for layer in self.stack.group
         ]
-        return layers[0] if len(layers) == 1 else Group(layers)
+        return layers[0] if len(layers) == 1 else LayerGroup(layers)
 
     # --- Embedding ----------------------------------------------------------------------------------------------------
 
