@@ -22,6 +22,7 @@ import optax
 from flax import nnx
 
 from t5x_like import variables
+from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Experiment
 from t5x_like.models import auxiliary
 from t5x_like.models.dropout import RowRngs
@@ -30,6 +31,7 @@ from t5x_like.objectives.roles import Assignment, Frozen, Trained, assign
 from t5x_like.optim import build as optim
 from t5x_like.parallel import divisibility
 from t5x_like.parallel.layout import Layout
+from t5x_like.parallel.parameters import ParameterInfo
 from t5x_like.variables import Functional, Path, Tree
 
 State = dict[str, Any]
@@ -52,7 +54,7 @@ class Program:
 
     Attributes:
       objective: what is predicted.
-      adaptations: changes to the model that the objective builds, in order.
+      adaptations: changes to the model that the objective builds, in order, by their keys in the experiment.
       architecture: what the objective's model is built of.
       structure: the structure of the adapted model.
       roles: who moves each variable, by path, and what it follows.
@@ -65,7 +67,7 @@ class Program:
     """
 
     objective: Objective
-    adaptations: tuple[Any, ...]
+    adaptations: Mapping[str, Any]
     architecture: Any
     structure: Functional
     roles: Mapping[Path, Assignment]
@@ -204,15 +206,21 @@ class Program:
         }
 
 
-def build(objective: Objective, adaptations: tuple[Any, ...], architecture: Any, seed: int = 0) -> nnx.Module:
+def build(objective: Objective, adaptations: Mapping[str, Any], architecture: Any, seed: int = 0) -> nnx.Module:
     """The model of an experiment with its first values: the objective's, changed by each adaptation in turn.
 
     Adaptations draw from generators of their own, so that they leave the first values of everything else as they are.
+
+    Raises:
+      ExperimentError: where an adaptation fits no part of the model, at its option.
     """
     model = objective.build(architecture, nnx.Rngs(params=purpose_key(seed, "initialize")))
-    for number, adaptation in enumerate(adaptations):
-        key = jax.random.fold_in(purpose_key(seed, "adapt"), number)
-        adaptation.transform(objective.inference_model(model), nnx.Rngs(params=key))
+    for number, (key, adaptation) in enumerate(adaptations.items()):
+        draws = nnx.Rngs(params=jax.random.fold_in(purpose_key(seed, "adapt"), number))
+        try:
+            adaptation.transform(objective.inference_model(model), draws)
+        except ExperimentError as error:
+            raise error.under(f"adaptations.{key}") from None
     return model
 
 
@@ -223,12 +231,12 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
       ExperimentError: where an adaptation or a role fits no part of the model, or the layout does not suit a parameter.
     """
     objective, architecture = experiment.objective, experiment.model
-    adaptations = tuple(experiment.adaptations.values())
+    adaptations = experiment.adaptations
     structure, _ = variables.abstract(lambda: build(objective, adaptations, architecture))
     infos = variables.flatten(structure.infos())
     if layout is not None and layout.mesh is not None:
         divisibility.require_parameters(layout, infos)
-    roles = assign(infos, structure.kinds(), adapted_roles(objective, adaptations))
+    roles = adapted_roles(objective, adaptations, infos, structure.kinds())
     trained = variables.unflatten({p: infos[p] for p, (role, _) in roles.items() if isinstance(role, Trained)})
     options = experiment.optimizer
     chosen = experiment.parallelism
@@ -265,8 +273,28 @@ def flops_per_step(experiment: Experiment) -> float:
     return objective.flops(experiment.model, shapes)
 
 
-def adapted_roles(objective: Objective, adaptations: tuple[Any, ...]) -> Any:
-    """Filters and roles in order: of the adaptations' own variables, the objective's, and what adaptations freeze."""
-    own = [pair for adaptation in adaptations for pair in adaptation.roles]
-    frozen = [adaptation.rest for adaptation in adaptations if adaptation.rest is not None]
-    return [*own, *objective.roles, *frozen[:1]]
+def adapted_roles(
+    objective: Objective,
+    adaptations: Mapping[str, Any],
+    infos: Mapping[Path, ParameterInfo],
+    kinds: Mapping[Path, type[nnx.Variable]],
+) -> dict[Path, Assignment]:
+    """The role of every variable of an adapted model.
+
+    What is a copy or an average of something else, by the objective's roles, stays that. Of the others adaptations
+    speak first, for the variables that they add; then the objective; and what is left is as the first adaptation that
+    has a `rest` says.
+
+    Raises:
+      ExperimentError: at an adaptation or the objective, for a filter of its roles that decides nothing.
+    """
+    own = assign(infos, kinds, objective.roles)
+    if not adaptations:
+        return own
+    added: dict[Any, str] = {}  # two adaptations of one kind have the same filters
+    for key, adaptation in adaptations.items():
+        added |= {pair: f"adaptations.{key}" for pair in adaptation.roles if pair not in added}
+    roles = [*added, *(pair for pair in objective.roles if not getattr(pair[1], "of", ""))]
+    rest = [adaptation.rest for adaptation in adaptations.values() if adaptation.rest is not None]
+    free = {path: info for path, info in infos.items() if own[path].source is None}
+    return own | assign(free, kinds, roles, [*added.values()], rest[:1])

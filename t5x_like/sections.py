@@ -190,7 +190,7 @@ def _check_kind(choice: Choice | Choices, name: str, options: type, values: Mapp
         if having:
             raise ExperimentError(
                 _join(where, key),
-                f"it is an option of {' and '.join(map(repr, having))}, and {where}.{choice.tag} is {name!r}; choose"
+                f"it is an option of {' and '.join(map(repr, having))}, and {choice.tag} here is {name!r}; choose"
                 f" {having[0]!r} or leave it out",
             )
 

@@ -33,7 +33,7 @@ class Adaptation(abc.ABC):
           rngs: first values are drawn from `rngs.params`.
 
         Raises:
-          ExperimentError: where the adaptation fits no part of the model.
+          ExperimentError: where the adaptation fits no part of the model, at one of its options.
         """
 
     @property
@@ -43,8 +43,12 @@ class Adaptation(abc.ABC):
 
     @property
     def rest(self) -> tuple[Filter, Role] | None:
-        """The filter and role of everything that no objective or adaptation speaks of; None leaves it trained."""
-        return "**", Frozen()
+        """The filter and role of all that no objective or adaptation speaks of; None leaves everything its own.
+
+        What is no parameter (a queue, a schedule, a batch norm's means) goes on being moved by the objective or by its
+        module.
+        """
+        return nnx.Param, Frozen()
 
 
 def modules_by_path(model: nnx.Module) -> Iterator[tuple[Path, Any]]:

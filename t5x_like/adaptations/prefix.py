@@ -39,10 +39,11 @@ class Prefix(Adaptation):
 
     def transform(self, model: nnx.Module, rngs: nnx.Rngs) -> None:
         """Gives each self-attention that is meant a `KeyValuePrefix`."""
-        where = f"adaptations.{self.name}.path"
-        for attention in chosen(model, self.path, Attention, where, "attention"):
-            if attention.prefix is not None or attention.is_cross:
-                raise ExperimentError(where, f"{self.path!r} takes attention that has a prefix or is to an encoder")
+        for attention in chosen(model, self.path, Attention, "path", "attention"):
+            if attention.is_cross:
+                raise ExperimentError("path", f"{self.path!r} takes attention to an encoder, which has no prefix")
+            if attention.prefix is not None:
+                raise ExperimentError("path", f"{self.path!r} takes attention that has a prefix already; leave one out")
             attention.prefix = nnx.data(KeyValuePrefix(attention, self, rngs))
 
     @property

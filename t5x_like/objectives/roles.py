@@ -93,7 +93,11 @@ def _pattern(glob: str) -> re.Pattern[str]:
 
 
 def assign(
-    infos: Mapping[Path, ParameterInfo], kinds: Mapping[Path, type[nnx.Variable]], roles: Roles
+    infos: Mapping[Path, ParameterInfo],
+    kinds: Mapping[Path, type[nnx.Variable]],
+    roles: Roles,
+    where: Sequence[str] = (),
+    rest: Roles = (),
 ) -> dict[Path, Assignment]:
     """The role of every variable: that of the first filter that takes it, or the default for its kind.
 
@@ -103,23 +107,30 @@ def assign(
       infos: every variable of the model by path.
       kinds: the class of each.
       roles: filters and their roles.
+      where: the part of the experiment that each of them is from, for errors; the objective where there is none.
+      rest: filters and roles of what is left, which may be nothing.
 
     Raises:
       ExperimentError: when a filter takes nothing, or something follows what is not there, is not like it or follows
         something itself.
     """
+    sections = [*where, *["objective"] * (len(roles) + len(rest) - len(where))]
     assigned: dict[Path, Assignment] = {}
     used = set()
     for path, info in infos.items():
-        number = next((n for n, (chosen, _) in enumerate(roles) if matches(chosen, path, kinds[path], info)), None)
-        if number is None:
+        found = ((n, pair) for n, pair in enumerate((*roles, *rest)) if matches(pair[0], path, kinds[path], info))
+        number, pair = next(found, (-1, None))
+        if pair is None:
             assigned[path] = Assignment(Trained() if issubclass(kinds[path], nnx.Param) else Statistics())
             continue
         used.add(number)
-        assigned[path] = Assignment(roles[number][1], _source(path, *roles[number], infos))
+        try:
+            assigned[path] = Assignment(pair[1], _source(path, *pair, infos))
+        except ExperimentError as error:
+            raise ExperimentError(sections[number], error.problem) from None
     for number, (chosen, role) in enumerate(roles):
         if number not in used:
-            _refuse_unused(chosen, role, infos, kinds)
+            raise ExperimentError(sections[number], _unused(chosen, role, infos, kinds))
     for path, (_, source) in assigned.items():
         if source is not None and assigned[source].source is not None:
             raise ExperimentError("objective", f"{_text(path)} follows {_text(source)}, which follows something else")
@@ -143,19 +154,15 @@ def _source(path: Path, chosen: Filter, role: Role, infos: Mapping[Path, Paramet
     return source
 
 
-def _refuse_unused(
+def _unused(
     chosen: Filter, role: Role, infos: Mapping[Path, ParameterInfo], kinds: Mapping[Path, type[nnx.Variable]]
-) -> None:
-    """Raises ExperimentError for a filter that decides nothing: it takes no variable, or earlier ones took them all."""
+) -> str:
+    """The problem of a filter that decides nothing: it takes no variable, or earlier ones took them all."""
     name = chosen if isinstance(chosen, str) else chosen.__name__
     if any(matches(chosen, path, kinds[path], info) for path, info in infos.items()):
-        raise ExperimentError(
-            "objective",
-            f"the role {type(role).__name__} of {name!r} is in conflict with earlier ones, which leave it nothing",
-        )
+        return f"the role {type(role).__name__} of {name!r} is in conflict with earlier ones, which leave it nothing"
     known = {_text(path[:length]): None for path in infos for length in range(1, len(path) + 1)}
-    hint = registry.suggest(name.replace("/**", ""), known)
-    raise ExperimentError("objective", f"the filter {name!r} matches no variable; {hint}")
+    return f"the filter {name!r} matches no variable; {registry.suggest(name.replace('/**', ''), known)}"
 
 
 def _text(path: Path) -> str:

@@ -31,7 +31,15 @@ def commands(page):
             yield line.split("  #")[0].strip()
 
 
-SMALL_MODEL = {"layers": 1, "embed": 128, "heads": 1, "kv_heads": 1, "head_dim": 128, "mlp": 128, "vocab_size": 256}
+SMALL_MODEL = {
+    "embed": 128,
+    "vocab_size": 256,
+    "decoder.layers": 1,
+    "decoder.layer.attention.heads": 1,
+    "decoder.layer.attention.kv_heads": 1,
+    "decoder.layer.attention.head_dim": 128,
+    "decoder.layer.feed_forward.hidden": 128,
+}
 
 ALL = [(page, command) for page in PAGES for command in commands(page)]
 
