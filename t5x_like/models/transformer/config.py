@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from flax import nnx
 
-from t5x_like import registry
+from t5x_like import registry, schema1_model
 from t5x_like.checks import (
     require_above,
     require_at_least,
@@ -82,6 +82,7 @@ class DotProduct:
     """
 
     module: ClassVar[str] = "t5x_like.models.transformer.attention:Attention"
+    has_content_bias: ClassVar[bool] = False  # whether the module adds a `content_bias` to the scores
 
     name: str = "dot_product"
     heads: int
@@ -533,6 +534,11 @@ class Transformer:
                     " product must be below 2^62",
                 )
 
+    @staticmethod
+    def former_field(name: str, values: Mapping[str, Any], where: str) -> str:
+        """The place of an option of schema 1; see `sections.section`."""
+        return schema1_model.moved(name, values, where)
+
     # --- The protocol of an architecture (models/base.py) -------------------------------------------------------------
 
     couples_batch: ClassVar[bool] = False
@@ -560,7 +566,7 @@ class Transformer:
         """See `Architecture.dimensions`; of layers that differ, the largest sizes."""
         layers = [layer for stack in (self.encoder, self.decoder) if stack for layer in stack.group]
         attentions, halves = [layer.attention for layer in layers], [layer.feed_forward for layer in layers]
-        mixed = [half for half in halves if half.name == "experts"]
+        mixed = [half for half in halves if isinstance(half, Experts)]
         main = self.main
         windows = {layer.attention.window for layer in main.group}
         return Dimensions(
@@ -577,7 +583,8 @@ class Transformer:
             encoder_layers=self.encoder.layers if self.encoder and self.decoder else 0,
             causal=self.causal,
             window=windows.pop() if len(windows) == 1 else 0,
-            attention_bias=any(stack.positions.name in ("relative", "alibi") for stack in self._stacks().values()),
+            attention_bias=any(stack.positions.name in ("relative", "alibi") for stack in self._stacks().values())
+            or any(each.has_content_bias for each in attentions),
             itemsize=2 if self.dtype == "bfloat16" else 4,
             cuts=tuple(self._cuts()),
             stacks=tuple(
@@ -603,7 +610,7 @@ class Transformer:
                 yield Cut(f"{where}.attention.heads", attention.heads, "heads", "tensor")
                 yield Cut(f"{where}.attention.kv_heads", attention.kv_heads, "kv", "tensor")
                 yield Cut(f"{where}.feed_forward.hidden", half.hidden, "mlp", "tensor")
-                if half.name == "experts":
+                if isinstance(half, Experts):
                     yield Cut(f"{where}.feed_forward.experts", half.experts, "expert", "expert")
                 yield Cut(f"{where}.attention.heads", attention.heads, "attention_heads", "sequence")
         yield Cut("vocab_size", self.vocab_size, "vocab", "tensor")
