@@ -25,6 +25,19 @@ def require_at_least(options: Any, least: float, *fields: str) -> None:
             raise ExperimentError(field, f"{getattr(options, field)} is too small; it must be at least {least}")
 
 
+def require_above(options: Any, bound: float, *fields: str) -> None:
+    """Raises ExperimentError where one of the fields is `bound` or less."""
+    for field in fields:
+        if not getattr(options, field) > bound:
+            raise ExperimentError(field, f"{getattr(options, field)} is too small; it must be above {bound}")
+
+
+def require_size(options: Any, *fields: str) -> None:
+    """Raises ExperimentError unless each of the fields is a dimension that an array can have, from 1 to 2³¹ − 1."""
+    require_positive(options, *fields)
+    require_below(options, 1 << 31, *fields)
+
+
 def require_below(options: Any, bound: float, *fields: str) -> None:
     """Raises ExperimentError where one of the fields is `bound` or more."""
     for field in fields:

@@ -151,7 +151,7 @@ def test_sections_that_are_not_given_have_their_defaults():
         ({"shape": {"sides": 3}}, "shape.sides: there is no such field; it must be one of name, radius, inner"),
         (
             {"shape": {"side": 3}},
-            "shape.side: it is an option of 'square', and shape.name is 'circle'; choose 'square' or leave it out",
+            "shape.side: it is an option of 'square', and name here is 'circle'; choose 'square' or leave it out",
         ),
         ({"shape": {"name": "square", "size": "bigg"}}, "shape.size: there is no size 'bigg'; did you mean 'big'?"),
         ({"shape": {"inner": {"sid": 3}}}, "shape.inner.sid: there is no such field; did you mean 'side'?"),

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from t5x_like.adaptations.base import Adaptation, chosen
-from t5x_like.checks import require_positive
+from t5x_like.checks import require_above, require_size
 from t5x_like.errors import ExperimentError
 from t5x_like.models.linear import Linear
 from t5x_like.models.parameters import parameter
@@ -32,7 +32,8 @@ class LoRA(Adaptation):
     alpha: float = 16.0
 
     def __post_init__(self) -> None:
-        require_positive(self, "rank", "alpha")
+        require_size(self, "rank")
+        require_above(self, 0, "alpha")
 
     def transform(self, model: nnx.Module, rngs: nnx.Rngs) -> None:
         """Puts a `LoRAAdapter` beside each linear layer that is meant."""

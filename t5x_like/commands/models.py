@@ -102,7 +102,7 @@ def describe(model: Any, length: int | None = None) -> dict[str, Any]:
 
     infos, shapes = of_trained(structure.infos()), of_trained(shapes)
     adamw = choose(Choice("optimizer", "adamw"), "adamw").direction(infos)
-    length = length or getattr(model, "max_length", 0)
+    length = (length or getattr(model, "max_length", 0)) if model.vocab_size else 0  # 0 without tokens
     return {
         "family": model.family,
         "size": model.size,

@@ -29,8 +29,8 @@ QUERIES, KEYS = ("batch", "act_heads", "length", None), ("batch", "act_kv", "len
 class Attention(nnx.Module):
     """Dot-product attention with its query, key, value and output projections.
 
-    A kind of attention with scores of its own overrides `content_bias`. An adaptation may set `prefix`, a module that
-    gives keys and values which every query sees (Li & Liang 2021).
+    A kind of attention whose options say `has_content_bias` overrides `content_bias`. An adaptation may set `prefix`, a
+    module that gives keys and values which every query sees (Li & Liang 2021).
     """
 
     def __init__(
@@ -59,19 +59,27 @@ class Attention(nnx.Module):
 
     # --- What is static -----------------------------------------------------------------------------------------------
 
-    has_content_bias = False
+    @property
+    def has_content_bias(self) -> bool:
+        """Whether scores of self-attention get a bias that depends on the tokens."""
+        return self.options.has_content_bias and not self.is_cross
 
     def content_bias(self, q_bthe: jax.Array, k_bske: jax.Array, inputs: AttentionInputs) -> jax.Array:
         """A bias of the scores that depends on the tokens, float32 [batch, heads, queries, keys].
 
         It is called where `has_content_bias`, and added to the bias by distance where there is one.
+
+        Args:
+          q_bthe: queries, rotated where positions are, and not yet scaled.
+          k_bske: keys of the row, or of all slots of a cache; rotated likewise.
+          inputs: with `positions_bt` of the queries and `key_positions` of the keys.
         """
         raise NotImplementedError
 
     def spec(self, rows: int, queries: int, keys: int, **rest: Any) -> AttentionSpec:
         """The static description of a call, from which a backend is chosen; `rest` are further fields of it."""
         o = self.options
-        bias = rest.pop("bias", False) or (self.has_content_bias and not self.is_cross)
+        bias = rest.pop("bias", False) or self.has_content_bias
         return AttentionSpec(
             queries=queries,
             keys=keys,

@@ -13,8 +13,15 @@ from typing import Annotated, Any, ClassVar
 
 from flax import nnx
 
-from t5x_like import registry
-from t5x_like.checks import require_at_least, require_one_of, require_positive
+from t5x_like import registry, schema1_model
+from t5x_like.checks import (
+    require_above,
+    require_at_least,
+    require_below,
+    require_one_of,
+    require_positive,
+    require_size,
+)
 from t5x_like.errors import ExperimentError
 from t5x_like.models.transformer import operations
 from t5x_like.parallel import divisibility
@@ -28,6 +35,8 @@ ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
 DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("none", "int8", "fp8")
 ROPE_SCALINGS = ("none", "linear", "llama3")
+
+_MOST_VALUES = 1 << 62
 
 
 # --- Parts of a layer -------------------------------------------------------------------------------------------------
@@ -53,6 +62,7 @@ class NormOptions:
     def __post_init__(self) -> None:
         require_one_of(self, "kind", NORMS)
         require_one_of(self, "position", NORM_POSITIONS)
+        require_above(self, 0, "epsilon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +82,7 @@ class DotProduct:
     """
 
     module: ClassVar[str] = "t5x_like.models.transformer.attention:Attention"
+    has_content_bias: ClassVar[bool] = False  # whether the module adds a `content_bias` to the scores
 
     name: str = "dot_product"
     heads: int
@@ -83,8 +94,9 @@ class DotProduct:
     soft_cap: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive(self, "heads", "kv_heads", "head_dim")
+        require_size(self, "heads", "kv_heads", "head_dim")
         require_at_least(self, 0, "window", "soft_cap")
+        require_below(self, 1 << 31, "window")
         if self.heads % self.kv_heads:
             raise ExperimentError(
                 "kv_heads", f"{self.heads} heads cannot share {self.kv_heads} key-value heads; use a divisor of heads"
@@ -115,7 +127,7 @@ class Dense:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        require_positive(self, "hidden")
+        require_size(self, "hidden")
         require_one_of(self, "activation", ACTIVATIONS)
 
     def build(self, model: "Transformer", rngs: nnx.Rngs) -> nnx.Module:
@@ -149,7 +161,7 @@ class Experts:
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive(self, "hidden", "experts", "experts_per_token")
+        require_size(self, "hidden", "experts", "experts_per_token")
         require_one_of(self, "activation", ACTIVATIONS)
         require_at_least(self, 0, "balance_loss", "z_loss")
         if self.experts_per_token > self.experts:
@@ -208,6 +220,9 @@ class Sinusoidal:
     name: str = "sinusoidal"
     longest: float = 10000.0
 
+    def __post_init__(self) -> None:
+        require_positive(self, "longest")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -233,6 +248,8 @@ class RopeScaling:
         require_positive(self, "factor", "original_length")
         if not 0 < self.low < self.high:
             raise ExperimentError("low", f"{self.low} must be above 0 and below high={self.high}")
+        if self.kind == "none" and self.factor != 1:
+            raise ExperimentError("factor", f"{self.factor} does nothing with kind='none'; choose 'linear' or 'llama3'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +268,7 @@ class Rope:
     scaling: RopeScaling
 
     def __post_init__(self) -> None:
+        require_positive(self, "theta")
         if not 0 < self.fraction <= 1:
             raise ExperimentError("fraction", f"{self.fraction} is no part of a head; it must be above 0 and at most 1")
 
@@ -271,6 +289,7 @@ class Relative:
     distance: int = 128
 
     def __post_init__(self) -> None:
+        require_below(self, 1 << 31, "buckets", "distance")
         if self.buckets < 4 or self.buckets % 4:
             raise ExperimentError("buckets", f"{self.buckets} is no multiple of 4, which it must be")
         if self.distance <= self.buckets // 2:
@@ -307,6 +326,7 @@ class Tokens:
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "types")
+        require_below(self, 1 << 31, "types")
 
     def build(self, model: "Transformer", rngs: nnx.Rngs) -> None:
         """No module of its own: the model's table is shared by its stacks and perhaps its head."""
@@ -385,7 +405,7 @@ class Stack:
     embeddings: Annotated[Any, Choice("embeddings", default="tokens")]
 
     def __post_init__(self) -> None:
-        require_positive(self, "layers")
+        require_size(self, "layers")
         if self.pattern and self.layers % len(self.pattern):
             raise ExperimentError(
                 "pattern",
@@ -393,14 +413,39 @@ class Stack:
                 f" {len(self.pattern)} layers",
             )
         for number, layer in enumerate(self.group):
-            self._check_rope(number, layer.attention)
+            self._check_shared(number, layer)
+        if self.positions.name == "rope":
+            self._check_rope()
 
-    def _check_rope(self, number: int, attention: Any) -> None:
-        if self.positions.name != "rope" or not hasattr(attention, "head_dim"):
-            return
-        if (rotated := round(attention.head_dim * self.positions.fraction)) % 2:
-            where = f"pattern[{number}].attention.head_dim" if self.pattern else "layer.attention.head_dim"
-            raise ExperimentError(where, f"{rotated} is odd; rotary positions turn pairs, so make it even")
+    def _check_shared(self, number: int, layer: LayerOptions) -> None:
+        """Raises ExperimentError where a layer of a pattern has its own of what all layers of a stack share."""
+        shared = ["norm.position"]
+        if self.positions.name == "rope":
+            shared.append("attention.head_dim")
+        if self.positions.name in ("relative", "alibi"):
+            shared.append("attention.heads")
+        for path in shared:
+            section, field = path.split(".")
+            own, common = (getattr(getattr(each, section), field, None) for each in (layer, self.layer))
+            if own != common:
+                raise ExperimentError(
+                    f"pattern[{number}].{path}",
+                    f"{own!r} differs from layer.{path}={common!r}, which the layers of a stack share with"
+                    f" {self.positions.name} positions; leave it out, and set layer.{path}",
+                )
+
+    def _check_rope(self) -> None:
+        head_dim, fraction = getattr(self.layer.attention, "head_dim", 0), self.positions.fraction
+        rotated = round(head_dim * fraction)
+        if rotated % 2:
+            part = "" if fraction == 1 else f", as {fraction} of {head_dim} is,"
+            where = "layer.attention.head_dim" if fraction == 1 else "positions.fraction"
+            raise ExperimentError(where, f"{rotated}{part} is odd; rotary positions turn pairs, so make it even")
+        if head_dim and not rotated:
+            raise ExperimentError(
+                "positions.fraction",
+                f"{fraction} of layer.attention.head_dim={head_dim} is nothing; it must be {2 / head_dim:g} or more",
+            )
 
     def __hash__(self) -> int:
         return hash((self.layers, self.layer, self.positions, self.embeddings, repr(self.pattern)))
@@ -460,14 +505,39 @@ class Transformer:
     quantization: str = "none"
 
     def __post_init__(self) -> None:
-        require_positive(self, "vocab_size", "embed", "max_length")
+        require_size(self, "vocab_size", "embed", "max_length")
         require_one_of(self, "dtype", DTYPES)
         require_one_of(self, "quantization", QUANTIZATIONS)
-        require_at_least(self, 0, "embedding_std")
+        require_at_least(self, 0, "init_std", "embedding_std")
         if not 0.0 <= self.dropout < 1.0:
             raise ExperimentError("dropout", f"{self.dropout} is not a rate; it must be at least 0 and below 1")
         if self.encoder is None and self.decoder is None:
             raise ExperimentError("decoder", "there is neither a decoder nor an encoder; give one of them")
+        for name, stack in self._stacks().items():
+            self._check_stack(name, stack)
+
+    def _check_stack(self, name: str, stack: Stack) -> None:
+        if stack.positions.name == "sinusoidal" and self.embed % 2:
+            raise ExperimentError(
+                "embed", f"{self.embed} is odd; a sinusoid is a pair of sine and cosine, so make it even"
+            )
+        for layer in stack.group:
+            attention, half = layer.attention, layer.feed_forward
+            widest = max(
+                getattr(attention, "heads", 0) * getattr(attention, "head_dim", 0),
+                getattr(half, "hidden", 0) * getattr(half, "experts", 1),
+            )
+            if stack.layers * self.embed * widest >= _MOST_VALUES:
+                raise ExperimentError(
+                    f"{name}.layers",
+                    f"{stack.layers} layers of {self.embed} by {widest} are more values than an array can have; the"
+                    " product must be below 2^62",
+                )
+
+    @staticmethod
+    def former_field(name: str, values: Mapping[str, Any], where: str) -> str:
+        """The place of an option of schema 1; see `sections.section`."""
+        return schema1_model.moved(name, values, where)
 
     # --- The protocol of an architecture (models/base.py) -------------------------------------------------------------
 
@@ -496,7 +566,7 @@ class Transformer:
         """See `Architecture.dimensions`; of layers that differ, the largest sizes."""
         layers = [layer for stack in (self.encoder, self.decoder) if stack for layer in stack.group]
         attentions, halves = [layer.attention for layer in layers], [layer.feed_forward for layer in layers]
-        mixed = [half for half in halves if half.name == "experts"]
+        mixed = [half for half in halves if isinstance(half, Experts)]
         main = self.main
         windows = {layer.attention.window for layer in main.group}
         return Dimensions(
@@ -513,7 +583,8 @@ class Transformer:
             encoder_layers=self.encoder.layers if self.encoder and self.decoder else 0,
             causal=self.causal,
             window=windows.pop() if len(windows) == 1 else 0,
-            attention_bias=any(stack.positions.name in ("relative", "alibi") for stack in self._stacks().values()),
+            attention_bias=any(stack.positions.name in ("relative", "alibi") for stack in self._stacks().values())
+            or any(each.has_content_bias for each in attentions),
             itemsize=2 if self.dtype == "bfloat16" else 4,
             cuts=tuple(self._cuts()),
             stacks=tuple(
@@ -539,7 +610,7 @@ class Transformer:
                 yield Cut(f"{where}.attention.heads", attention.heads, "heads", "tensor")
                 yield Cut(f"{where}.attention.kv_heads", attention.kv_heads, "kv", "tensor")
                 yield Cut(f"{where}.feed_forward.hidden", half.hidden, "mlp", "tensor")
-                if half.name == "experts":
+                if isinstance(half, Experts):
                     yield Cut(f"{where}.feed_forward.experts", half.experts, "expert", "expert")
                 yield Cut(f"{where}.attention.heads", attention.heads, "attention_heads", "sequence")
         yield Cut("vocab_size", self.vocab_size, "vocab", "tensor")

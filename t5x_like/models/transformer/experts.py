@@ -10,7 +10,7 @@ device has room for, p devices along `expert`.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,18 @@ TOKENS = ("batch", "length", None)
 
 
 class MixtureOfExperts(nnx.Module):
-    """Σ_k weight_k · expert_k(x) over the experts that a router chooses (Jiang et al. 2024, section 2.1)."""
+    """Σ_k weight_k · expert_k(x) over the experts that a router chooses (Jiang et al. 2024, section 2.1).
+
+    A kind whose router chooses otherwise has another `router_type`.
+    """
+
+    router_type: ClassVar[type[Router]] = Router
 
     def __init__(self, model: Transformer, options: Experts, rngs: nnx.Rngs) -> None:
         """Builds the router and the experts of one layer."""
         o, embed = options, model.embed
         self.activation, self.chosen = o.activation, o.experts_per_token
-        self.router = Router(
+        self.router = self.router_type(
             embed,
             o.experts,
             o.experts_per_token,

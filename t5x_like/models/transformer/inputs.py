@@ -66,6 +66,10 @@ class AttentionInputs:
         """float32 [batch, length]: 1 on tokens, 0 on padding."""
         return (self.segment_ids_bt > 0).astype("float32")
 
+    def key_positions(self, keys: int) -> jax.Array:
+        """int32 [batch or 1, keys], each key's place in its segment: of a cache, its slot."""
+        return self.positions_bt if self.slot is None else jax.numpy.arange(keys)[None]
+
     def by_row(self) -> "AttentionInputs":
         """The same with masks of which each row's part can be taken, for a pipeline of microbatches."""
         return dataclasses.replace(self, masks=tuple(_prepared(mask).by_row() for mask in self.masks))

@@ -45,7 +45,7 @@ def _layer(model: Any, layer: Any, length: int, inputs: int, *, causal: bool) ->
     queries = 2 * model.embed * attention.head_dim * attention.heads
     keys = 2 * model.embed * attention.head_dim * attention.kv_heads
     mlp = (3 if forward.gated else 2) * model.embed * forward.hidden
-    if forward.name == "experts":
+    if getattr(forward, "experts", 0):
         mlp = forward.experts_per_token * mlp + model.embed * forward.experts
     pair = 12 * attention.heads * attention.head_dim  # of a query and a key
     found = length * (6 * (queries + keys + mlp)) + pair * _pairs(length, attention.window, causal)
