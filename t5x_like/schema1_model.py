@@ -1,5 +1,6 @@
 """Migration of the model's options from schema 1, one flat table, to the tree of `models.transformer.config`."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 # Options of schema 1 and where they are now; `STACK` stands for each stack there is.
@@ -46,6 +47,13 @@ _KEPT = (
     "dtype",
     "quantization",
 )
+# Other options without which one of schema 1 had no effect, and has no place in the tree.
+_BESIDES: dict[str, dict[str, Any]] = {
+    **{name: {"positions": kind} for name, (kind, _) in _OF_POSITIONS.items()},
+    **{name: {"experts": 1} for name in _OF_EXPERTS if name != "experts"},
+    **{name: {"head_transform": False} for name in ("head_transform", "tied_head")},
+    "rescaled_head": {"head_transform": False, "tied_head": True},
+}
 _STACKS = {"bert": ("encoder",), "t5": ("encoder", "decoder"), "t5_1_1": ("encoder", "decoder")}
 _POSITIONS = {"bert": "learned", "gpt2": "learned", "gpt3": "learned", "t5": "relative", "t5_1_1": "relative"}
 
@@ -82,6 +90,49 @@ def model_tree(flat: dict[str, Any]) -> dict[str, Any]:
     _set_layers(tree, flat, stacks)
     _set_head(tree, flat, family)
     return tree
+
+
+def moved(name: str, values: Mapping[str, Any], where: str = "model") -> str:
+    """The sentence that says where an option of schema 1 is now, such as `it is model.decoder.layers now`.
+
+    Args:
+      name: of the option.
+      values: the model's, with its family and the option's value.
+      where: the model's path in the experiment.
+
+    Returns:
+      The sentence, or nothing for a name that schema 1 did not have.
+    """
+    value = values[name]
+    if name == "causal":
+        return f"a causal stack is {where}.decoder now, and one whose tokens see all others is {where}.encoder"
+    if isinstance(value, Mapping) or name == "encoder_layers" and not isinstance(value, int):
+        return ""
+    besides = {"family": values.get("family", "llama"), **_BESIDES.get(name, {})}
+    if places := _changed(besides, name, value):
+        named = (path if _is_same(new, value) else f"{path}={new!r}" for path, new in places)
+    else:  # a value that meant nothing
+        named = (path for path, _ in _changed(besides, name, 1))
+    sentence = " and ".join(f"{where}.{each}" for each in named)
+    return f"it is {sentence} now" if sentence else ""
+
+
+def _changed(besides: dict[str, Any], name: str, value: Any) -> list[tuple[str, Any]]:
+    """The leaves of the tree that an option makes, beside those that are there without it."""
+    before, after = (dict(_leaves(model_tree(flat))) for flat in (besides, {**besides, name: value}))
+    return [(path, new) for path, new in after.items() if path not in before or before[path] != new]
+
+
+def _is_same(new: Any, value: Any) -> bool:
+    return type(new) is type(value) and bool(new == value)
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _stacks(flat: dict[str, Any], family: str) -> tuple[str, ...]:

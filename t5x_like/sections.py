@@ -138,6 +138,9 @@ def _items(values: Any, where: str) -> Iterable[tuple[str, Any]]:
 def section(cls: type, values: Any, where: str) -> Any:
     """An instance of the dataclass `cls` from plain values, such as `section(Data, {"task": "sotu"}, "data")`.
 
+    A dataclass whose fields were called otherwise in an earlier schema says so in a static method `former_field`: from
+    the unknown name, the section's values and its path to the rest of the error's sentence, empty for any other name.
+
     Raises:
       ExperimentError: for the first field that cannot be, named by its path below `where`.
     """
@@ -145,7 +148,9 @@ def section(cls: type, values: Any, where: str) -> Any:
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key, _ in _items(values, where):
         if key not in known:
-            raise ExperimentError(_join(where, key), f"there is no such field; {registry.suggest(key, known)}")
+            former = cls.former_field(key, values, where) if hasattr(cls, "former_field") else ""
+            hint = former or registry.suggest(key, known)
+            raise ExperimentError(_join(where, key), f"there is no such field; {hint}")
     built = {}
     for key, field in known.items():
         if key in values:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from flax import nnx
 
-from t5x_like import registry
+from t5x_like import registry, schema1_model
 from t5x_like.checks import (
     require_above,
     require_at_least,
@@ -533,6 +533,11 @@ class Transformer:
                     f"{stack.layers} layers of {self.embed} by {widest} are more values than an array can have; the"
                     " product must be below 2^62",
                 )
+
+    @staticmethod
+    def former_field(name: str, values: Mapping[str, Any], where: str) -> str:
+        """The place of an option of schema 1; see `sections.section`."""
+        return schema1_model.moved(name, values, where)
 
     # --- The protocol of an architecture (models/base.py) -------------------------------------------------------------
 
