@@ -73,6 +73,10 @@ def norm(x, scale, epsilon):
     return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + epsilon) * scale
 
 
+def layer(tree, number):
+    return jax.tree.map(lambda leaf: leaf[number], tree)
+
+
 def logits(tree, options, tokens, positions, segments):
     """float64 [length, vocab] of one packed row, of a decoder with RMSNorm and a plain feed-forward half."""
     tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
@@ -83,7 +87,7 @@ def logits(tree, options, tokens, positions, segments):
     if name == "sinusoidal":
         x = x + np.array([sinusoid(position, EMBED, **given) for position in positions])
     for number in range(2):
-        p = jax.tree.map(lambda leaf: leaf[number], tree["blocks"]["layer"])
+        p = layer(tree["blocks"]["layer"], number)
         y = norm(x, p["attention_norm"]["scale"], epsilon)
         q, k, v = (
             (y @ p["attention"][part]["kernel"]).reshape(len(x), HEADS, WIDTH) for part in ("query", "key", "value")
@@ -114,10 +118,13 @@ def models():
     for name, positions in KINDS.items():
         architecture = changed(tiny.architecture(head_dim=WIDTH), {"decoder": {"positions": positions}})
         structure, tree = variables.split(architecture.build(nnx.Rngs(0)))
-        rng = np.random.default_rng(1)
-        tree = jax.tree.map(lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape).astype("f"), tree)
-        made[name] = structure.merge(tree)
+        made[name] = structure.merge(scrambled(tree))
     return made
+
+
+def scrambled(tree):
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape).astype("f"), tree)
 
 
 def packed():
