@@ -11,14 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from objectives.sketches import records
+from objectives.sketches import kinds, records
 from objectives.sketches.classify import Classification
 from objectives.sketches.clip import CLIP
 from objectives.sketches.dino import DINO
 from objectives.sketches.dpo import DPO
 from objectives.sketches.electra import Electra
+from objectives.sketches.frames import Transcription
 from objectives.sketches.mae import MAE
+from objectives.sketches.permutation_lm import PermutationLM
 from objectives.sketches.resnet import ResNet
+from objectives.sketches.reward import Reward
 
 from t5x_like import registry, variables
 from t5x_like.errors import ExperimentError
@@ -34,7 +37,7 @@ from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
 from t5x_like.program import program, purpose_key
-from t5x_like.sections import Choice, choose
+from t5x_like.sections import Choice, changed, choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +52,19 @@ class Case:
     learning_rate: float = 0.05
     dropout: float = 0.0
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    architecture: Any = None
+    architecture: Callable[[], Any] | None = None
 
 
 ENCODER_DECODER = {"family": "t5_1_1", "encoder_layers": 1, "gated": True, "relative_buckets": 8}
 SENTINELS = {"vocab_size": tiny.VOCABULARY, "eos_id": 1, "sentinels": 4}
 DENOISERS = (Denoiser(mode="R", noise_density=0.15), Denoiser(mode="S", noise_density=0.25))
+
+
+def listener() -> Any:
+    """T5's layers, whose encoder reads frames."""
+    frames = {"encoder": {"embeddings": {"name": "frames", "width": 8}}}
+    return changed(tiny.architecture(layers=1, **ENCODER_DECODER), frames)
+
 
 CASES = {
     "causal_lm": Case(CausalLM(z_loss=0.01, label_smoothing=0.1), records.documents, dropout=0.1),
@@ -80,7 +90,10 @@ CASES = {
     "mae": Case(MAE(), records.pictures, learning_rate=0.01),
     "clip": Case(CLIP(temperature=0.5), records.pictures, learning_rate=0.01),
     "dino": Case(DINO(), records.pictures),
-    "resnet": Case(Classification(), records.pictures, architecture=ResNet()),
+    "resnet": Case(Classification(), records.pictures, architecture=ResNet),
+    "permutation_lm": Case(PermutationLM(), records.documents, dropout=0.1, model={"family": "bert"}),
+    "transcription": Case(Transcription(), records.pictures, architecture=listener),
+    "reward": Case(Reward(), records.preferences, dropout=0.1),
 }
 
 HALF = tiny.ROWS // 2
@@ -92,7 +105,8 @@ class Subject:
     def __init__(self, case: Case) -> None:
         self.objective, self.records = case.objective, case.records()
         optimizer = SGD(schedule=Constant(), learning_rate=case.learning_rate, clip_norm=0.0)
-        model = case.architecture or tiny.architecture(layers=1, dropout=case.dropout, **case.model)
+        tree = functools.partial(tiny.architecture, layers=1, dropout=case.dropout, **case.model)
+        model = (case.architecture or tree)()
         self.couples_batch = self.objective.couples_batch or model.couples_batch
         self.experiment = tiny.experiment(case.objective, model=model, optimizer=optimizer)
         self.program = program(self.experiment)
@@ -154,7 +168,8 @@ ALIKE = ("prefix_lm", "ul2")
     scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in CASES]
 )
 def subject(request):
-    return Subject(CASES[request.param])
+    with kinds.registered():
+        yield Subject(CASES[request.param])
 
 
 # --- What it reads --------------------------------------------------------------------------------------------------
