@@ -1,16 +1,22 @@
 """A bias of the scores that depends on the tokens: against numpy, by its gradient, and in decoding with a cache."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from objectives.sketches import kinds
+from objectives.sketches import kinds, records
 
 from t5x_like import variables
+from t5x_like.experiment import Parallelism
 from t5x_like.kernels import attention as kernels
 from t5x_like.models.transformer.inputs import AttentionInputs
+from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.parallel import layout
+from t5x_like.program import program
 from t5x_like.sections import changed
 
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1, 1, 1]])
@@ -93,6 +99,29 @@ def test_decoding_with_a_cache_is_reading_at_once():
         logits, cache = model.decode(tokens_bt[:, start:stop], cache, jnp.int32(start))
         parts.append(logits)
     np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, rtol=1e-4, atol=1e-5)
+
+
+@functools.cache
+def one_device():
+    """A step of a language model with such attention: the program, its first state, the batch and what came of it."""
+    ours = program(tiny.experiment(CausalLM(), model=architecture()))
+    state = tiny.initial(ours)
+    batch = tiny.batch_of(ours.objective, records.documents())
+    return state, batch, tiny.Steps(ours, state, batch)(state, batch)
+
+
+@pytest.mark.parametrize("mesh", [{"stage": 2, "data": 2, "tensor": 2}, {"fsdp": 4, "sequence": 2}], ids=str)
+def test_gradients_on_a_mesh_are_those_of_one_device(mesh):
+    state, batch, (after, metrics) = one_device()
+    options = Parallelism(**mesh, microbatches=2)
+    ours = program(tiny.experiment(CausalLM(), model=architecture(), parallelism=options), layout.make(options))
+    there, measured = tiny.Steps(ours, state, batch)(state, batch)
+    np.testing.assert_allclose(measured["loss"], metrics["loss"], rtol=1e-5)
+    path = ("blocks", "layer", "attention", "distances")
+    own, theirs = (variables.flatten(tiny.gradients(each))[path] for each in (there, after))
+    assert np.abs(theirs).max() > 1e-4
+    np.testing.assert_allclose(own, theirs, rtol=1e-3, atol=1e-6)
+    assert tiny.relative_error(tiny.gradients(there), tiny.gradients(after)) < 1e-5
 
 
 def test_memory_is_estimated_with_scores_that_are_kept():
