@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5x_like.data.batches import Feed
 from t5x_like.data.cleaning.counts import Counts
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.id_bounds import TEXTS
 from t5x_like.data.packing import Batch, groups_of, record_length_of
-from t5x_like.data.pipeline import Pipeline
+from t5x_like.data.pipeline import pipeline_of
 from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 
@@ -111,18 +112,7 @@ def inspect(experiment: Any, corpus: Dataset | StreamedDataset, *, rows: int, sh
       shown: how many of them to give as text.
     """
     data, batches = experiment.data, []
-    pipeline = Pipeline(
-        corpus,
-        experiment.objective,
-        sequence_length=data.sequence_length,
-        batch_size=data.batch_size,
-        lanes=data.lanes,
-        seed=experiment.seed,
-        shuffle_window=data.shuffle_window,
-        skip=data.skip,
-        vocab_size=experiment.model.vocab_size,
-        documents_per_row=data.documents_per_row,
-    )
+    pipeline = pipeline_of(experiment, corpus, Feed(program=None))
     try:
         for _ in range(-(-rows // data.batch_size)):
             batches.append(next(pipeline))

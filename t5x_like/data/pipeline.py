@@ -174,24 +174,29 @@ class OpenedPipeline:
 
     def start(self, feed: Feed) -> Pipeline:
         """This process's rows of every global batch."""
-        data = self._experiment.data
-        return Pipeline(
-            self._dataset,
-            self._experiment.objective,
-            sequence_length=data.sequence_length,
-            batch_size=data.batch_size,
-            lanes=data.lanes,
-            seed=self._experiment.seed,
-            shuffle_window=data.shuffle_window,
-            skip=[(begin, end) for begin, end in data.skip],
-            host_index=feed.host_index,
-            host_count=feed.host_count,
-            state=feed.position,
-            prefetch=data.prefetch,
-            workers=data.workers,
-            vocab_size=self._experiment.model.vocab_size,
-            documents_per_row=data.documents_per_row,
-        )
+        return pipeline_of(self._experiment, self._dataset, feed)
+
+
+def pipeline_of(experiment: Any, dataset: Dataset | StreamedDataset, feed: Feed) -> Pipeline:
+    """The pipeline with an experiment's options over a split that is opened."""
+    data = experiment.data
+    return Pipeline(
+        dataset,
+        experiment.objective,
+        sequence_length=data.sequence_length,
+        batch_size=data.batch_size,
+        lanes=data.lanes,
+        seed=experiment.seed,
+        shuffle_window=data.shuffle_window,
+        skip=[(begin, end) for begin, end in data.skip],
+        host_index=feed.host_index,
+        host_count=feed.host_count,
+        state=feed.position,
+        prefetch=data.prefetch,
+        workers=data.workers,
+        vocab_size=experiment.model.vocab_size,
+        documents_per_row=data.documents_per_row,
+    )
 
 
 def decoding_threads(workers: int) -> ThreadPoolExecutor:
