@@ -312,7 +312,7 @@ def announce(
 
 
 def parameter_table(run: Program) -> list[dict[str, Any]]:
-    """One row a trained parameter: path, shape, dtype, logical axes, kind, count."""
+    """One row a variable of the model: path, shape, dtype, logical axes, kind, count, and the role that moves it."""
     return [
         {
             "path": "/".join(path),
@@ -321,6 +321,7 @@ def parameter_table(run: Program) -> list[dict[str, Any]]:
             "axes": list(info.axes),
             "kind": info.kind,
             "count": int(np.prod(info.shape)),
+            "role": type(run.roles[path].role).__name__.lower(),
         }
-        for path, info in variables.flatten(run.parameter_infos()).items()
+        for path, info in variables.flatten(run.structure.infos()).items()
     ]

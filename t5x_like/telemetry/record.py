@@ -36,7 +36,8 @@ class RunRecord:
       samples: the lines of `samples.jsonl`.
       experiment: the resolved experiment; empty when missing, as are the next ones.
       environment: what the run ran on.
-      parameters: `path`, `shape`, `dtype`, `axes`, `kind` and `count` of each parameter.
+      parameters: `path`, `shape`, `dtype`, `axes`, `kind`, `count` and `role` of each variable of the model; earlier
+        versions wrote the trained ones alone, without a role.
       summary: the numbers a run ends with.
       missing: why, by file, for what is not there or cannot be used.
     """

@@ -19,6 +19,7 @@ from t5x_like.telemetry.record import RunRecord, read_run
 
 REPORT_FILE = "report.html"
 _HERE = pathlib.Path(__file__).parent
+_TRAINED = "trained"  # the role of what the optimizer moves
 
 
 def write_report(workdir: epath.Path, output: epath.Path | None = None) -> epath.Path:
@@ -56,7 +57,8 @@ def build_report(workdir: epath.Path) -> str:
         more_charts=more,
         hover=_hover,
         prompts=_by_prompt(run.samples),
-        totals=_totals(run.parameters),
+        totals=_totals(run.parameters, "kind"),
+        roles=_totals(run.parameters, "role"),
         facts=_facts(run),
         total=sum(row["count"] for row in run.parameters),
         largest=max((row["count"] for row in run.parameters), default=1),
@@ -129,6 +131,9 @@ def _tiles(run: RunRecord) -> list[_Tile]:
         tiles.append(_Tile("model FLOP/s", compact(flops)))
     if run.parameters:
         tiles.append(_Tile("parameters", compact(sum(row["count"] for row in run.parameters))))
+        roles = _totals(run.parameters, "role")
+        if len(roles) > 1:
+            tiles.append(_Tile("trained parameters", compact(roles.get(_TRAINED, 0))))
     if memory := first("memory/device_peak_bytes", "memory/host_peak_bytes"):
         tiles.append(_Tile("peak memory", f"{memory / 2**30:.3g}", "GiB"))
     return tiles
@@ -153,11 +158,12 @@ def _by_prompt(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[int
     return prompts
 
 
-def _totals(parameters: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Parameter counts by kind, the largest first."""
+def _totals(parameters: Iterable[Mapping[str, Any]], column: str) -> dict[str, int]:
+    """Parameter counts by kind or role, the largest first."""
     totals: dict[str, int] = {}
     for row in parameters:
-        totals[row["kind"]] = totals.get(row["kind"], 0) + row["count"]
+        value = row.get(column, _TRAINED)  # a table without roles is of what is trained
+        totals[value] = totals.get(value, 0) + row["count"]
     return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
 

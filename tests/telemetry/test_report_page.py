@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 from long_run import HOSTILE, PROMPTS, write_run
 
+from t5x_like import migrations
 from t5x_like.errors import UserError
 from t5x_like.telemetry.report import build_report, write_report
 
@@ -86,7 +87,7 @@ def test_a_finished_run(whole, real_run):
     experiment, environment, parameters = (
         json.loads((real_run / f"{name}.json").read_text()) for name in ("experiment", "environment", "parameters")
     )
-    assert all(key in page.text for key in (*experiment, *environment))
+    assert all(key in page.text for key in (*migrations.upgrade(experiment), *environment))
     assert experiment["data"]["task"]["path"] in page.text
     total = sum(row["count"] for row in parameters)
     assert f"{total:,}" in page.text
@@ -140,6 +141,20 @@ def test_names_and_values_are_text_too(workdir):
     page = Page(build_report(workdir))
     assert sum(tag == "script" for tag, _ in page.elements) == 1
     assert page.text.count(bad) >= 8
+
+
+def test_what_is_trained_is_told_from_what_is_not(workdir):
+    rows = json.loads((workdir / "parameters.json").read_text())
+    assert {row.pop("role") for row in rows} == {"trained"}
+    (workdir / "parameters.json").write_text(json.dumps(rows))  # as earlier versions wrote it
+    assert "trained parameters" not in build_report(workdir) and "<th>role</th>" not in build_report(workdir)
+    first, *others = rows
+    told = [{**first, "role": "trained"}, *({**row, "role": "frozen"} for row in others)]
+    (workdir / "parameters.json").write_text(json.dumps(told))
+    page = build_report(workdir)
+    total = sum(row["count"] for row in rows)
+    assert "trained parameters" in page and f"trained {first['count']:,} ({100 * first['count'] / total:.3g}%)" in page
+    assert page.count("<td>frozen</td>") == len(others) and page.count("<td>trained</td>") == 1
 
 
 def test_the_page_loads_nothing(whole):
