@@ -262,3 +262,23 @@ def test_the_scale_of_an_adapter_is_above_zero(alpha):
     assert (
         Experiment.from_dict({"model": MODEL, "adaptations": {"lora": {"alpha": 0.5}}}).adaptations["lora"].alpha == 0.5
     )
+
+
+def test_patterns_in_an_encoder_and_a_decoder_decode_as_they_read():
+    """The groups' caches hold each layer's own keys and those of the encoder; layers' heads may differ."""
+    pattern = [{"attention": {"window": 2}}, {"attention": {"kv_heads": 2}, "feed_forward": {"gated": True}}]
+    stack = {"layers": 4, "pattern": pattern}
+    flat = tiny.architecture(family="t5_1_1", layers=2, encoder_layers=2)
+    model = changed(flat, {"encoder": stack, "decoder": stack}).build(nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.integers(0, tiny.VOCABULARY, (2, 9)), rng.integers(0, tiny.VOCABULARY, (2, 7))
+    ids_bs = np.array([[1] * 9, [1] * 5 + [0] * 4])
+    encoded = model.encode(inputs, positions_bs=np.repeat(np.arange(9)[None], 2, 0), segment_ids_bs=ids_bs)
+    places = np.repeat(np.arange(7)[None], 2, 0)
+    read = model(targets, positions_bt=places, segment_ids_bt=np.ones_like(targets), encoded=encoded)
+    whole, cache, parts, slot = model.logits(read), model.encoded_cache(encoded, 8), [], 0
+    for width in (4, 1, 2):
+        part, cache = model.decode(targets[:, slot : slot + width], cache, jnp.int32(slot))
+        parts.append(part)
+        slot += width
+    np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=1e-4, atol=1e-5)
