@@ -49,7 +49,7 @@ def layout_here(experiment: Experiment, devices: Sequence[jax.Device] | None = N
 
 def _require_fit(experiment: Experiment, placed: Layout) -> None:
     """Raises ExperimentError where a layout does not divide the model or the rows that are measured at a time."""
-    divisibility.require(placed, experiment.model, experiment.data.sequence_length)
+    divisibility.require(placed, experiment.model.dimensions(), experiment.data.sequence_length)
     rows = {"data.batch_size": experiment.data.batch_size}
     for key, options in experiment.evaluators.items():
         if isinstance(options, LossEvaluator) and options.batch_size:

@@ -19,8 +19,13 @@ def sizes(*overrides, count=8):
 
 
 def test_an_experiment_keeps_its_own_layout_where_there_are_as_many_devices():
-    assert sizes("--config.parallelism.tensor=2", "--config.model.kv_heads=2") == {"data": 4, "tensor": 2}
-    assert sizes("--config.parallelism.tensor=2", "--config.model.kv_heads=2", count=2) == {"tensor": 2}
+    assert sizes("--config.parallelism.tensor=2", "--config.model.decoder.layer.attention.kv_heads=2") == {
+        "data": 4,
+        "tensor": 2,
+    }
+    assert sizes("--config.parallelism.tensor=2", "--config.model.decoder.layer.attention.kv_heads=2", count=2) == {
+        "tensor": 2
+    }
 
 
 @pytest.mark.parametrize(
@@ -29,7 +34,7 @@ def test_an_experiment_keeps_its_own_layout_where_there_are_as_many_devices():
         (("--config.data.batch_size=256", "--config.parallelism.fsdp=256"), 8, 8),
         (("--config.data.batch_size=256", "--config.parallelism.fsdp=256"), 1, 1),
         (("--config.data.batch_size=256", "--config.parallelism.fsdp=256"), 7, 4),  # of 16 wide
-        (("--config.parallelism.stage=3", "--config.model.layers=3"), 8, 4),  # of 4 rows
+        (("--config.parallelism.stage=3", "--config.model.decoder.layers=3"), 8, 4),  # of 4 rows
         (("--config.parallelism.fsdp=3", "--config.evaluators.validation.batch_size=6"), 8, 2),
     ],
 )

@@ -10,6 +10,7 @@ from t5x_like.data.dataset import Dataset
 from t5x_like.data.documents import Documents, Windows
 from t5x_like.data.packing import ExampleMaker, RecordRef
 from t5x_like.errors import ExperimentError
+from t5x_like.objectives.base import Objective
 from t5x_like.objectives.masked_lm import MaskedLM
 from t5x_like.objectives.masking import word_starts
 
@@ -148,7 +149,7 @@ def test_word_starts():
     assert word_starts(tokens, places[:0], BEGINS).tolist() == []
 
 
-class Masks:
+class Masks(Objective):
     """As much of an objective as makes examples."""
 
     def features(self, length):

@@ -28,13 +28,13 @@ def rng(seed=0):
     ],
 )
 def test_golden(options, tokens, inputs, targets):
-    features = PrefixLM(**options)(np.array(tokens), rng())
+    features = PrefixLM(**{"eos_id": None, **options})(np.array(tokens), rng())
     assert {name: value.tolist() for name, value in features.items()} == {"inputs": inputs, "targets": targets}
 
 
 def test_every_split_with_a_token_on_both_sides_is_equally_likely():
     generator, tokens = rng(1), np.arange(8)
-    splits = [len(PrefixLM()(tokens, generator)["inputs"]) for _ in range(7000)]
+    splits = [len(PrefixLM(eos_id=None)(tokens, generator)["inputs"]) for _ in range(7000)]
     assert_distribution(np.bincount(splits, minlength=9)[1:8], np.ones(7))
     assert set(splits) == set(range(1, 8))
 
@@ -43,7 +43,7 @@ def test_every_split_with_a_token_on_both_sides_is_equally_likely():
 def test_inputs_and_targets_are_the_tokens(length):
     tokens, generator = np.arange(10, 10 + length), rng(2)
     for _ in range(20):
-        features = PrefixLM()(tokens, generator)
+        features = PrefixLM(eos_id=None)(tokens, generator)
         assert np.concatenate([features["inputs"], features["targets"]]).tolist() == tokens.tolist()
 
 

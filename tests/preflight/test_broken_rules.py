@@ -78,7 +78,7 @@ def test_a_table_that_is_whole_is_named(good):
 
 def test_a_lookup_that_asks_for_the_table_whole_is_named(monkeypatch):
     """Of a table that is cut by the very devices which are to share the rows, each would get all of it."""
-    monkeypatch.setattr(stream, "looked_up", lambda x_btd: x_btd)
+    monkeypatch.setattr(stream, "gather_lookup", lambda x_btd: x_btd)
     assert any("[vocab, embed]" in problem for problem in named(figures_of(strategy="fsdp_tp", tensor=2)))
 
 

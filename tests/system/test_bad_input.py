@@ -46,7 +46,7 @@ BAD = {
     ),
     "mesh and heads": (
         ["--config.parallelism.tensor=4", "--config.parallelism.fsdp=2"],
-        "parallelism.tensor: 4 devices do not divide model.heads=2",
+        "parallelism.tensor: 4 devices do not divide model.decoder.layer.attention.heads=2",
     ),
     "small vocabulary": (
         [
@@ -139,7 +139,8 @@ def test_a_workdir_of_another_experiment_is_left_alone(run):
     program, workdir = run
     before = committed(workdir, 10)
     _, err = program.train(workdir, "--config.optimizer.learning_rate=0.5", HIDDEN, status=2)
-    assert "holds a run of another experiment: model.mlp was 32 and is 64; optimizer.learning_rate was 0.02" in err
+    assert "holds a run of another experiment: model.decoder.layer.feed_forward.hidden was 32 and is 64; " in err
+    assert "optimizer.learning_rate was 0.02" in err
     same_bits(committed(workdir, 10), before)
 
 

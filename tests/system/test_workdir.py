@@ -129,7 +129,7 @@ def test_whatever_was_damaged_the_commits_hold_what_is_needed(run, damage):
         (workdir / name).write_text(damage)
     (workdir / ".experiment.json.0.draft").write_text("cut")
     _, err = program.train(workdir, "--config.model.decoder.layer.feed_forward.hidden=64", status=2)
-    assert "holds a run of another experiment: model.mlp was 32 and is 64" in err
+    assert "another experiment: model.decoder.layer.feed_forward.hidden was 32 and is 64" in err
     out, _ = program.train(workdir, "--json")
     again = json.loads(out)
     assert {name: value for name, value in again.items() if "per_second" not in name and "seconds" not in name} == {
