@@ -8,6 +8,8 @@ from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.devices import layout_here
 from t5x_like.frontends import configdict
 
+TENSOR = ("--config.parallelism.tensor=2", "--config.model.decoder.layer.attention.kv_heads=2")
+
 
 def experiment(*overrides):
     return configdict.load("configs/quickstart.py", [*TINY[1:], *overrides])
@@ -19,13 +21,11 @@ def sizes(*overrides, count=8):
 
 
 def test_an_experiment_keeps_its_own_layout_where_there_are_as_many_devices():
-    assert sizes("--config.parallelism.tensor=2", "--config.model.decoder.layer.attention.kv_heads=2") == {
+    assert sizes(*TENSOR) == {
         "data": 4,
         "tensor": 2,
     }
-    assert sizes("--config.parallelism.tensor=2", "--config.model.decoder.layer.attention.kv_heads=2", count=2) == {
-        "tensor": 2
-    }
+    assert sizes(*TENSOR, count=2) == {"tensor": 2}
 
 
 @pytest.mark.parametrize(

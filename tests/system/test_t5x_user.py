@@ -29,13 +29,18 @@ SMALL = {
     "data.streaming": True,
     "data.shuffle_window": 16,
     "model.vocab_size": 512,
-    "model.layers": 1,
-    "model.encoder_layers": 1,
     "model.embed": 16,
-    "model.heads": 2,
-    "model.kv_heads": 2,
-    "model.head_dim": 8,
-    "model.mlp": 32,
+    **{
+        f"model.{stack}.{path}": size
+        for stack in ("encoder", "decoder")
+        for path, size in (
+            ("layers", 1),
+            ("layer.attention.heads", 2),
+            ("layer.attention.kv_heads", 2),
+            ("layer.attention.head_dim", 8),
+            ("layer.feed_forward.hidden", 32),
+        )
+    },
     "model.dtype": "float32",
     "checkpoint.every": 5,
     "telemetry.every": 1,
