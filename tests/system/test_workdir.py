@@ -135,7 +135,10 @@ def test_whatever_was_damaged_the_commits_hold_what_is_needed(run, damage):
     assert {name: value for name, value in again.items() if "per_second" not in name and "seconds" not in name} == {
         name: value for name, value in summary.items() if "per_second" not in name and "seconds" not in name
     }
-    assert json.loads((workdir / "experiment.json").read_text())["model"]["mlp"] == 32
+    assert (
+        json.loads((workdir / "experiment.json").read_text())["model"]["decoder"]["layer"]["feed_forward"]["hidden"]
+        == 32
+    )
     assert not [path for path in workdir.iterdir() if path.name.endswith(".draft")]
     same_bits(committed(workdir, 20), state)
     program.run("generate", f"--checkpoint={workdir}", "--tokens=2")
