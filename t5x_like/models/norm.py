@@ -13,7 +13,7 @@ from t5x_like.models.parameters import parameter
 
 
 class NormFields(Protocol):
-    """`models.transformer.config.NormOptions`, or any options with these fields."""
+    """`models.transformer.layer_options.NormOptions`, or any options with these fields."""
 
     @property
     def kind(self) -> str:

@@ -14,7 +14,7 @@ from t5x_like import variables
 from t5x_like.experiment import Parallelism
 from t5x_like.kernels import attention as backends
 from t5x_like.kernels import splash, xla
-from t5x_like.models.transformer.config import Rope, RopeScaling
+from t5x_like.models.transformer.ends_options import Rope, RopeScaling
 from t5x_like.models.transformer.inputs import AttentionInputs
 from t5x_like.models.transformer.positions import rotate, rotate_heads, rotation
 from t5x_like.parallel import layout

@@ -10,7 +10,7 @@ import tiny
 from flax import nnx
 
 from t5x_like import variables
-from t5x_like.models.transformer import config
+from t5x_like.models.transformer import ends_options
 from t5x_like.models.transformer.positions import AlibiBias, rotation, sinusoids
 from t5x_like.sections import changed
 
@@ -179,7 +179,7 @@ def test_decoding_equals_reading_at_once(models, kind):
 @pytest.mark.parametrize("kind", [kind for kind, options in KINDS.items() if options["name"] == "rope"])
 def test_angles_of_far_positions_equal_the_reference(kind):
     given = {key: value for key, value in KINDS[kind].items() if key != "scaling"}
-    options = config.Rope(**given, scaling=config.RopeScaling(**KINDS[kind].get("scaling", {})))
+    options = ends_options.Rope(**given, scaling=ends_options.RopeScaling(**KINDS[kind].get("scaling", {})))
     positions = np.array([[0, 1, 31, 500]])
     table = rotation(jnp.asarray(positions), WIDTH, options)
     angles = positions[0][:, None] * np.array(frequencies(**KINDS[kind]))
@@ -202,7 +202,7 @@ def test_sinusoids_equal_the_reference():
 @pytest.mark.parametrize("slot", [None, 3, [2, 5]])
 def test_the_bias_of_alibi_equals_the_reference(slot):
     """Also towards later keys, which an encoder's tokens see."""
-    got = AlibiBias(config.Alibi(), 8)(2, 7, None if slot is None else jnp.asarray(slot))
+    got = AlibiBias(ends_options.Alibi(), 8)(2, 7, None if slot is None else jnp.asarray(slot))
     for row, first in enumerate(np.atleast_1d(slot or 0)):
         expected = [
             [[-abs(key - first - query) / 2 ** (h + 1) for key in range(7)] for query in range(2)] for h in range(8)

@@ -18,8 +18,9 @@ from t5x_like.kernels.xla import attend_heads
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Linear
 from t5x_like.models.transformer import context_parallel
-from t5x_like.models.transformer.config import DotProduct, Transformer
+from t5x_like.models.transformer.config import Transformer
 from t5x_like.models.transformer.inputs import CACHED, AttentionInputs, Cache
+from t5x_like.models.transformer.layer_options import DotProduct
 from t5x_like.models.transformer.positions import rotate, rotate_heads
 from t5x_like.parallel import layout
 

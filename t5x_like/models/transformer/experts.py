@@ -18,8 +18,9 @@ from flax import nnx
 
 from t5x_like.models.dropout import RowRngs
 from t5x_like.models.parameters import parameter
-from t5x_like.models.transformer.config import Experts, Transformer
+from t5x_like.models.transformer.config import Transformer
 from t5x_like.models.transformer.feed_forward import FUNCTIONS
+from t5x_like.models.transformer.layer_options import Experts
 from t5x_like.models.transformer.router import Router
 from t5x_like.parallel import layout, ragged
 from t5x_like.parallel.layout import Layout

@@ -9,7 +9,8 @@ from flax import nnx
 from t5x_like.kernels.barrier import materialize
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Linear
-from t5x_like.models.transformer.config import Dense, Transformer
+from t5x_like.models.transformer.config import Transformer
+from t5x_like.models.transformer.layer_options import Dense
 from t5x_like.parallel import layout
 
 FUNCTIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {

@@ -11,7 +11,7 @@ from flax import nnx
 from t5x_like.kernels.barrier import materialize
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.norm import Norm
-from t5x_like.models.transformer import config
+from t5x_like.models.transformer import config, layer_options
 from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.models.transformer.inputs import AttentionInputs, LayerCache
 
@@ -26,7 +26,7 @@ class Layer(nnx.Module):
     def __init__(
         self,
         model: config.Transformer,
-        options: config.LayerOptions,
+        options: layer_options.LayerOptions,
         rngs: nnx.Rngs,
         *,
         causal: bool,

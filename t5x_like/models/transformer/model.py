@@ -13,7 +13,7 @@ from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.norm import Norm
 from t5x_like.models.parameters import parameter
-from t5x_like.models.transformer import config
+from t5x_like.models.transformer import config, ends_options
 from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.models.transformer.feed_forward import FUNCTIONS
 from t5x_like.models.transformer.inputs import Cache, Encoded
@@ -50,8 +50,8 @@ class LanguageModel(TransformerStack):
         self.tokens = Embedding(o.vocab_size, o.embed, "vocab", std=o.table_std(), rngs=rngs)
         both = o.encoder is not None and o.decoder is not None
         super().__init__(o, o.main, rngs, causal=o.causal, cross=both)
-        self.transform = HeadTransform(o, o.head, rngs) if isinstance(o.head, config.MaskedLMHead) else None
-        untied = isinstance(o.head, config.Untied)
+        self.transform = HeadTransform(o, o.head, rngs) if isinstance(o.head, ends_options.MaskedLMHead) else None
+        untied = isinstance(o.head, ends_options.Untied)
         self.head = Embedding(o.vocab_size, o.embed, "vocab", std=o.head_std(), rngs=rngs) if untied else None
 
     def __call__(  # type: ignore[override]
@@ -134,14 +134,14 @@ class LanguageModel(TransformerStack):
             x_btd = self.transform(x_btd)
         hidden_btd = dropout(x_btd, o.dropout if o.dropout_inside else 0.0, rngs and rngs.fold(2))
         hidden_btd = stream.gather(hidden_btd)
-        rescaled = isinstance(o.head, config.Tied) and o.head.rescaled
+        rescaled = isinstance(o.head, ends_options.Tied) and o.head.rescaled
         return hidden_btd * o.embed**-0.5 if rescaled else hidden_btd
 
 
 class HeadTransform(nnx.Module):
     """The layer between the last states and a masked language model's table: linear, activation, norm (BERT's code)."""
 
-    def __init__(self, model: config.Transformer, options: config.MaskedLMHead, rngs: nnx.Rngs) -> None:
+    def __init__(self, model: config.Transformer, options: ends_options.MaskedLMHead, rngs: nnx.Rngs) -> None:
         """Builds the parts; norm and bias are as in the layers."""
         norm = model.main.layer.norm
         self.activation = FUNCTIONS[options.activation]

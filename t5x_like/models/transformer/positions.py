@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from t5x_like.models.parameters import parameter
-from t5x_like.models.transformer.config import Alibi, Relative, Rope, RopeScaling
+from t5x_like.models.transformer.ends_options import Alibi, Relative, Rope, RopeScaling
 from t5x_like.parallel import layout
 
 # --- Rotary -----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from t5x_like.errors import ExperimentError
 from t5x_like.models import auxiliary
 from t5x_like.models.parameters import statistic
-from t5x_like.models.transformer.config import Experts
 from t5x_like.models.transformer.experts import MixtureOfExperts
+from t5x_like.models.transformer.layer_options import Experts
 from t5x_like.models.transformer.router import Router
 
 

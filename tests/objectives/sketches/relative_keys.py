@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from t5x_like.checks import require_positive
 from t5x_like.models.parameters import parameter
 from t5x_like.models.transformer.attention import Attention
-from t5x_like.models.transformer.config import DotProduct
+from t5x_like.models.transformer.layer_options import DotProduct
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,165 @@
+"""Options of a transformer's layer: attention, the feed-forward half and norms, kinds by name."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from flax import nnx
+
+from t5x_like import registry
+from t5x_like.checks import require_above, require_at_least, require_below, require_one_of, require_size
+from t5x_like.errors import ExperimentError
+from t5x_like.sections import Choice
+
+NORMS = ("layernorm", "rmsnorm")
+NORM_POSITIONS = ("pre", "post")
+ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormOptions:
+    """Normalisation of the residual stream.
+
+    Attributes:
+      kind: `layernorm` (Ba et al. 2016) or `rmsnorm` (Zhang & Sennrich 2019).
+      epsilon: added under the root.
+      bias: whether there is a learned bias beside the learned scale.
+      position: `pre`, before each part of a layer and once after the last layer; or `post`, after each part is added to
+        the stream (Vaswani et al. 2017, section 3.1), and not again at the end.
+    """
+
+    kind: str = "rmsnorm"
+    epsilon: float = 1e-6
+    bias: bool = False
+    position: str = "pre"
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "kind", NORMS)
+        require_one_of(self, "position", NORM_POSITIONS)
+        require_above(self, 0, "epsilon")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotProduct:
+    """Scaled dot-product attention (Vaswani et al. 2017, section 3.2) with grouped heads (Ainslie et al. 2023).
+
+    Attributes:
+      heads: query heads.
+      kv_heads: key and value heads; a divisor of `heads`.
+      head_dim: width of a head.
+      bias: whether the four projections have biases.
+      scaled: whether the products of queries and keys are divided by √head_dim; without, the queries' first weights
+        are.
+      window: how many tokens before itself a token sees in self-attention, and where later ones are seen, as many of
+        those (Beltagy et al. 2020, section 3.1; Mistral 7B, Jiang et al. 2023, section 2); 0 for all.
+      soft_cap: c of c·tanh(score / c), which keeps the scores between −c and c (Gemma 2, 2024, section 2); 0 for none.
+    """
+
+    module: ClassVar[str] = "t5x_like.models.transformer.attention:Attention"
+    has_content_bias: ClassVar[bool] = False  # whether the module adds a `content_bias` to the scores
+
+    name: str = "dot_product"
+    heads: int
+    kv_heads: int
+    head_dim: int
+    bias: bool = False
+    scaled: bool = True
+    window: int = 0
+    soft_cap: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_size(self, "heads", "kv_heads", "head_dim")
+        require_at_least(self, 0, "window", "soft_cap")
+        require_below(self, 1 << 31, "window")
+        if self.heads % self.kv_heads:
+            raise ExperimentError(
+                "kv_heads", f"{self.heads} heads cannot share {self.kv_heads} key-value heads; use a divisor of heads"
+            )
+
+    def build(self, model: Any, rngs: nnx.Rngs, *, causal: bool, cross: bool = False) -> nnx.Module:
+        """The module of one layer: self-attention, or attention to an encoder's states with `cross`."""
+        return registry.imported(self.module)(model, self, rngs, causal=causal, cross=cross)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """Feed-forward half of a layer: two linear layers with an activation in between, or three when gated.
+
+    Attributes:
+      hidden: width of the hidden layer.
+      activation: `gelu` (tanh form), `gelu_exact`, `relu` or `silu`.
+      gated: whether the hidden layer is multiplied by a second projection (Shazeer 2020; SwiGLU is a gated silu).
+      bias: whether the linear layers have biases.
+    """
+
+    module: ClassVar[str] = "t5x_like.models.transformer.feed_forward:FeedForward"
+
+    name: str = "dense"
+    hidden: int
+    activation: str = "gelu"
+    gated: bool = False
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        require_size(self, "hidden")
+        require_one_of(self, "activation", ACTIVATIONS)
+
+    def build(self, model: Any, rngs: nnx.Rngs) -> nnx.Module:
+        """The module of one layer."""
+        return registry.imported(self.module)(model, self, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts:
+    """Mixture of experts: feed-forward halves of which a router chooses some for each token (Jiang et al. 2024).
+
+    Attributes:
+      hidden: width of one expert's hidden layer.
+      activation: as of `dense`.
+      gated: as of `dense`.
+      experts: how many there are.
+      experts_per_token: how many the router chooses.
+      balance_loss: weight of the loss that evens out the experts' shares of the tokens (Fedus et al. 2022, eq. 4).
+      z_loss: weight of log²Z of the router's softmax, which keeps its scores small (Zoph et al. 2022, eq. 5).
+    """
+
+    module: ClassVar[str] = "t5x_like.models.transformer.experts:MixtureOfExperts"
+
+    name: str = "experts"
+    hidden: int
+    activation: str = "silu"
+    gated: bool = True
+    experts: int
+    experts_per_token: int = 2
+    balance_loss: float = 0.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_size(self, "hidden", "experts", "experts_per_token")
+        require_one_of(self, "activation", ACTIVATIONS)
+        require_at_least(self, 0, "balance_loss", "z_loss")
+        if self.experts_per_token > self.experts:
+            raise ExperimentError(
+                "experts_per_token",
+                f"{self.experts_per_token} cannot be chosen of {self.experts}; choose at most those",
+            )
+
+    def build(self, model: Any, rngs: nnx.Rngs) -> nnx.Module:
+        """The module of one layer."""
+        if model.dropout_inside:
+            raise ExperimentError("model.dropout_inside", "no hidden unit of an expert is dropped; set it to False")
+        return registry.imported(self.module)(model, self, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOptions:
+    """One layer of a stack.
+
+    Attributes:
+      attention: how tokens look at each other.
+      feed_forward: what is computed of each token by itself.
+      norm: of the residual stream.
+    """
+
+    attention: Annotated[Any, Choice("attention", default="dot_product")]
+    feed_forward: Annotated[Any, Choice("feed_forward", default="dense")]
+    norm: NormOptions
