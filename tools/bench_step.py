@@ -28,6 +28,7 @@ def main() -> None:
     import jax
     from etils import epath
 
+    from t5x_like.data.batches import Feed
     from t5x_like.distributed.host_sync import HostSync
     from t5x_like.frontends import configdict
     from t5x_like.journal import IN_FLIGHT, Journal
@@ -35,16 +36,15 @@ def main() -> None:
     from t5x_like.parallel.placement import place, share
     from t5x_like.program import program
     from t5x_like.step import compiled_step
-    from t5x_like.train import feed
 
     experiment = configdict.load(options.config, rest)
     placed = layout.make(experiment.parallelism)
     part = share(placed, experiment.data.batch_size)
     run = program(experiment, placed)
     step, state = compiled_step(run), jax.jit(run.init)()
-    documents = experiment.data.task.open(experiment.data.split)
+    source = experiment.data.source.open(experiment)
     with contextlib.ExitStack() as stack:
-        batches = stack.enter_context(contextlib.closing(feed(experiment, documents, None, part)))
+        batches = stack.enter_context(contextlib.closing(source.start(Feed(run, part.index, part.count))))
         workdir = epath.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         journal = stack.enter_context(contextlib.closing(Journal(experiment, workdir, 0, False)))
         sync = HostSync(part.index, delay=IN_FLIGHT)
