@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from t5x_like.losses import cross_entropy_saved as cross_entropy_kept
+from t5x_like.losses import cross_entropy_saved
 from t5x_like.losses import logits as parts
 
 # Logits of at most this many bytes are computed at once; of larger ones, a chunk takes about so many: small enough for
@@ -76,7 +76,7 @@ def cross_entropy(
     """
     vocab = table_vd.shape[0]
     if keep and chunk:
-        scores = cross_entropy_kept.kept(hidden_nd, table_vd, targets_n, chunk)
+        scores = cross_entropy_saved.kept(hidden_nd, table_vd, targets_n, chunk)
     elif 0 < chunk < vocab:
         scores = _chunked(hidden_nd, table_vd, bias_v, targets_n, chunk, soft_cap)
     else:

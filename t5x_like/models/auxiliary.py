@@ -10,7 +10,7 @@ nothing is open, as in decoding, a report is dropped and nothing is computed for
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,10 +34,6 @@ class Reports:
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     metrics: dict[str, tuple[jax.Array, jax.Array]] = dataclasses.field(default_factory=dict)
     statistics: dict[Path, Any] = dataclasses.field(default_factory=dict)
-
-    def map(self, function: Callable[[jax.Array], jax.Array]) -> "Reports":
-        """The same with a function applied to each array."""
-        return jax.tree.map(function, self)
 
 
 jax.tree_util.register_dataclass(Reports, ["losses", "metrics", "statistics"], [])

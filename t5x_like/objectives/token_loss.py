@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from t5x_like.checks import require_one_of
 from t5x_like.errors import ExperimentError
-from t5x_like.losses import cross_entropy_saved as cross_entropy_kept
+from t5x_like.losses import cross_entropy_saved
 from t5x_like.losses.cross_entropy import auto_chunk, cross_entropy
 from t5x_like.objectives.base import Loss, Mode, Objective
 from t5x_like.parallel import layout
@@ -111,7 +111,7 @@ class TokenLoss(Objective):
         if not chunk or not keeps or layout.current().platform != "tpu":
             return {"chunk": chunk}
         shares, tokens, vocab = _held(tokens, vocab)
-        fitting = cross_entropy_kept.fitting(tokens, vocab, itemsize)
+        fitting = cross_entropy_saved.fitting(tokens, vocab, itemsize)
         return {"chunk": shares * fitting or chunk, "keep": fitting > 0}
 
     def _weights(self, counted_bt: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:

@@ -145,7 +145,7 @@ def _stage(
         leaves = [leaf if other is None else other for leaf, other in zip(mine.inputs, shared, strict=True)]
         inputs = jax.tree.unflatten(structure, leaves).again()
         x, reports = layers(x, own, numbers, rngs, inputs)
-        reports = reports.map(lambda sums: jnp.where(work.is_real, sums, 0))
+        reports = jax.tree.map(lambda sums: jnp.where(work.is_real, sums, 0), reports)
         here = jax.nn.one_hot(work.round, schedule.rounds)
         statistics = jax.tree.map(lambda sums: here.reshape(-1, *(1,) * sums.ndim) * sums, reports.statistics)
         return jax.lax.ppermute(x, "stage", onward), (x, (reports.losses, reports.metrics), statistics)
