@@ -57,8 +57,7 @@ def train_step(program: Program, state: State, batch: Batch) -> tuple[State, dic
         }
         grads, loss, sums, reports = _gradients(program, state, batch, denominators)
         gradient_norm = optax.tree.norm(grads)
-        # A term without a denominator makes the loss infinite for the gate alone: a test of its own beside the two that
-        # there are would have XLA fuse the update otherwise, and move its last bits.
+        # A term without a denominator has nothing to learn from: for the gate alone the loss is then infinite.
         least = functools.reduce(jnp.minimum, denominators.values())
         good = jnp.isfinite(jnp.where(least > 0, loss, jnp.inf)) & jnp.isfinite(gradient_norm)
         parameters = _cut_as_state(program, state["parameters"])
