@@ -19,14 +19,16 @@ from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.commits import Commits, Totals
 from t5x_like.data.batches import Feed
-from t5x_like.distributed import agreement, exchange
+from t5x_like.distributed import agreement, code, exchange
 from t5x_like.distributed.host_sync import HostSync
 from t5x_like.distributed.interruption import Interruption
+from t5x_like.distributed.waiting import EVALUATION, watch
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.schedule import Evaluators, full_names
 from t5x_like.experiment import Experiment
 from t5x_like.initialization import Initialization, initialization
+from t5x_like.io.events import Events, failures_said
 from t5x_like.io.files import write_json
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.ownership import own
@@ -105,6 +107,8 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         evaluators = Evaluators(experiment, EvaluationContext(experiment, run, experiment.data.task))
         lease = stack.enter_context(own(workdir, job.show))
         unkept = executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
+        events = Events(workdir, "run") if lease else None
+        stack.enter_context(failures_said(events))
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
         commits = Commits(experiment, store, fingerprint, lease, began)
         first = initialization(experiment, run, fingerprint) if commits.latest() is None else None
@@ -121,23 +125,28 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
         take_step = step_of(experiment, run, job, journal)
         announce(experiment, job, journal, start.step, first)
+        if events:
+            devices = f"{jax.process_count()} process(es) with {jax.device_count()} device(s)"
+            where = f"from step {start.step}" if start.step else "at the beginning"
+            events.say("started", f"{devices} begin {where} of {experiment.steps} steps", step=start.step)
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
 
         # --- Loop ---------------------------------------------------------------------------------------------------
         for number in range(start.step + 1, experiment.steps + 1):
             batches.observe(number - 1, state)
-            with profile.around(number):
-                with journal.throughput.waiting():
-                    batch, position, counts = next(batches)
-                state, results = take_step(state, place(batch, placed))
-            journal.step(number, results, sync.send(interruption.signal, counts))
+            with watch().step(f"training step {number}"):
+                with profile.around(number):
+                    with journal.throughput.waiting(), watch().during("the next batch", watch().limit()):
+                        batch, position, counts = next(batches)
+                    state, results = take_step(state, place(batch, placed))
+                journal.step(number, results, sync.send(interruption.signal, counts))
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
             due, commit = evaluators.due(number), sync.stop or commits.due(number)
             if due or commit:
                 journal.drain()
-                with journal.throughput.paused():
+                with journal.throughput.paused(), watch().during("evaluation or commit", EVALUATION):
                     if commit:
                         journal.flush()
                         commits.save(number, state, position, journal.tokens, due)
@@ -148,6 +157,10 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         with journal.throughput.paused():
             commits.wait()
         profile.close()
+        if events and sync.stop:
+            events.say("stopped", f"{sync.stop.name}: the state of step {number} is saved", step=number)
+        elif events:
+            events.say("done", f"all {experiment.steps} steps are done", step=experiment.steps)
         return TrainingResult(
             step=int(state["step"]),
             interrupted=sync.stop,
@@ -258,7 +271,7 @@ def agree(
     agreement.require(
         {
             "experiment": flatten(experiment.to_dict()) | {"--workdir": str(workdir)},
-            "code": agreement.code(versions(), modules),
+            "code": code.identity(versions(), modules),
             "data": {f"the fingerprint of {field}": value for field, value in fingerprint.items()},
         },
         advice={
