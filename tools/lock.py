@@ -33,7 +33,7 @@ HEADER = """\
 
 
 def asked() -> list[Requirement]:
-    """What pyproject.toml asks for, those extras included that the lock holds."""
+    """The requirements of pyproject.toml, those extras included that the lock holds."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
     found = [Requirement(line) for line in (*project["dependencies"], *extras)]
