@@ -1,8 +1,8 @@
 """Hugging Face's form of a family: its `config.json` as options here and back, and names of its tensors.
 
-Every entry of a `config.json` is one that a rule of the family translates, or one that changes nothing that is computed.
-Any other stops the translation and is named: nothing is guessed. An option here that the format has no entry for must
-have the value that reading gives back, which `write_config` proves by reading what it wrote.
+Every entry of a `config.json` is one that a rule of the family translates, or one that changes nothing computed. Any
+other stops the translation and is named: nothing is guessed. An option here that the format has no entry for must have
+the value that reading gives back, which `write_model` proves by reading what it wrote.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ _BASE = {"is_decoder": False, "add_cross_attention": False}
 # --- Rules ------------------------------------------------------------------------------------------------------------
 
 
-class Rule(Protocol):
+class ConfigRule(Protocol):
     """Some entries of a `config.json` as options here, and back."""
 
     @property
@@ -138,11 +138,11 @@ class Field:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         return (self.key,)
 
     def read(self, config: Config) -> Mapping[str, Any]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         value = config.get(self.key)
         if value is None:
             value = self.default(config) if callable(self.default) else self.default
@@ -155,7 +155,7 @@ class Field:
         return dict.fromkeys(self._options, value)
 
     def write(self, model: Any) -> Mapping[str, Any]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         value = option(model, self._options[0])
         if self.values is None:
             return {self.key: value}
@@ -170,7 +170,7 @@ class Field:
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class Fixed:
     """An entry that has one value in every model of the family that can be built here.
 
     Attributes:
@@ -185,11 +185,11 @@ class Constant:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         return (self.key,)
 
     def read(self, config: Config) -> Mapping[str, Any]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         value = config.get(self.key)
         value = (self.value if self.absent is None else self.absent) if value is None else value
         if value != self.value:
@@ -197,7 +197,7 @@ class Constant:
         return {}
 
     def write(self, model: Any) -> Mapping[str, Any]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         return {self.key: self.value}
 
 
@@ -215,16 +215,16 @@ class Derived:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         return ()
 
     def read(self, config: Config) -> Mapping[str, Any]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         options = (self.option,) if isinstance(self.option, str) else self.option
         return dict.fromkeys(options, self.value(config))
 
     def write(self, model: Any) -> Mapping[str, Any]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         return {}
 
 
@@ -243,11 +243,11 @@ class Translation:
     writer: Callable[[Any], Mapping[str, Any]]
 
     def read(self, config: Config) -> Mapping[str, Any]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         return self.reader(config)
 
     def write(self, model: Any) -> Mapping[str, Any]:
-        """See `Rule`."""
+        """See `ConfigRule`."""
         return self.writer(model)
 
 
@@ -272,7 +272,7 @@ class HuggingFace:
 
     model_type: str
     architectures: Mapping[str, Mapping[str, Any]]
-    config: tuple[Rule, ...]
+    config: tuple[ConfigRule, ...]
     tensors: Callable[[Any], Iterable[Entry]]
     when: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     neutral: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -11,7 +11,7 @@ from typing import Any
 
 from t5x_like.models.families import encoder
 from t5x_like.models.families.names import ACTIVATIONS
-from t5x_like.models.hugging_face import Config, Constant, Derived, Field, HuggingFace, Translation
+from t5x_like.models.hugging_face import Config, Derived, Field, Fixed, HuggingFace, Translation
 from t5x_like.models.names import Entry, linear, norm, same
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
@@ -68,8 +68,8 @@ HUGGING_FACE = HuggingFace(
         Field("type_vocab_size", "encoder.embeddings.types", default=2),
         Field("layer_norm_eps", "encoder.layer.norm.epsilon", default=1e-12),
         Field("hidden_dropout_prob", "dropout", default=0.1),
-        Constant("position_embedding_type", "absolute"),
-        Constant("tie_word_embeddings", True),
+        Fixed("position_embedding_type", "absolute"),
+        Fixed("tie_word_embeddings", True),
     ),
     tensors=_tensors,
     neutral={"attention_probs_dropout_prob": 0.0},

@@ -2,7 +2,7 @@
 
 from t5x_like.models.families import decoder
 from t5x_like.models.families.names import ACTIVATIONS, TIED
-from t5x_like.models.hugging_face import Constant, Derived, Field, HuggingFace
+from t5x_like.models.hugging_face import Derived, Field, Fixed, HuggingFace
 from t5x_like.models.names import Entry, fused, norm, same
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
@@ -41,8 +41,8 @@ HUGGING_FACE = HuggingFace(
         Field("layer_norm_epsilon", "decoder.layer.norm.epsilon", default=1e-5),
         Field("tie_word_embeddings", "head.name", default=True, values=TIED),
         Field("resid_pdrop", "dropout", default=0.1),
-        Constant("scale_attn_weights", True),
-        Constant("scale_attn_by_inverse_layer_idx", False),
+        Fixed("scale_attn_weights", True),
+        Fixed("scale_attn_by_inverse_layer_idx", False),
     ),
     tensors=_tensors,
     neutral={

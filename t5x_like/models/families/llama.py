@@ -1,14 +1,14 @@
 """Llama (Touvron et al. 2023, section 2.2; Llama 2, section 2.2): RMSNorm, rotary positions, SwiGLU, no biases."""
 
 from t5x_like.models.families import decoder, names
-from t5x_like.models.hugging_face import Constant, HuggingFace
+from t5x_like.models.hugging_face import Fixed, HuggingFace
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
 
 HUGGING_FACE = HuggingFace(
     model_type="llama",
     architectures={"LlamaForCausalLM": {}},
-    config=(*names.llama_config(), *names.NO_BIAS, Constant("rope_interleaved", False)),
+    config=(*names.llama_config(), *names.NO_BIAS, Fixed("rope_interleaved", False)),
     tensors=lambda model: names.llama_tensors(),
     neutral={"attention_dropout": 0.0},
     ignored=("model.layers.*.self_attn.rotary_emb.inv_freq",),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5x_like.errors import UserError
-from t5x_like.models.hugging_face import Config, Constant, Field, Rule, Translation
+from t5x_like.models.hugging_face import Config, ConfigRule, Field, Fixed, Translation
 from t5x_like.models.names import Entry, linear, norm, same
 
 # Names of activations there, and those here that compute the same.
@@ -48,7 +48,7 @@ def llama_attention(layer: str) -> list[Entry]:
 
 def llama_config(
     *, theta: float = 10000.0, epsilon: float = 1e-6, max_length: int = 2048, tied: bool = False
-) -> tuple[Rule, ...]:
+) -> tuple[ConfigRule, ...]:
     """Rules for the sizes, the norm, rotary positions and the head of a decoder with Llama's entries.
 
     Args:
@@ -120,4 +120,4 @@ _SCALING_FIELDS = {
     },
 }
 
-NO_BIAS = (Constant("attention_bias", False), Constant("mlp_bias", False))
+NO_BIAS = (Fixed("attention_bias", False), Fixed("mlp_bias", False))
