@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from t5x_like import variables
+from t5x_like import description
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.commits import Commits, Totals
@@ -29,7 +29,6 @@ from t5x_like.evaluation.schedule import Evaluators, full_names
 from t5x_like.experiment import Experiment
 from t5x_like.initialization import Initialization, initialization
 from t5x_like.io.events import Events, failures_said
-from t5x_like.io.files import write_json
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.ownership import own
 from t5x_like.parallel import divisibility, executables, layout
@@ -37,7 +36,7 @@ from t5x_like.parallel.placement import Share, batch_shapes, place, share
 from t5x_like.program import Program, State, program
 from t5x_like.sections import flatten
 from t5x_like.step import compiled_step
-from t5x_like.telemetry.environment import environment, versions
+from t5x_like.telemetry.environment import versions
 from t5x_like.telemetry.profile import Profile, Steps
 from t5x_like.telemetry.throughput import Speed
 
@@ -113,7 +112,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         commits = Commits(experiment, store, fingerprint, lease, began)
         first = initialization(experiment, run, fingerprint) if commits.latest() is None else None
         start = commits.start(run, first)
-        describe(experiment, run, workdir)
+        description.write(experiment, run, workdir)
         state, position, unevaluated = start.state, start.position, evaluators.known(start.unevaluated)
         journal = Journal(experiment, workdir, start.step, job.show, evaluated=not unevaluated)
         stack.enter_context(contextlib.closing(journal))
@@ -124,11 +123,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         interruption, sync = stack.enter_context(Interruption()), HostSync(part.index, delay=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
         take_step = step_of(experiment, run, job, journal)
-        announce(experiment, job, journal, start.step, first)
-        if events:
-            devices = f"{jax.process_count()} process(es) with {jax.device_count()} device(s)"
-            where = f"from step {start.step}" if start.step else "at the beginning"
-            events.say("started", f"{devices} begin {where} of {experiment.steps} steps", step=start.step)
+        announce(experiment, job, journal, events, start.step, first)
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
 
@@ -157,10 +152,9 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         with journal.throughput.paused():
             commits.wait()
         profile.close()
-        if events and sync.stop:
-            events.say("stopped", f"{sync.stop.name}: the state of step {number} is saved", step=number)
-        elif events:
-            events.say("done", f"all {experiment.steps} steps are done", step=experiment.steps)
+        if events:
+            stopped = f"{sync.stop.name}: the state of step {number} is saved" if sync.stop else "all steps are done"
+            events.say("stopped" if sync.stop else "done", stopped, step=int(state["step"]))
         return TrainingResult(
             step=int(state["step"]),
             interrupted=sync.stop,
@@ -301,41 +295,22 @@ def step_of(experiment: Experiment, run: Program, job: RunOptions, journal: Jour
     return loaded or step
 
 
-# --- What is written down beside the state --------------------------------------------------------------------------
-
-
-def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
-    """Writes what the run is into the workdir: the experiment and its assets, the environment, the parameters."""
-    if jax.process_index() == 0:
-        files.write_description(workdir, experiment, experiment.data.task.assets())
-        write_json(workdir / files.PARAMETERS_FILE, parameter_table(run))
-        write_json(workdir / files.ENVIRONMENT_FILE, environment())
-    agreement.require_shared(workdir / files.ENVIRONMENT_FILE, "--workdir")
-
-
 def announce(
-    experiment: Experiment, job: RunOptions, journal: Journal, start: int, first: Initialization | None
+    experiment: Experiment,
+    job: RunOptions,
+    journal: Journal,
+    events: Events | None,
+    start: int,
+    first: Initialization | None,
 ) -> None:
     """Says where this process begins, and what it was asked for and cannot do."""
+    if events:
+        devices = f"{jax.process_count()} process(es) with {jax.device_count()} device(s)"
+        where = f"from step {start}" if start else "at the beginning"
+        events.say("started", f"{devices} begin {where} of {experiment.steps} steps", step=start)
     if start:
         journal.message(f"going on from step {start}")
     for line in first.lines() if first else ():
         journal.message(line)
     if job.profile and not start < job.profile.first <= experiment.steps:
         journal.message(f"nothing is traced: step {job.profile.first} is not one of {start + 1} to {experiment.steps}")
-
-
-def parameter_table(run: Program) -> list[dict[str, Any]]:
-    """One row a variable of the model: path, shape, dtype, logical axes, kind, count, and the role that moves it."""
-    return [
-        {
-            "path": "/".join(path),
-            "shape": list(info.shape),
-            "dtype": str(info.dtype),
-            "axes": list(info.axes),
-            "kind": info.kind,
-            "count": int(np.prod(info.shape)),
-            "role": type(run.roles[path].role).__name__.lower(),
-        }
-        for path, info in variables.flatten(run.structure.infos()).items()
-    ]

@@ -1,6 +1,7 @@
 """The table of exit statuses, and what errors and signals become in it."""
 
 import signal
+from pathlib import Path
 
 import jax
 import pytest
@@ -67,6 +68,6 @@ def test_the_exit_of_a_run_is_its_cause(statuses, found):
 
 
 def test_the_page_has_the_table():
-    page = open("docs/launching.md").read()
+    page = Path("docs/launching.md").read_text()
     for found in exits.TABLE:
         assert f"| {found.status} | {found.verdict.value} |" in page

@@ -191,10 +191,10 @@ def _hand_over(bundle: "Bundle", argv: Sequence[str], text: str, options: argpar
 
 
 def _job(bundle: "Bundle", pid: int = 0, started: str = "", number: str = "") -> Any:
-    from t5x_like.launch.jobs import Job
+    from t5x_like.launch.jobs import SubmittedJob
 
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Job(bundle.job, bundle.launcher, bundle.workdir, str(bundle.directory), pid, started, number, now)
+    return SubmittedJob(bundle.job, bundle.launcher, bundle.workdir, str(bundle.directory), pid, started, number, now)
 
 
 def _say(bundle: "Bundle", options: argparse.Namespace, who: str, number: str) -> int:

@@ -129,7 +129,8 @@ class Watch:
         told: _Wait | None = None
         looked = time.monotonic()
         while not ended.wait(_POLL):
-            now, wait = time.monotonic(), (self._waits or [None])[-1]
+            now = time.monotonic()
+            wait = self._waits[-1] if self._waits else None
             if now - looked > 10 * _POLL and wait:  # this process was stopped, or its machine slept
                 self._forgive(wait, now - looked)
                 wait = None

@@ -48,7 +48,7 @@ _OF_ONE_PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What a job is.
+    """Everything that decides what a job runs.
 
     Attributes:
       format: `FORMAT`.

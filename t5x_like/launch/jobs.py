@@ -22,7 +22,7 @@ _LINES = 20  # of a log, before it is followed
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class SubmittedJob:
     """One submitted job.
 
     Attributes:
@@ -102,7 +102,7 @@ def directory() -> pathlib.Path:
     return pathlib.Path(state) / "t5x_like" / "jobs"
 
 
-def record(job: Job) -> None:
+def record(job: SubmittedJob) -> None:
     """Keeps a job's record; one of the same name is replaced.
 
     Raises:
@@ -111,12 +111,12 @@ def record(job: Job) -> None:
     files.write_json(epath.Path(directory()) / f"{job.name}.json", dataclasses.asdict(job))
 
 
-def known() -> list[Job]:
+def known() -> list[SubmittedJob]:
     """All jobs there are records of, by name."""
     return [job for file in sorted(directory().glob("*.json")) if (job := _read(file))]
 
 
-def find(name: str) -> Job:
+def find(name: str) -> SubmittedJob:
     """The job of a name.
 
     Raises:
@@ -134,9 +134,9 @@ def tail(log: pathlib.Path, lines: int = _LINES) -> Iterator[str]:
     yield from log.read_text(errors="replace").splitlines()[-lines:]
 
 
-def _read(file: pathlib.Path) -> Job | None:
+def _read(file: pathlib.Path) -> SubmittedJob | None:
     values = files.read_json(epath.Path(file), dict)
     try:
-        return Job(**values) if values else None
+        return SubmittedJob(**values) if values else None
     except TypeError:
         return None

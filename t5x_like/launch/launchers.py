@@ -21,7 +21,7 @@ _ABORTED = (134, 135, 139)
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-    """What a launcher is given.
+    """The text and the command that a launcher is given.
 
     Attributes:
       text: a script or a manifest; empty where the command says everything.
@@ -37,8 +37,8 @@ class Artefact:
 
 
 @dataclasses.dataclass(frozen=True)
-class Launcher:
-    """A launcher.
+class JobLauncher:
+    """The rendering of a launcher, and its settings.
 
     Attributes:
       render: the artefact of a bundle.
@@ -230,10 +230,12 @@ def _local(bundle: Bundle) -> Artefact:
     return Artefact(json.dumps({"command": bundle.command()}) + "\n", ("t5x_like", "supervise", str(bundle.directory)))
 
 
-LAUNCHERS: Mapping[str, Launcher] = {
-    "local": Launcher(_local),
-    "slurm": Launcher(_slurm, knows=("nodes", "partition", "account", "time", "gpus-per-node", "directory", "program")),
-    "jobset": Launcher(_jobset, needs=("image",), knows=("namespace", "accelerator")),
-    "xpk": Launcher(_xpk, needs=("cluster", "image"), knows=("project", "zone", "priority", "tpu-type")),
-    "gcloud": Launcher(_gcloud, needs=("tpu", "zone"), knows=("project",)),
+LAUNCHERS: Mapping[str, JobLauncher] = {
+    "local": JobLauncher(_local),
+    "slurm": JobLauncher(
+        _slurm, knows=("nodes", "partition", "account", "time", "gpus-per-node", "directory", "program")
+    ),
+    "jobset": JobLauncher(_jobset, needs=("image",), knows=("namespace", "accelerator")),
+    "xpk": JobLauncher(_xpk, needs=("cluster", "image"), knows=("project", "zone", "priority", "tpu-type")),
+    "gcloud": JobLauncher(_gcloud, needs=("tpu", "zone"), knows=("project",)),
 }

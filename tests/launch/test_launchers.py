@@ -29,7 +29,7 @@ def submit(capsys, *flags):
 
 
 def misfits(value, schema, where="$"):
-    """What in a value is not as a schema has it; unknown fields count, as they do with strict validation by a server."""
+    """What in a value is not as a schema has it; unknown fields count, as in a server's strict validation."""
     if "enum" in schema:
         return [] if value in schema["enum"] else [f"{where} is {value!r}"]
     kind = schema["type"]
@@ -92,7 +92,7 @@ def test_a_slurm_script_is_a_shell_script_and_requeues_by_the_table(capsys):
 )
 @pytest.mark.parametrize("there", [False, True])
 def test_a_client_gets_its_arguments_as_one_list(tmp_path, monkeypatch, capsys, launcher, flags, expected, there):
-    """By a stand-in that records its arguments; where the real client is installed, it is not asked to start anything."""
+    """By a stand-in that records its arguments: the real clients need a cluster."""
     line = shlex.split(submit(capsys, f"--launcher={launcher}", *flags))
     assert line[0] == launcher and [word for word in line if word in expected] == expected
     command = line[-1].removeprefix("--command=")
