@@ -69,7 +69,7 @@ class Stack:
         """Raises ExperimentError where a layer has its own of what all layers of a stack share."""
         shared = ["norm.position"]
         if self.positions.name == "rope":
-            shared += ["attention.head_dim", "attention.rotary_dim"]
+            shared.append("attention.head_dim")
         if self.positions.name in ("relative", "alibi"):
             shared.append("attention.heads")
         for path in shared:
@@ -83,7 +83,7 @@ class Stack:
                 )
 
     def _check_rope(self) -> None:
-        head_dim, fraction = self.layer.attention.rotary_dim, self.positions.fraction
+        head_dim, fraction = self.layer.attention.head_dim, self.positions.fraction
         rotated = round(head_dim * fraction)
         if rotated % 2:
             part = "" if fraction == 1 else f", as {fraction} of {head_dim} is,"

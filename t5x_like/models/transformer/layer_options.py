@@ -85,16 +85,6 @@ class DotProduct:
                 "kv_heads", f"{self.heads} heads cannot share {self.kv_heads} key-value heads; use a divisor of heads"
             )
 
-    @property
-    def rotary_dim(self) -> int:
-        """How wide that is of a head which rotary positions turn, or a fraction of it."""
-        return self.head_dim
-
-    @property
-    def factor(self) -> float:
-        """What the products of queries and keys are multiplied by."""
-        return self.scale or (self.head_dim**-0.5 if self.scaled else 1.0)
-
     def build(self, model: Any, rngs: nnx.Rngs, *, causal: bool, cross: bool = False) -> nnx.Module:
         """The module of one layer: self-attention, or attention to an encoder's states with `cross`."""
         return registry.imported(self.module)(model, self, rngs, causal=causal, cross=cross)

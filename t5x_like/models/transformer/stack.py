@@ -201,7 +201,7 @@ class TransformerStack(nnx.Module):
         o = self.stack
         if o.positions.name != "rope":
             return {}
-        place = positions_bt, o.layer.attention.rotary_dim, o.positions
+        place = positions_bt, self._kinds()[0].rotary_dim, o.positions
         return {"rotation": rotation(*place), "local_rotation": local_rotation(*place)}
 
     # --- Decoding -----------------------------------------------------------------------------------------------------
