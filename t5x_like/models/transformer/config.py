@@ -298,21 +298,26 @@ class Transformer:
             raise ExperimentError("family", f"{self.family!r} has no names in Hugging Face's format; give it some")
         return NameMap(tuple(form.tensors(self)), self.locate_layer, form.ignored, form.prefix)
 
-    def locate_layer(self, blocks: str, layer: int) -> tuple[str, int] | None:
-        """Where the variables of a layer are: the path that they begin with, and their place along the first axis.
+    def locate_layer(self, blocks: str, layer: int) -> tuple[str, tuple[int, ...]] | None:
+        """Where the variables of a layer are: what their paths begin with, and their place along the first axis.
 
         Args:
           blocks: the path of a stack's layers: `blocks`, or `encoder.blocks` of an encoder with a decoder.
           layer: its number in the stack.
 
         Returns:
-          None past the last layer.
+          None past the last layer; the place is empty where the layer is none of the repeated ones.
         """
         stack = self.encoder if self.encoder and self.decoder and blocks == "encoder.blocks" else self.main
         if layer >= stack.layers:
             return None
-        repetition, number = divmod(layer, len(stack.group))
-        return f"{blocks}.layer" + (f".layers.{number}" if len(stack.group) > 1 else ""), repetition
+        before, first = blocks.removesuffix("blocks"), len(stack.leading)
+        if layer < first:
+            return f"{before}leading.layers.{layer}", ()
+        repetition, number = divmod(layer - first, len(stack.group))
+        if repetition == stack.repetitions:
+            return f"{before}trailing.layers.{number}", ()
+        return f"{blocks}.layer" + (f".layers.{number}" if len(stack.group) > 1 else ""), (repetition,)
 
     # --- Shared by the parts ------------------------------------------------------------------------------------------
 
