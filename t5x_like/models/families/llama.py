@@ -1,19 +1,8 @@
 """Llama (Touvron et al. 2023, section 2.2; Llama 2, section 2.2): RMSNorm, rotary positions, SwiGLU, no biases."""
 
 from t5x_like.models.families import decoder, names
-from t5x_like.models.hugging_face import Fixed, HuggingFace
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
-
-HUGGING_FACE = HuggingFace(
-    model_type="llama",
-    architectures={"LlamaForCausalLM": {}},
-    config=(*names.llama_config(), *names.NO_BIAS, Fixed("rope_interleaved", False)),
-    tensors=lambda model: names.llama_tensors(),
-    neutral={"attention_dropout": 0.0},
-    ignored=("model.layers.*.self_attn.rotary_emb.inv_freq",),
-    prefix="model.",
-)
 
 FAMILY = Preset(
     Transformer,
@@ -29,7 +18,7 @@ FAMILY = Preset(
         },
         "head": "untied",
     },
-    hugging_face=HUGGING_FACE,
+    hugging_face=names.LLAMA,
     sizes={
         "1b": decoder(layers=22, embed=2048, heads=32, kv_heads=4, head_dim=64, hidden=5632),
         "7b": decoder(layers=32, embed=4096, heads=32, head_dim=128, hidden=11008),

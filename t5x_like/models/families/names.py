@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5x_like.errors import UserError
-from t5x_like.models.hugging_face import Config, ConfigRule, Field, Fixed, Translation
+from t5x_like.models.hugging_face import Config, ConfigRule, Field, Fixed, HuggingFace, Translation
 from t5x_like.models.names import Entry, linear, norm, same
 
 # Names of activations there, and those here that compute the same.
@@ -120,4 +120,17 @@ _SCALING_FIELDS = {
     },
 }
 
-NO_BIAS = (Fixed("attention_bias", False), Fixed("mlp_bias", False))
+LLAMA = HuggingFace(
+    model_type="llama",
+    architectures={"LlamaForCausalLM": {}},
+    config=(
+        *llama_config(),
+        Fixed("attention_bias", False),
+        Fixed("mlp_bias", False),
+        Fixed("rope_interleaved", False),
+    ),
+    tensors=lambda model: llama_tensors(),
+    neutral={"attention_dropout": 0.0},
+    ignored=("model.layers.*.self_attn.rotary_emb.inv_freq",),
+    prefix="model.",
+)
