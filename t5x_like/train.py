@@ -8,7 +8,6 @@ import dataclasses
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +17,12 @@ from t5x_like import description
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.commits import Commits, Totals
+from t5x_like.compilation import compile_step
 from t5x_like.data.batches import Feed
-from t5x_like.distributed import agreement, code, exchange
+from t5x_like.distributed import agreement, code
 from t5x_like.distributed.host_sync import HostSync
 from t5x_like.distributed.interruption import Interruption
-from t5x_like.distributed.waiting import EVALUATION, watch
+from t5x_like.distributed.waiting import COMPILATION, EVALUATION, watch
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.schedule import Evaluators, full_names
@@ -32,10 +32,9 @@ from t5x_like.io.events import Events, failures_said
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.ownership import own
 from t5x_like.parallel import divisibility, executables, layout
-from t5x_like.parallel.placement import Share, batch_shapes, place, share
-from t5x_like.program import Program, State, program
+from t5x_like.parallel.placement import Share, place, share
+from t5x_like.program import State, program
 from t5x_like.sections import flatten
-from t5x_like.step import compiled_step
 from t5x_like.telemetry.environment import versions
 from t5x_like.telemetry.profile import Profile, Steps
 from t5x_like.telemetry.throughput import Speed
@@ -122,7 +121,8 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         batches = stack.enter_context(contextlib.closing(source.start(feed)))
         interruption, sync = stack.enter_context(Interruption()), HostSync(part.index, delay=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
-        take_step = step_of(experiment, run, job, journal)
+        with watch().during("the compilation of the step", COMPILATION):
+            take_step = compile_step(experiment, run, journal, job.executable)
         announce(experiment, job, journal, events, start.step, first)
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
@@ -274,25 +274,6 @@ def agree(
             "data": "give every host the same corpus",
         },
     )
-
-
-# --- The step ---------------------------------------------------------------------------------------------------------
-
-
-def step_of(experiment: Experiment, run: Program, job: RunOptions, journal: Journal) -> Any:
-    """The compiled step: one that was compiled ahead of the job where there is one, else what compiles when called."""
-    step, mesh = compiled_step(run), run.layout.mesh
-    if not job.executable or mesh is None:
-        return step
-    devices = [*mesh.devices.flat]
-    lowered = step.lower(run.abstract_state(), batch_shapes(experiment, run.layout))
-    key = executables.key(lowered, devices, versions(), run.layout.compiler_options)
-    fields = flatten(experiment.to_dict()) | {f"parallelism.{axis}": size for axis, size in mesh.shape.items()}
-    loaded, sentence = executables.find(epath.Path(job.executable).expanduser(), key, fields, devices)
-    if not exchange.gather(np.array([loaded is not None], np.uint32)).all():  # all run the same, or none
-        loaded = None
-    journal.message(sentence)
-    return loaded or step
 
 
 def announce(

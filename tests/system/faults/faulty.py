@@ -79,7 +79,7 @@ def _evaluated(evaluators, keys, state, step):
 
 
 _around(Pipeline, "_prepare", before=_batch)
-_around(train, "step_of", after=_compile)
+_around(train, "compile_step", before=_compile)
 _around(arrays.Writer, "start", after=_saved)
 _around(Evaluators, "run", before=_evaluated)
 _around(cache, "_save", before=lambda *_: _die() if _strikes("tokenise") else None)
