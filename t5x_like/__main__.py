@@ -23,6 +23,7 @@ COMMANDS = (
     "submit",
     "supervise",
     "jobs",
+    "checkpoint",
 )
 
 

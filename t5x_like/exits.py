@@ -8,7 +8,7 @@ import enum
 import signal
 from typing import NamedTuple
 
-from t5x_like.errors import StuckError, explain
+from t5x_like.errors import DeviceFaultError, StuckError, explain
 
 
 class Verdict(enum.Enum):
@@ -74,6 +74,8 @@ def of_error(error: BaseException) -> Exit:
     """The exit of a process that ends with an error."""
     if isinstance(error, StuckError):
         return HUNG
+    if isinstance(error, DeviceFaultError):
+        return DEVICE
     if explain(error) is not None:
         return MISTAKE
     if isinstance(error, KeyboardInterrupt):

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from t5x_like import description
+from t5x_like import description, recovery
+from t5x_like.checkpoint import leaves
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.commits import Commits, Totals
@@ -23,7 +24,7 @@ from t5x_like.distributed import agreement, code
 from t5x_like.distributed.host_sync import HostSync
 from t5x_like.distributed.interruption import Interruption
 from t5x_like.distributed.waiting import COMPILATION, EVALUATION, watch
-from t5x_like.errors import ExperimentError
+from t5x_like.errors import DivergedError, ExperimentError
 from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.schedule import Evaluators, full_names
 from t5x_like.experiment import Experiment
@@ -31,7 +32,7 @@ from t5x_like.initialization import Initialization, initialization
 from t5x_like.io.events import Events, failures_said
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.ownership import own
-from t5x_like.parallel import divisibility, executables, layout
+from t5x_like.parallel import divisibility, executables, layout, replicas
 from t5x_like.parallel.placement import Share, place, share
 from t5x_like.program import State, program
 from t5x_like.sections import flatten
@@ -50,12 +51,14 @@ class RunOptions:
       profile: the steps of which a trace is written; None for none.
       executable: a file, or a directory of files, that `preflight --save` wrote; the step is looked for there before it
         is compiled.
+      accept_changes: whether a run may go on with another learning rate, and what else may save it.
     """
 
     show: bool = True
     modules: Sequence[str] = ()
     profile: Steps | None = None
     executable: str = ""
+    accept_changes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +95,16 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
     Raises:
       UserError: for what the user can mend: the experiment, the corpus, the workdir, a full disk, a diverged run.
     """
+    while True:
+        try:
+            return _train(recovery.with_skips(experiment, workdir), workdir, job)
+        except DivergedError as error:
+            if not recovery.roll_back(experiment, workdir, error):
+                raise
+
+
+def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> TrainingResult:
+    """One attempt of `train`, which ends with a `DivergedError` when it diverges."""
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         # --- Set up -------------------------------------------------------------------------------------------------
@@ -110,7 +123,9 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
         commits = Commits(experiment, store, fingerprint, lease, began)
         first = initialization(experiment, run, fingerprint) if commits.latest() is None else None
-        start = commits.start(run, first)
+        start = commits.start(run, first, job.accept_changes)
+        if events and commits.changes:
+            events.say("changed", f"the run goes on from step {start.step} with {commits.changed()}", step=start.step)
         description.write(experiment, run, workdir)
         state, position, unevaluated = start.state, start.position, evaluators.known(start.unevaluated)
         journal = Journal(experiment, workdir, start.step, job.show, evaluated=not unevaluated)
@@ -127,6 +142,8 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
 
+        every = experiment.health.replicas_every
+
         # --- Loop ---------------------------------------------------------------------------------------------------
         for number in range(start.step + 1, experiment.steps + 1):
             batches.observe(number - 1, state)
@@ -139,6 +156,8 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
             due, commit = evaluators.due(number), sync.stop or commits.due(number)
+            if every and (commit or number % every == 0):
+                replicas.require_equal(leaves.flatten(state), number)
             if due or commit:
                 journal.drain()
                 with journal.throughput.paused(), watch().during("evaluation or commit", EVALUATION):

@@ -8,6 +8,9 @@ import signal
 import threading
 import time
 
+import jax
+import numpy as np
+
 from t5x_like import train
 from t5x_like.checkpoint import arrays
 from t5x_like.data import cache
@@ -78,6 +81,53 @@ def _evaluated(evaluators, keys, state, step):
         _die()
 
 
+def _spoil(prepare):
+    """Batches whose examples lie in the range SPOILED, `FIRST:END`, get targets that nothing can predict."""
+    first, _, end = os.environ.get("SPOILED", "").partition(":")
+
+    def spoiled(self, room):
+        prepared = prepare(self, room)
+        if first and int(first) <= prepared.counts.examples < int(end):
+            noise = np.random.default_rng(prepared.counts.examples)
+            targets = prepared.batch["targets"]
+            others = noise.integers(5, 4000, targets.shape, targets.dtype)
+            prepared.batch["targets"] = np.where(targets > 0, others, targets)
+        return prepared
+
+    return spoiled
+
+
+def _flip(run_step):
+    """One bit of one device's copy of a parameter changes after step STEP, on process PROCESS."""
+
+    def compiled(*arguments, **named):
+        step = run_step(*arguments, **named)
+
+        def flipping(state, batch):
+            state, results = step(state, batch)
+            if _KIND == "flip" and int(state["step"]) == int(_STEP):
+                state = {**state, "parameters": _with_flip(state["parameters"])}
+            return state, results
+
+        return flipping if _KIND == "flip" else step
+
+    return compiled
+
+
+def _with_flip(parameters):
+    leaves, structure = jax.tree.flatten(parameters)
+    here = [np.asarray(shard.data).copy() for shard in leaves[0].addressable_shards]
+    if os.environ.get("JAX_PROCESS_ID", "0") == _PROCESS and _strikes("flip"):
+        here[-1].view(np.uint32).ravel()[3] ^= 1 << 20
+    placed = [
+        jax.device_put(value, shard.device) for value, shard in zip(here, leaves[0].addressable_shards, strict=True)
+    ]
+    leaves[0] = jax.make_array_from_single_device_arrays(leaves[0].shape, leaves[0].sharding, placed)
+    return jax.tree.unflatten(structure, leaves)
+
+
+Pipeline._prepare = _spoil(Pipeline._prepare)
+train.compile_step = _flip(train.compile_step)
 _around(Pipeline, "_prepare", before=_batch)
 _around(train, "compile_step", before=_compile)
 _around(arrays.Writer, "start", after=_saved)

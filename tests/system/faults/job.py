@@ -88,7 +88,7 @@ class Job:
 
     def logs(self):
         files = sorted((self.workdir / "logs").glob("*/*")) if self.workdir.exists() else []
-        return "\n".join(f"== {file}\n{file.read_text()[-3000:]}" for file in files)
+        return "\n".join(f"== {file}\n{file.read_text()}" for file in files)
 
     def digest(self, step=STEPS):
         """The digests of all arrays of a commit, and its place in the data."""
