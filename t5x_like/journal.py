@@ -17,12 +17,14 @@ from etils import epath
 from t5x_like.data.batches import BatchCounts
 from t5x_like.distributed import startup
 from t5x_like.distributed.host_sync import StepReport
+from t5x_like.distributed.waiting import watch
 from t5x_like.errors import DivergedError
 from t5x_like.evaluation.base import Evaluation
 from t5x_like.evaluation.schedule import full_names
 from t5x_like.experiment import Experiment
 from t5x_like.program import flops_per_step
 from t5x_like.telemetry.devices import memory_metrics, mfu
+from t5x_like.telemetry.goodput import Goodput
 from t5x_like.telemetry.progress import Progress, format_seconds
 from t5x_like.telemetry.spikes import SpikeDetector
 from t5x_like.telemetry.throughput import Throughput
@@ -67,6 +69,7 @@ class Journal:
             if first
             else None
         )
+        self._goodput = Goodput(workdir, watch().accounts.seconds, fresh=not start) if first else None
         self._progress = Progress(experiment.steps, start) if show and first else None
         self._spikes = SpikeDetector(experiment.health.spike_factor, experiment.health.spike_steps)
         self._news: dict[str, float] = {}  # what the next line tells once
@@ -118,6 +121,11 @@ class Journal:
                 self._writer.write_text(number, {f"{key}/{sample.prompt}": sample.text for sample in found.samples})
         if metrics:
             self.message(f"step {number}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+    def goodput_written(self) -> None:
+        """Writes where the time went so far, as it is done with each commit."""
+        if self._goodput:
+            self._goodput.write()
 
     def message(self, text: str) -> None:
         """Says something to the person watching."""

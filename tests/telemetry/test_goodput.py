@@ -1,0 +1,69 @@
+"""Where the time of a run went: accounts of a process that nest, and a ledger over processes that sums to wall time."""
+
+import json
+import os
+
+import pytest
+from etils import epath
+
+from t5x_like.distributed.accounts import TimeAccounts
+from t5x_like.telemetry import goodput
+from t5x_like.telemetry.goodput import Goodput
+
+
+class Clock:
+    def __init__(self, now=1000.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+def test_every_second_is_in_one_account():
+    clock = Clock()
+    accounts = TimeAccounts(clock, before=2.0)
+    clock.now += 3
+    with accounts.of("step"):
+        clock.now += 5
+        with accounts.of("data_wait"):
+            clock.now += 7
+            assert accounts.seconds() == {"setup": 5, "step": 5, "data_wait": 7}
+        clock.now += 11
+    with pytest.raises(ZeroDivisionError), accounts.of("save"):
+        clock.now += 13
+        raise ZeroDivisionError
+    clock.now += 17
+    assert accounts.seconds() == {"setup": 22, "step": 16, "data_wait": 7, "save": 13}
+    assert sum(accounts.seconds().values()) == clock.now - 1000 + 2
+
+
+def test_over_restarts_the_ledger_sums_to_the_time_since_the_beginning(tmp_path):
+    workdir, now = epath.Path(tmp_path), Clock()
+    first = Goodput(workdir, lambda: {"setup": 10.0, "step": 90.0}, fresh=True, now=now)  # it began at 900
+    first.write()
+    (tmp_path / "metrics.jsonl").write_text("")
+    os.utime(tmp_path / "metrics.jsonl", (1040, 1040))  # it went on for 40 s, and was killed
+    now.now = 1115.0
+    second = Goodput(workdir, lambda: {"setup": 15.0}, now=now)  # it began at 1100
+    assert second.totals() == {"setup": 25, "step": 90, "lost": 40, "down": 60}
+    assert sum(second.totals().values()) == 1115 - 900
+    second.write()
+    assert goodput.read(workdir) == second.totals()
+    assert json.loads((workdir / "goodput.json").read_text())["effective_share"] == pytest.approx(90 / 215)
+    assert goodput.sentence(second.totals()) == "41.9% of the time in steps (down 27.9%, lost 18.6%, setup 11.6%)"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"seconds": 3, "written": 1.0}', '{"seconds": {"a": "b"}, "written": 1.0}']
+)
+def test_a_ledger_that_cannot_be_read_counts_for_nothing(tmp_path, content):
+    (tmp_path / "goodput.json").write_text(content)
+    assert Goodput(epath.Path(tmp_path), lambda: {"step": 1.0}).totals() == {"step": 1.0}
+    assert goodput.read(epath.Path(tmp_path)) == {}
+
+
+def test_a_clock_that_was_set_back_adds_nothing(tmp_path):
+    now = Clock()
+    Goodput(epath.Path(tmp_path), lambda: {"step": 5.0}, fresh=True, now=now).write()
+    now.now = 500.0
+    assert Goodput(epath.Path(tmp_path), lambda: {"step": 1.0}, now=now).totals() == {"step": 6, "lost": 0, "down": 0}
