@@ -1,7 +1,10 @@
 """Where the time of a run went: accounts of a process that nest, and a ledger over processes that sums to wall time."""
 
+import importlib.util
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from etils import epath
@@ -29,9 +32,8 @@ def test_every_second_is_in_one_account():
             clock.now += 7
             assert accounts.seconds() == {"setup": 5, "step": 5, "data_wait": 7}
         clock.now += 11
-    with pytest.raises(ZeroDivisionError), accounts.of("save"):
+    with accounts.of("save"):
         clock.now += 13
-        raise ZeroDivisionError
     clock.now += 17
     assert accounts.seconds() == {"setup": 22, "step": 16, "data_wait": 7, "save": 13}
     assert sum(accounts.seconds().values()) == clock.now - 1000 + 2
@@ -53,9 +55,10 @@ def test_over_restarts_the_ledger_sums_to_the_time_since_the_beginning(tmp_path)
     assert goodput.sentence(second.totals()) == "41.9% of the time in steps (down 27.9%, lost 18.6%, setup 11.6%)"
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", '{"seconds": 3, "written": 1.0}', '{"seconds": {"a": "b"}, "written": 1.0}']
-)
+DAMAGED = ("", "{", '{"seconds": 3, "written": 1.0}', '{"seconds": {"a": "b"}, "written": 1.0}')
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_ledger_that_cannot_be_read_counts_for_nothing(tmp_path, content):
     (tmp_path / "goodput.json").write_text(content)
     assert Goodput(epath.Path(tmp_path), lambda: {"step": 1.0}).totals() == {"step": 1.0}
@@ -67,3 +70,27 @@ def test_a_clock_that_was_set_back_adds_nothing(tmp_path):
     Goodput(epath.Path(tmp_path), lambda: {"step": 5.0}, fresh=True, now=now).write()
     now.now = 500.0
     assert Goodput(epath.Path(tmp_path), lambda: {"step": 1.0}, now=now).totals() == {"step": 6, "lost": 0, "down": 0}
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("goodput_tool", Path(__file__).parents[2] / "tools" / "goodput.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_simulated_run_sums_to_its_time_and_frequent_commits_lose_less(tool):
+    def run(**options):
+        usual = {"chips": 16384, "days": 60, "commit_every": 600, "save_stall": 1, "local_every": 0, "local_stall": 0}
+        usual |= {"replicas": False, "restart": 300, "local_restart": 100}
+        return tool.average(tool.Job(**usual | options), 5)
+
+    usual = run()
+    assert usual.effective + usual.saving + usual.lost + usual.restarting == pytest.approx(1)
+    assert 450 < usual.interruptions < 580, "466 in 54 days are 518 in 60"
+    assert run(commit_every=60).lost < usual.lost / 5 and run(commit_every=60).saving > usual.saving * 5
+    assert run(local_every=30, replicas=True).lost < usual.lost / 10
+    assert run(chips=1).effective > 0.998
+    assert tool.recommended(16384, 1) == pytest.approx((2 * 54 * 86400 / 466) ** 0.5)
