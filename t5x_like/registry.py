@@ -43,7 +43,9 @@ _TABLE: Mapping[str, dict[str, str]] = {
     "head": {
         "tied": "t5x_like.models.transformer.ends_options:Tied",
         "untied": "t5x_like.models.transformer.ends_options:Untied",
-        "masked_lm": "t5x_like.models.transformer.ends_options:MaskedLMHead",
+        "masked_lm": "t5x_like.models.transformer.encoder_heads:MaskedLMHead",
+        "pooled": "t5x_like.models.transformer.encoder_heads:PooledHead",
+        "token_classes": "t5x_like.models.transformer.encoder_heads:TokenClasses",
     },
     "adaptation": {
         "lora": "t5x_like.adaptations.lora:LoRA",

@@ -49,6 +49,7 @@ class Attention(nnx.Module):
         o = self.options = options
         self.causal, self.is_cross, self.dtype = causal, cross, model.dtype
         self.dropout, self.dropout_inside = model.dropout, model.dropout_inside
+        self.scale = o.scale
         heads, kv = o.heads * o.head_dim, o.kv_heads * o.head_dim
         linear = partial(Linear, bias=o.bias, quantization=model.quantization, rngs=rngs)
         query_std = (model.init_std or model.embed**-0.5) * (1.0 if o.scaled else o.head_dim**-0.5)
@@ -88,7 +89,7 @@ class Attention(nnx.Module):
             kv_heads=o.kv_heads,
             head_dim=o.head_dim,
             dtype=self.dtype,
-            scale=o.head_dim**-0.5 if o.scaled else 1.0,
+            scale=self.scale,
             soft_cap=o.soft_cap,
             rows=rows,
             documents_per_row=layout.current().documents_per_row,
@@ -165,8 +166,8 @@ class Attention(nnx.Module):
         mask_bts: jax.Array,
         bias: jax.Array | None = None,
     ) -> jax.Array:
-        scale = self.options.head_dim**-0.5 if self.options.scaled else 1.0
-        return attend_heads(q_bthe, k_bkse, v_bkse, mask_bts, bias, soft_cap=self.options.soft_cap, scale=scale)
+        o = self.options
+        return attend_heads(q_bthe, k_bkse, v_bkse, mask_bts, bias, soft_cap=o.soft_cap, scale=self.scale)
 
     def _bias(self, q_bthe: jax.Array, k_bske: jax.Array, inputs: AttentionInputs) -> jax.Array | None:
         """The bias by distance and the one that depends on the tokens, as backends take them."""
@@ -188,7 +189,7 @@ class Attention(nnx.Module):
         if inputs.rotation is not None:
             q_bhte, k_bkte = rotate_heads(q_bhte, inputs.rotation), rotate_heads(k_bkte, inputs.rotation)
         constrain = layout.current().constrain
-        q_bhte = constrain(q_bhte * (o.head_dim**-0.5 if o.scaled else 1), QUERIES)
+        q_bhte = constrain(q_bhte * self.scale, QUERIES)
         k_bkte, v_bkte = constrain(k_bkte, KEYS), constrain(v_bkte, KEYS)
         q_bhte, k_bkte, v_bkte = (checkpoint_name(each, "qkv") for each in (q_bhte, k_bkte, v_bkte))
         v_bkte = self._drop_weights(v_bkte.swapaxes(1, 2), rngs).swapaxes(1, 2)

@@ -92,6 +92,16 @@ class Stack:
                 f"{fraction} of layer.attention.head_dim={head_dim} is nothing; it must be {2 / head_dim:g} or more",
             )
 
+    @property
+    def width(self) -> int:
+        """Of the tables of embeddings, where a linear layer brings them to the model's; else 0."""
+        return int(getattr(self.embeddings, "width", 0))
+
+    @property
+    def offset(self) -> int:
+        """Rows of the table of positions before the first one's."""
+        return int(getattr(self.positions, "offset", 0))
+
     def __hash__(self) -> int:
         return hash((self.layers, self.layer, self.positions, self.embeddings, repr(self.pattern)))
 
@@ -160,6 +170,7 @@ class Transformer:
             raise ExperimentError("decoder", "there is neither a decoder nor an encoder; give one of them")
         for name, stack in self._stacks().items():
             self._check_stack(name, stack)
+        self._check_tables()
 
     def _check_stack(self, name: str, stack: Stack) -> None:
         if stack.positions.name == "sinusoidal" and self.embed % 2:
@@ -179,6 +190,22 @@ class Transformer:
                     " product must be below 2^62",
                 )
 
+    def _check_tables(self) -> None:
+        """Raises ExperimentError where stacks and head cannot share the token table."""
+        widths = {name: stack.width or self.embed for name, stack in self._stacks().items()}
+        if len({*widths.values()}) > 1:
+            raise ExperimentError(
+                "encoder.embeddings.width",
+                f"{widths['encoder']} differs from the decoder's {widths['decoder']}, and both read one table of"
+                " tokens; use one width",
+            )
+        if self.head.name == "tied" and self.table_width != self.embed:
+            raise ExperimentError(
+                "head",
+                f"'tied' scores states of {self.embed} with a table of {self.table_width}; use 'masked_lm', which"
+                " has a layer between, or 'untied'",
+            )
+
     @staticmethod
     def former_field(name: str, values: Mapping[str, Any], where: str) -> str:
         """The place of an option of schema 1; see `sections.section`."""
@@ -190,8 +217,9 @@ class Transformer:
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The model with its first parameters."""
-        kind = "EncoderDecoder" if self.encoder and self.decoder else "LanguageModel"
-        return registry.imported(f"t5x_like.models.transformer.model:{kind}")(self, rngs)
+        both = self.encoder and self.decoder
+        kind = "encoder_decoder:EncoderDecoder" if both else "model:LanguageModel"
+        return registry.imported(f"t5x_like.models.transformer.{kind}")(self, rngs)
 
     def check(self, layout: Layout | None, data: Any, rows: int) -> None:
         """See `Architecture.check`."""
@@ -282,6 +310,11 @@ class Transformer:
     def residual_std(self, inputs: int) -> float:
         """Standard deviation of the matrices that write to the residual stream (GPT-2, section 2.3: ÷ √(2 layers))."""
         return (self.init_std or inputs**-0.5) * ((2 * self.main.layers) ** -0.5 if self.residual_init else 1.0)
+
+    @property
+    def table_width(self) -> int:
+        """Width of the token table."""
+        return self.main.width or self.embed
 
     def table_std(self) -> float:
         """Standard deviation of the token table."""

@@ -5,31 +5,49 @@ from typing import Any
 
 from flax import nnx
 
+from t5x_like import registry
 from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
 from t5x_like.errors import ExperimentError
-from t5x_like.models.transformer.layer_options import ACTIVATIONS
 
 ROPE_SCALINGS = ("none", "linear", "llama3")
 
 # --- Positions --------------------------------------------------------------------------------------------------------
 
 
+class Positions:
+    """Base of the kinds of positions."""
+
+    def build_bias(self, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module | None:
+        """The module that makes a stack's bias of the scores by distance; None for kinds that have none."""
+        return None
+
+
 @dataclass(frozen=True, kw_only=True)
-class NoPositions:
+class NoPositions(Positions):
     """No positions at all, for a stack whose attention or embeddings have their own."""
 
     name: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
-    """A learned vector for each position, added to the embeddings; there are `model.max_length` of them."""
+class Learned(Positions):
+    """A learned vector for each position, added to the embeddings; there are `model.max_length` of them.
+
+    Attributes:
+      offset: rows of the table before the first position's, which nothing reads; RoBERTa and BART have two, one of them
+        for padding (as released).
+    """
 
     name: str = "learned"
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "offset")
+        require_below(self, 1 << 31, "offset")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinusoidal:
+class Sinusoidal(Positions):
     """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, section 3.5).
 
     Attributes:
@@ -72,7 +90,7 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rope:
+class Rope(Positions):
     """Rotary positions (Su et al. 2021, section 3.2).
 
     Attributes:
@@ -93,7 +111,7 @@ class Rope:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relative:
+class Relative(Positions):
     """A learned bias of the scores for each head and bucket of distances, shared by the layers of a stack.
 
     It is T5's (Raffel et al. 2020, section 2.1).
@@ -118,12 +136,22 @@ class Relative:
                 f" {self.buckets // 2}",
             )
 
+    def build_bias(self, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module:
+        """See `Positions.build_bias`."""
+        return registry.imported("t5x_like.models.transformer.distance_bias:RelativeBias")(
+            self, heads, rngs, causal=causal
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class Alibi:
+class Alibi(Positions):
     """A fixed bias of the scores, falling with the distance, of another slope in each head (Press et al. 2022)."""
 
     name: str = "alibi"
+
+    def build_bias(self, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module:
+        """See `Positions.build_bias`."""
+        return registry.imported("t5x_like.models.transformer.distance_bias:AlibiBias")(self, heads)
 
 
 # --- Both ends of a model ---------------------------------------------------------------------------------------------
@@ -137,22 +165,47 @@ class Tokens:
       types: kinds of token that have an embedding of their own beside the token's, such as BERT's two for the first and
         the second of two texts; 0 for none.
       norm: whether there is a norm after the embeddings.
+      width: of the tables, with a linear layer from there to `model.embed` (ALBERT, Lan et al. 2020, section 3.1); 0
+        for tables of `model.embed` and no such layer.
     """
 
     name: str = "tokens"
     types: int = 0
     norm: bool = False
+    width: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least(self, 0, "types")
-        require_below(self, 1 << 31, "types")
+        require_at_least(self, 0, "types", "width")
+        require_below(self, 1 << 31, "types", "width")
 
     def build(self, model: Any, rngs: nnx.Rngs) -> None:
         """No module of its own: the model's table is shared by its stacks and perhaps its head."""
 
 
+class Head:
+    """Base of the kinds of output heads: which of a language model's parts there are, as modules or None."""
+
+    soft_cap: float = 0.0
+
+    def build_transform(self, model: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """What the last states pass before the table, with the bias of each row."""
+        return None
+
+    def build_table(self, model: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """A table of the head's own."""
+        return None
+
+    def build_pooler(self, model: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """What reads a text from the last state of its first token."""
+        return None
+
+    def products(self, model: Any) -> int:
+        """Of the parameters that each token's last state is multiplied with, how many there are."""
+        return int(model.vocab_size * model.embed)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Tied:
+class Tied(Head):
     """The token table as output head.
 
     Attributes:
@@ -169,7 +222,7 @@ class Tied:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Untied:
+class Untied(Head):
     """An output head with a table of its own.
 
     Attributes:
@@ -182,19 +235,7 @@ class Untied:
     def __post_init__(self) -> None:
         require_at_least(self, 0, "soft_cap")
 
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedLMHead:
-    """BERT's head: a linear layer, an activation and a norm before the token table, and a bias for each token.
-
-    Attributes:
-      activation: of the linear layer.
-      soft_cap: as of `tied`.
-    """
-
-    name: str = "masked_lm"
-    activation: str = "gelu_exact"
-    soft_cap: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_one_of(self, "activation", ACTIVATIONS)
+    def build_table(self, model: Any, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Head.build_table`."""
+        table = registry.imported("t5x_like.models.linear:Embedding")
+        return table(model.vocab_size, model.embed, "vocab", std=model.head_std(), rngs=rngs)

@@ -75,6 +75,11 @@ class DotProduct:
                 "kv_heads", f"{self.heads} heads cannot share {self.kv_heads} key-value heads; use a divisor of heads"
             )
 
+    @property
+    def scale(self) -> float:
+        """What the products of queries and keys are multiplied by."""
+        return self.head_dim**-0.5 if self.scaled else 1.0
+
     def build(self, model: Any, rngs: nnx.Rngs, *, causal: bool, cross: bool = False) -> nnx.Module:
         """The module of one layer: self-attention, or attention to an encoder's states with `cross`."""
         return registry.imported(self.module)(model, self, rngs, causal=causal, cross=cross)

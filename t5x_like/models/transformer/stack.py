@@ -21,13 +21,13 @@ from t5x_like.kernels.xla import within
 from t5x_like.models import auxiliary
 from t5x_like.models.auxiliary import Reports
 from t5x_like.models.dropout import RowRngs, dropout
-from t5x_like.models.linear import Embedding
+from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.norm import Norm
 from t5x_like.models.transformer import config, pipeline
 from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.models.transformer.inputs import CACHED, AttentionInputs, Cache, Encoded
 from t5x_like.models.transformer.layer import Layer, LayerGroup
-from t5x_like.models.transformer.positions import bias_of, rotation, sinusoids
+from t5x_like.models.transformer.positions import rotation, sinusoids
 from t5x_like.parallel import layout
 from t5x_like.parallel import schedule as schedules
 
@@ -184,10 +184,13 @@ class TransformerStack(nnx.Module):
         table = model.init_std or 0.02
         learned = o.positions.name == "learned"
         types = getattr(o.embeddings, "types", 0)
-        self.positions = Embedding(model.max_length, model.embed, "position", std=table, rngs=rngs) if learned else None
-        self.types = Embedding(types, model.embed, "position", std=table, rngs=rngs) if types else None
-        self.embedding_norm = Norm(o.layer.norm, model.embed, rngs) if getattr(o.embeddings, "norm", False) else None
-        self.bias = bias_of(o.positions, o.layer.attention.heads, rngs, causal=causal)
+        places, width = model.max_length + o.offset, o.width or model.embed
+        self.positions = Embedding(places, width, "position", std=table, rngs=rngs) if learned else None
+        self.types = Embedding(types, width, "position", std=table, rngs=rngs) if types else None
+        self.embedding_norm = Norm(o.layer.norm, width, rngs) if getattr(o.embeddings, "norm", False) else None
+        widen = partial(Linear, width, model.embed, ("mlp", "embed"), bias=True, std=model.init_std)
+        self.widen = widen(rngs=rngs) if o.width else None
+        self.bias = o.positions.build_bias(o.layer.attention.heads, rngs, causal=causal)
         self.mask_kinds = tuple(dict.fromkeys(layer.attention for layer in o.group))
         self.blocks = Layers(lambda rngs: self._group(rngs, cross), o.layers // len(o.group), rngs)
         self.norm = None if o.layer.norm.position == "post" else Norm(o.layer.norm, model.embed, rngs)
@@ -233,14 +236,15 @@ class TransformerStack(nnx.Module):
             assert tokens is not None  # embeddings of tokens have a table
             x_btd = stream.gather_lookup(tokens(rows, dtype))
         if self.positions is not None:
-            x_btd = x_btd + self.positions(positions_bt, dtype)
+            x_btd = x_btd + self.positions(positions_bt + self.stack.offset, dtype)
         if self.stack.positions.name == "sinusoidal":
-            x_btd = x_btd + sinusoids(positions_bt, self.model.embed, self.stack.positions.longest, dtype)
+            x_btd = x_btd + sinusoids(positions_bt, x_btd.shape[-1], self.stack.positions.longest, dtype)
         if self.types is not None:
             x_btd = x_btd + self.types(jnp.zeros_like(positions_bt) if types_bt is None else types_bt, dtype)
         if self.embedding_norm is not None:
             x_btd = self.embedding_norm(x_btd)
-        return stream.constrain(dropout(x_btd, self.model.dropout, rngs and rngs.fold(0)))
+        x_btd = dropout(x_btd, self.model.dropout, rngs and rngs.fold(0))
+        return stream.constrain(x_btd if self.widen is None else self.widen(x_btd))
 
     # --- Layers -------------------------------------------------------------------------------------------------------
 
