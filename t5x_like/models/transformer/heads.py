@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.models.linear import Linear
+from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.norm import Norm
 from t5x_like.models.parameters import parameter
 from t5x_like.models.transformer import config, encoder_heads
@@ -54,9 +54,8 @@ class Pooler(nnx.Module):
     def __init__(self, model: config.Transformer, classes: int, rngs: nnx.Rngs) -> None:
         """Builds the layer, and the classifier where there are classes."""
         self.dense = Linear(model.embed, model.embed, ("embed", "mlp"), bias=True, std=model.init_std, rngs=rngs)
-        self.classifier = (
-            Linear(model.embed, classes, ("embed", None), bias=True, std=model.init_std, rngs=rngs) if classes else None
-        )
+        self.classes = Embedding(classes, model.embed, None, std=model.head_std(), rngs=rngs) if classes else None
+        self.bias = parameter(rngs, (classes,), (None,), "bias") if classes else None
 
     def __call__(self, x_bd: jax.Array) -> jax.Array:
         """States of texts' first tokens, [..., embed], to the texts' vectors, [..., embed]."""
@@ -68,6 +67,7 @@ class Pooler(nnx.Module):
         Raises:
           ValueError: where the head has no classes of texts.
         """
-        if self.classifier is None:
+        if self.classes is None or self.bias is None:
             raise ValueError("the head has no classes of texts; set model.head.classes")
-        return self.classifier(self(x_bd)).astype(jnp.float32)
+        table_cd = self.classes.table[...].astype(x_bd.dtype)
+        return jnp.einsum("...d,cd->...c", self(x_bd), table_cd, preferred_element_type=jnp.float32) + self.bias[...]

@@ -62,10 +62,19 @@ class LanguageModel(TransformerStack):
         types_bt: jax.Array | None = None,
         mask_bts: jax.Array | None = None,
     ) -> jax.Array:
-        """The final hidden states of packed rows, as an output head takes them: `states`, then `finish`.
+        """The final hidden states of packed rows, as an output head takes them.
+
+        Args:
+          tokens_bt: int32 [batch, length] input tokens.
+          positions_bt: int32 [batch, length], each token's place in its segment.
+          segment_ids_bt: int32 [batch, length]; tokens attend within their own segment. 0 is padding.
+          rngs: of dropout; None for none.
+          encoded: an encoder's output, where the model has one.
+          types_bt: int32 [batch, length], where the model has types of token; None is 0 for all.
+          mask_bts: bool [batch, length, length], who may attend to whom in place of what segments say.
 
         Returns:
-          [batch, length, width of the head's table], in the computation's dtype.
+          [batch, length, width of the head's table] in the computation's dtype.
         """
         x_btd = self.states(
             tokens_bt,
@@ -89,19 +98,9 @@ class LanguageModel(TransformerStack):
         types_bt: jax.Array | None = None,
         mask_bts: jax.Array | None = None,
     ) -> jax.Array:
-        """The last layer's states of packed rows, which `finish` and a pooler take.
+        """The last layer's states of packed rows, before `finish`: for heads of another kind, such as a pooler.
 
-        Args:
-          tokens_bt: int32 [batch, length] input tokens.
-          positions_bt: int32 [batch, length], each token's place in its segment.
-          segment_ids_bt: int32 [batch, length]; tokens attend within their own segment. 0 is padding.
-          rngs: of dropout; None for none.
-          encoded: an encoder's output, where the model has one.
-          types_bt: int32 [batch, length], where the model has types of token; None is 0 for all.
-          mask_bts: bool [batch, length, length], who may attend to whom in place of what segments say.
-
-        Returns:
-          [batch, length, embed], in the computation's dtype.
+        The arguments are those of a call.
         """
         x_btd = self.embed(tokens_bt, self.tokens, positions_bt, rngs, types_bt)
         return TransformerStack.__call__(
@@ -151,7 +150,7 @@ class LanguageModel(TransformerStack):
         return self.finish(x_btd), cache
 
     def finish(self, x_btd: jax.Array, rngs: RowRngs | None = None) -> jax.Array:
-        """What makes a head's products of the last states logits: a transform, dropout and scale."""
+        """The states as an output head takes them: after a transform, dropout and scale."""
         o = self.options
         if self.transform is not None:
             x_btd = self.transform(x_btd)
