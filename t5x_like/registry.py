@@ -17,16 +17,28 @@ from t5x_like.errors import ExperimentError
 
 _TABLE: Mapping[str, dict[str, str]] = {
     "model": {
+        "bart": "t5x_like.models.families.bart:FAMILY",
         "bert": "t5x_like.models.families.bert:FAMILY",
+        "byt5": "t5x_like.models.families.t5:BYTES",
+        "distilbert": "t5x_like.models.families.distilbert:FAMILY",
+        "electra": "t5x_like.models.families.electra:DISCRIMINATOR",
+        "electra_generator": "t5x_like.models.families.electra:GENERATOR",
         "gpt2": "t5x_like.models.families.gpt2:FAMILY",
         "gpt3": "t5x_like.models.families.gpt3:FAMILY",
         "llama": "t5x_like.models.families.llama:FAMILY",
         "mistral": "t5x_like.models.families.mistral:FAMILY",
         "mixtral": "t5x_like.models.families.mixtral:FAMILY",
+        "mt5": "t5x_like.models.families.t5:MULTILINGUAL",
+        "roberta": "t5x_like.models.families.roberta:FAMILY",
         "t5": "t5x_like.models.families.t5:ORIGINAL",
         "t5_1_1": "t5x_like.models.families.t5:VERSION_1_1",
+        "ul2": "t5x_like.models.families.t5:UL2",
+        "umt5": "t5x_like.models.families.t5:UNI_MAX",
     },
-    "attention": {"dot_product": "t5x_like.models.transformer.layer_options:DotProduct"},
+    "attention": {
+        "dot_product": "t5x_like.models.transformer.layer_options:DotProduct",
+        "relative": "t5x_like.models.transformer.attention_kinds:RelativeBuckets",
+    },
     "feed_forward": {
         "dense": "t5x_like.models.transformer.layer_options:Dense",
         "experts": "t5x_like.models.transformer.layer_options:Experts",

@@ -3,13 +3,15 @@
 Shapes: b batch, t queries, s keys, h heads, n buckets, m = t + s − 1 distances.
 """
 
+from typing import Protocol
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from t5x_like.models.parameters import parameter
-from t5x_like.models.transformer.ends_options import Alibi, Relative
+from t5x_like.models.transformer.ends_options import Alibi
 from t5x_like.parallel import layout
 
 
@@ -42,10 +44,22 @@ def bucket(distances: jax.Array, *, buckets: int, distance: int, causal: bool) -
     return first + (apart[..., None] >= thresholds(buckets, distance)).sum(-1, dtype=jnp.int32)
 
 
+class BucketFields(Protocol):
+    """`ends_options.Relative`, or any options with these fields."""
+
+    @property
+    def buckets(self) -> int:
+        """How many buckets there are."""
+
+    @property
+    def distance(self) -> int:
+        """From which distance on all share a bucket."""
+
+
 class RelativeBias(nnx.Module):
     """T5's learned bias for each head and bucket of distances (Raffel et al. 2020, section 2.1)."""
 
-    def __init__(self, options: Relative, heads: int, rngs: nnx.Rngs, *, causal: bool) -> None:
+    def __init__(self, options: BucketFields, heads: int, rngs: nnx.Rngs, *, causal: bool) -> None:
         """Draws the table; `causal` says that no query sees a later key."""
         self.options, self.heads, self.causal = options, heads, causal
         std = (2 / (options.buckets + heads)) ** 0.5

@@ -126,20 +126,25 @@ class Relative(Positions):
     distance: int = 128
 
     def __post_init__(self) -> None:
-        require_below(self, 1 << 31, "buckets", "distance")
-        if self.buckets < 4 or self.buckets % 4:
-            raise ExperimentError("buckets", f"{self.buckets} is no multiple of 4, which it must be")
-        if self.distance <= self.buckets // 2:
-            raise ExperimentError(
-                "distance",
-                f"{self.distance} leaves no distances for half of the {self.buckets} buckets; it must be above"
-                f" {self.buckets // 2}",
-            )
+        require_buckets(self)
 
     def build_bias(self, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module:
         """See `Positions.build_bias`."""
         return registry.imported("t5x_like.models.transformer.distance_bias:RelativeBias")(
             self, heads, rngs, causal=causal
+        )
+
+
+def require_buckets(options: Any) -> None:
+    """Raises ExperimentError unless `buckets` can share the distances up to `distance`."""
+    buckets, distance = options.buckets, options.distance
+    require_below(options, 1 << 31, "buckets", "distance")
+    if buckets < 4 or buckets % 4:
+        raise ExperimentError("buckets", f"{buckets} is no multiple of 4, which it must be")
+    if distance <= buckets // 2:
+        raise ExperimentError(
+            "distance",
+            f"{distance} leaves no distances for half of the {buckets} buckets; it must be above {buckets // 2}",
         )
 
 
