@@ -183,7 +183,7 @@ class MixtureTask:
         return StreamedDataset(_named_parts(opened, dataclasses.replace), _flattened(stages, opened, shares))
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
-        """What decides what `open` or `stream` gives: every component's, by field."""
+        """Digests of all that decides what `open` or `stream` gives: every component's, by field."""
         return self._fingerprint(split, lambda task: task.fingerprint(split, streamed=streamed))
 
     def former_fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
@@ -238,13 +238,13 @@ class MixtureTask:
         return tuple(stages)
 
     def _of(self, name: str, use: Callable[[Any], Any]) -> Any:
-        """What a component does, its errors told from where it stands in the experiment."""
+        """A component's answer; its errors are told from where it stands in the experiment."""
         with _named(name):
             return use(self.components[name])
 
 
 def _digest(vocabulary: Any) -> Any:
-    """What tells vocabularies apart: a digest, where they have one; None is the lack of texts."""
+    """An identity that tells vocabularies apart: a digest, where they have one; None is the lack of texts."""
     return None if vocabulary is None else getattr(vocabulary, "digest", id(vocabulary))
 
 

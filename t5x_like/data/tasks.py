@@ -204,7 +204,7 @@ class TextTask:
         return StreamedDataset((stream,))
 
     def texts(self, split: str) -> Iterator[str]:
-        """What cleaning leaves of the documents of a split, in the order of the corpus."""
+        """The documents of a split that cleaning leaves, in the order of the corpus."""
         return self._cleaned(self.rule(split), self._cleaner.counts())
 
     def assets(self) -> dict[str, bytes]:
@@ -230,7 +230,7 @@ class TextTask:
         return found | {f"{_WHERE}.path": self._corpus.stamp()} if streamed else found
 
     def _cleaned(self, rule: SplitRule, counts: Counts) -> Iterator[str]:
-        """What is left of the documents of a split; what the stages did is added to `counts`."""
+        """The documents of a split that cleaning leaves; what the stages did is added to `counts`."""
         cleaner = self._cleaner
         for number, text in self._corpus.texts():
             if rule.holds(number) and (left := cleaner.clean(text, counts).text) is not None:

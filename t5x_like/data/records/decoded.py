@@ -144,7 +144,7 @@ class DecodedTask(abc.ABC):
 
     @abc.abstractmethod
     def decoder(self, raw: RawRecords, split: str) -> Decode:
-        """What makes the arrays of the records of a split.
+        """The decoder that makes the arrays of the records of a split.
 
         Raises:
           ExperimentError: when the options do not suit the records.
