@@ -1,0 +1,43 @@
+"""DeBERTa (He et al. 2021) and its versions 2 and 3 (He et al. 2021b, and the released models): disentangled attention.
+
+Places are told by distances in every layer, and not in the embeddings. In version 3 distances share buckets, and their
+vectors, after a norm, pass the projections of tokens. The large models of version 2 add a convolution, which is left
+out here, and so is the enhanced mask decoder, whose absolute positions the released encoders do not have.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from t5x_like.models.families import encoder
+from t5x_like.models.families.bert import BASE, LARGE, bert_like
+from t5x_like.models.transformer.config import Transformer
+from t5x_like.registry import Preset
+
+
+def _values(vocab_size: int, attention: Mapping[str, Any], positions: Mapping[str, Any]) -> dict[str, Any]:
+    values = bert_like(vocab_size=vocab_size, types=0, epsilon=1e-7, positions={"name": "disentangled", **positions})
+    layer = values["encoder"]["layer"]
+    kind = {**layer["attention"], "name": "disentangled", **attention}
+    return {**values, "encoder": {**values["encoder"], "layer": {**layer, "attention": kind}}}
+
+
+VERSION_1 = Preset(
+    Transformer,
+    values=_values(50265, {"shared_projections": False, "key_bias": False}, {"distance": 512}),
+    sizes={
+        "base": BASE,
+        "large": LARGE,
+        "xlarge": encoder(layers=48, embed=1024, heads=16, head_dim=64, hidden=4096),
+    },
+)
+
+VERSION_3 = Preset(
+    Transformer,
+    values=_values(128100, {"shared_projections": True}, {"distance": 512, "buckets": 256, "norm": True}),
+    sizes={
+        "xsmall": encoder(layers=12, embed=384, heads=6, head_dim=64, hidden=1536),
+        "small": encoder(layers=6, embed=768, heads=12, head_dim=64, hidden=3072),
+        "base": BASE,
+        "large": LARGE,
+    },
+)
