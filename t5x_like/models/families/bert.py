@@ -8,7 +8,9 @@ section 4.2). Of BERT's dropout that of attention's weights is left out.
 
 from typing import Any
 
-from t5x_like.models.families import encoder
+from t5x_like.models.families import bert_names, encoder
+from t5x_like.models.hugging_face import HuggingFace
+from t5x_like.models.names import Entry
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
 
@@ -38,4 +40,34 @@ def bert_like(
 BASE = encoder(layers=12, embed=768, heads=12, head_dim=64, hidden=3072)
 LARGE = encoder(layers=24, embed=1024, heads=16, head_dim=64, hidden=4096)
 
-FAMILY = Preset(Transformer, values=bert_like(vocab_size=30522, types=2), sizes={"base": BASE, "large": LARGE})
+
+def _tensors(model: Transformer) -> list[Entry]:
+    head = "cls.predictions"
+    return [
+        *bert_names.embeddings("bert.embeddings", f"{head}.decoder.weight"),
+        *bert_names.layers("bert.encoder.layer.{layer}"),
+        *bert_names.masked_head(
+            f"{head}.transform.dense", f"{head}.transform.LayerNorm", f"{head}.bias", alias=f"{head}.decoder.bias"
+        ),
+        *bert_names.pooler("bert.pooler.dense", "cls.seq_relationship"),
+    ]
+
+
+FAMILY = Preset(
+    Transformer,
+    values=bert_like(vocab_size=30522, types=2),
+    hugging_face=HuggingFace(
+        model_type="bert",
+        architectures={
+            "BertForMaskedLM": {"head.name": "masked_lm", "head.pooler": False},
+            "BertForPreTraining": {"head.name": "masked_lm", "head.pooler": True, "head.classes": 2},
+            "BertModel": {"head.name": "pooled", "head.pooler": True},
+        },
+        config=bert_names.config(),
+        tensors=_tensors,
+        neutral={"attention_probs_dropout_prob": 0.0},
+        ignored=("bert.embeddings.position_ids",),
+        prefix="bert.",
+    ),
+    sizes={"base": BASE, "large": LARGE},
+)

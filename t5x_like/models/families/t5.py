@@ -11,7 +11,7 @@ The first values are T5X's: 1 for the table, 1/√inputs for matrices, by √hea
 from collections.abc import Mapping
 from typing import Any
 
-from t5x_like.models.families import encoder_decoder
+from t5x_like.models.families import encoder_decoder, t5_names
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
 
@@ -48,6 +48,7 @@ ORIGINAL = Preset(
         "head": {"name": "tied", "rescaled": True},
         "dropout": 0.1,
     },
+    hugging_face=t5_names.form(when={"feed_forward_proj": "relu"}),
     sizes={
         "small": encoder_decoder(layers=6, embed=512, heads=8, head_dim=64, hidden=2048),
         "base": encoder_decoder(layers=12, embed=768, heads=12, head_dim=64, hidden=3072),
@@ -66,15 +67,26 @@ _SIZES_1_1 = {
     "xxl": encoder_decoder(layers=24, embed=4096, heads=64, head_dim=64, hidden=10240),
 }
 
-VERSION_1_1 = Preset(Transformer, values=_VALUES_1_1, sizes=_SIZES_1_1)
+VERSION_1_1 = Preset(
+    Transformer,
+    values=_VALUES_1_1,
+    hugging_face=t5_names.form(when={"feed_forward_proj": "gated-gelu"}),
+    sizes=_SIZES_1_1,
+)
 
 # Xue et al. 2021, section 3.2.
-MULTILINGUAL = Preset(Transformer, values={**_VALUES_1_1, "vocab_size": 250112}, sizes=_SIZES_1_1)
+MULTILINGUAL = Preset(
+    Transformer,
+    values={**_VALUES_1_1, "vocab_size": 250112},
+    hugging_face=t5_names.form("mt5", "MT5ForConditionalGeneration"),
+    sizes=_SIZES_1_1,
+)
 
 # Chung et al. 2023, section 4; there is none of size large.
 UNI_MAX = Preset(
     Transformer,
     values={**_VALUES_1_1, **_stacks({"activation": "gelu", "gated": True}, shared=False), "vocab_size": 256384},
+    hugging_face=t5_names.form("umt5", "UMT5ForConditionalGeneration"),
     sizes={size: values for size, values in _SIZES_1_1.items() if size != "large"},
 )
 
@@ -82,6 +94,7 @@ UNI_MAX = Preset(
 BYTES = Preset(
     Transformer,
     values={**_VALUES_1_1, "vocab_size": 384, "max_length": 1024},
+    hugging_face=t5_names.form(when={"feed_forward_proj": "gated-gelu", "vocab_size": 384}),
     sizes={
         "small": encoder_decoder(layers=12, decoder_layers=4, embed=1472, heads=6, head_dim=64, hidden=3584),
         "base": encoder_decoder(layers=18, decoder_layers=6, embed=1536, heads=12, head_dim=64, hidden=3968),
@@ -95,5 +108,6 @@ BYTES = Preset(
 UL2 = Preset(
     Transformer,
     values={**_VALUES_1_1, **_stacks({"activation": "silu", "gated": True})},
+    hugging_face=t5_names.form(when={"feed_forward_proj": "gated-silu"}),
     sizes={"20b": encoder_decoder(layers=32, embed=4096, heads=16, head_dim=256, hidden=16384)},
 )
