@@ -20,6 +20,8 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "bart": "t5x_like.models.families.bart:FAMILY",
         "bert": "t5x_like.models.families.bert:FAMILY",
         "byt5": "t5x_like.models.families.t5:BYTES",
+        "deberta": "t5x_like.models.families.deberta:VERSION_1",
+        "deberta_v3": "t5x_like.models.families.deberta:VERSION_3",
         "distilbert": "t5x_like.models.families.distilbert:FAMILY",
         "electra": "t5x_like.models.families.electra:DISCRIMINATOR",
         "electra_generator": "t5x_like.models.families.electra:GENERATOR",
@@ -37,6 +39,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "attention": {
         "dot_product": "t5x_like.models.transformer.layer_options:DotProduct",
+        "disentangled": "t5x_like.models.transformer.attention_kinds:Disentangled",
         "relative": "t5x_like.models.transformer.attention_kinds:RelativeBuckets",
     },
     "feed_forward": {
@@ -49,6 +52,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "sinusoidal": "t5x_like.models.transformer.ends_options:Sinusoidal",
         "rope": "t5x_like.models.transformer.ends_options:Rope",
         "relative": "t5x_like.models.transformer.ends_options:Relative",
+        "disentangled": "t5x_like.models.transformer.ends_options:DisentangledPositions",
         "alibi": "t5x_like.models.transformer.ends_options:Alibi",
     },
     "embeddings": {"tokens": "t5x_like.models.transformer.ends_options:Tokens"},

@@ -88,7 +88,7 @@ def forward(model: Any, config: dict[str, Any], rows: dict[str, Any], lengths: l
     mask = (inputs["targets"] >= 0).long()
     types = {"token_type_ids": inputs["types"]} if "types" in inputs else {}
     if "inputs" not in inputs:
-        return model(input_ids=inputs["tokens"], attention_mask=mask, **types, use_cache=False).logits
+        return _scores(model(input_ids=inputs["tokens"], attention_mask=mask, **types, use_cache=False))
     return model(
         input_ids=inputs["inputs"],
         attention_mask=(inputs["inputs"] > 0).long(),
@@ -96,6 +96,19 @@ def forward(model: Any, config: dict[str, Any], rows: dict[str, Any], lengths: l
         decoder_attention_mask=mask,
         use_cache=False,
     ).logits
+
+
+def _scores(output: Any) -> Any:
+    """Logits [rows, length, classes]: beside those of tokens those of the row's text, where there are both."""
+    import torch
+
+    if "seq_relationship_logits" in output:
+        pairs = output.seq_relationship_logits[:, None]
+        tokens = output.prediction_logits
+        return torch.cat([tokens, pairs.expand(-1, tokens.shape[1], -1)], -1)
+    if output.logits.ndim == 2:  # ELECTRA: the one of a token for having been replaced
+        return torch.stack([torch.zeros_like(output.logits), output.logits], -1)
+    return output.logits
 
 
 def main() -> int:

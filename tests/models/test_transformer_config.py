@@ -108,7 +108,6 @@ def test_positions_that_cannot_be_are_refused(flags, sentence):
     ("flag", "owner", "chosen"),
     [
         (f"{LAYER}.feed_forward.experts=4", "experts", "dense"),
-        (f"{POSITIONS}.buckets=32", "relative", "rope"),
         (f"{POSITIONS}.longest=100.0", "sinusoidal", "rope"),
         ("head.rescaled=True", "tied", "untied"),
     ],

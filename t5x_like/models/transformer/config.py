@@ -171,6 +171,10 @@ class Transformer:
             raise ExperimentError("decoder", "there is neither a decoder nor an encoder; give one of them")
         for name, stack in self._stacks().items():
             self._check_stack(name, stack)
+        if self.decoder is not None and self.decoder.positions.name == "disentangled":
+            raise ExperimentError(
+                "decoder.positions", "'disentangled' positions are for an encoder; choose another kind"
+            )
         self._check_tables()
 
     def _check_stack(self, name: str, stack: Stack) -> None:
@@ -180,6 +184,12 @@ class Transformer:
             )
         for layer in stack.group:
             attention, half = layer.attention, layer.feed_forward
+            if (attention.name == "disentangled") != (stack.positions.name == "disentangled"):
+                raise ExperimentError(
+                    f"{name}.positions",
+                    f"they are {stack.positions.name!r} with attention {attention.name!r}; 'disentangled' goes with"
+                    " 'disentangled' alone",
+                )
             widest = max(
                 getattr(attention, "heads", 0) * getattr(attention, "head_dim", 0),
                 getattr(half, "hidden", 0) * getattr(half, "experts", 1),
@@ -225,7 +235,11 @@ class Transformer:
     def check(self, layout: Layout | None, data: Any, rows: int) -> None:
         """See `Architecture.check`."""
         learned = [stack for stack in (self.encoder, self.decoder) if stack and stack.positions.name == "learned"]
-        bounded = [stack for stack in (self.main, *learned) if stack.positions.name not in ("relative", "alibi")]
+        bounded = [
+            stack
+            for stack in (self.main, *learned)
+            if stack.positions.name not in ("relative", "alibi", "disentangled")
+        ]
         if bounded and data.sequence_length > self.max_length:
             raise ExperimentError(
                 "data.sequence_length",

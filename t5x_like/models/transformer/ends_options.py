@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 
 from t5x_like import registry
-from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
+from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive, require_size
 from t5x_like.errors import ExperimentError
 
 ROPE_SCALINGS = ("none", "linear", "llama3")
@@ -19,6 +19,10 @@ class Positions:
 
     def build_bias(self, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module | None:
         """The module that makes a stack's bias of the scores by distance; None for kinds that have none."""
+        return None
+
+    def build_vectors(self, model: Any, norm: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """The module that has a vector for each distance; None for kinds that have none."""
         return None
 
 
@@ -157,6 +161,38 @@ class Alibi(Positions):
     def build_bias(self, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module:
         """See `Positions.build_bias`."""
         return registry.imported("t5x_like.models.transformer.distance_bias:AlibiBias")(self, heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisentangledPositions(Positions):
+    """A learned vector for each distance, for attention of the kind `disentangled` (DeBERTa, He et al. 2021, eq. 3).
+
+    Attributes:
+      distance: from which on, before and after a token, all distances share a vector.
+      buckets: of distances, in each direction: the nearer half a distance each, the others of growing length (He et al.
+        2021b); 0 for a vector for each distance.
+      norm: whether the vectors pass a norm like that of the layers.
+    """
+
+    name: str = "disentangled"
+    distance: int = 512
+    buckets: int = 0
+    norm: bool = False
+
+    def __post_init__(self) -> None:
+        require_size(self, "distance")
+        require_at_least(self, 0, "buckets")
+        if self.buckets and (self.buckets % 2 or not self.buckets // 2 < self.distance - 1):
+            raise ExperimentError(
+                "buckets",
+                f"{self.buckets} do not share {self.distance} distances; it must be even and below"
+                f" {2 * self.distance - 2}",
+            )
+
+    def build_vectors(self, model: Any, norm: Any, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Positions.build_vectors`."""
+        module = registry.imported("t5x_like.models.transformer.distance_vectors:DistanceVectors")
+        return module(self, model, norm, rngs)
 
 
 # --- Both ends of a model ---------------------------------------------------------------------------------------------

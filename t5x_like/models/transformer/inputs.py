@@ -1,6 +1,6 @@
 """The inputs of attention besides the hidden states: one structure that goes through stack, pipeline and layer.
 
-Shapes: b batch, t queries, s keys, h heads, e head width, d width.
+Shapes: b batch, t queries, s keys, h heads, e head width, d width, m = t + s − 1 distances.
 """
 
 import dataclasses
@@ -47,6 +47,7 @@ class AttentionInputs:
         with caches bool [batch, length, slots].
       rotation: rotary angles, or None.
       bias: float32 [1 or batch, heads, queries, keys], added to the scores of self-attention; or None.
+      distances_1md: [1, distances, embed], vectors of distances (`distance_vectors`), or None.
       encoded_bsd: an encoder's states, or None where there is none or caches hold keys and values of it.
       encoded_mask: who may attend to what of them, or None.
       slot: int32 scalar or [batch], how many tokens each row's cache holds already; None without caches.
@@ -57,6 +58,7 @@ class AttentionInputs:
     masks: tuple[PreparedAttention | jax.Array, ...]
     rotation: Rotation | None = None
     bias: jax.Array | None = None
+    distances_1md: jax.Array | None = None
     encoded_bsd: jax.Array | None = None
     encoded_mask: jax.Array | None = None
     slot: jax.Array | None = None

@@ -191,6 +191,7 @@ class TransformerStack(nnx.Module):
         widen = partial(Linear, width, model.embed, ("mlp", "embed"), bias=True, std=model.init_std)
         self.widen = widen(rngs=rngs) if o.width else None
         self.bias = o.positions.build_bias(o.layer.attention.heads, rngs, causal=causal)
+        self.distances = o.positions.build_vectors(model, o.layer.norm, rngs)
         self.mask_kinds = tuple(dict.fromkeys(layer.attention for layer in o.group))
         self.blocks = Layers(lambda rngs: self._group(rngs, cross), o.layers // len(o.group), rngs)
         self.norm = None if o.layer.norm.position == "post" else Norm(o.layer.norm, model.embed, rngs)
@@ -306,6 +307,7 @@ class TransformerStack(nnx.Module):
             masks=tuple(masks),
             rotation=self._rotation(positions_bt),
             bias=bias,
+            distances_1md=None if self.distances is None else self.distances(t, t, x_btd.dtype),
             encoded_bsd=None if encoded is None else encoded.states_bsd,
             encoded_mask=encoded_mask,
         )
