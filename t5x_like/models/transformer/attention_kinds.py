@@ -52,8 +52,3 @@ class Disentangled(DotProduct):
         super().__post_init__()
         if self.kv_heads != self.heads:
             raise ExperimentError("kv_heads", f"{self.kv_heads} differs from heads={self.heads}; use as many")
-
-    @property
-    def scale(self) -> float:
-        """See `DotProduct`: there are three products."""
-        return (3 * self.head_dim) ** -0.5 if self.scaled else 1.0

@@ -28,6 +28,7 @@ class DisentangledAttention(Attention):
     ) -> None:
         """See `Attention`."""
         super().__init__(model, options, rngs, causal=causal, cross=cross)
+        self.scale = options.scale or (3 * options.head_dim) ** -0.5  # there are three products
         width = options.heads * options.head_dim
         linear = partial(Linear, model.embed, width, ("embed", "heads"), std=model.init_std, rngs=rngs)
         own = not options.shared_projections

@@ -1,6 +1,6 @@
-"""Encoder–decoders: a language model whose layers look at what an encoder has read, and its caches.
+"""Encoder-decoders: a language model whose layers attend to what an encoder has read.
 
-Shapes: b batch, t length, s inputs of an encoder, d width, v vocabulary.
+Shapes: b batch, t length, s inputs of the encoder, d width, v vocabulary.
 """
 
 from typing import Any, NamedTuple
@@ -76,7 +76,7 @@ class EncoderDecoder(LanguageModel):
             return found[0] if len(found) == 1 else found
 
         own = self.empty_cache(len(encoded.states_bsd), slots)
-        return EncodedCache(own, self.blocks.each(kept), encoded.segment_ids_bs > 0)
+        return EncodedCache(own, self.each(kept), encoded.segment_ids_bs > 0)
 
     def decode(
         self, tokens_bt: jax.Array, cache: EncodedCache, slot: jax.Array, *, only_b: jax.Array | None = None

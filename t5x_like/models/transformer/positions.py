@@ -1,15 +1,16 @@
-"""Positions: rotary angles and sinusoids; biases of the scores by distance are in `distance_bias`.
+"""Positions that are told to queries and keys, or to the embeddings: rotary angles and sinusoids.
 
-Shapes: b batch, t length, h heads, e head width, d width.
+Shapes: b batch, t length, h heads, e head width, d width, i half of the rotated width.
 """
 
-import math
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from t5x_like.models.transformer.ends_options import Rope, RopeScaling
+from t5x_like.models.transformer.rope_scaling import scaled
 
 # --- Rotary -----------------------------------------------------------------------------------------------------------
 
@@ -26,6 +27,14 @@ class Rotation(NamedTuple):
     cos_bt1i: jax.Array
 
 
+def local_rotation(positions_bt: jax.Array, head_dim: int, options: Rope) -> Rotation | None:
+    """The angles of layers with a window, where they have a base of their own."""
+    if not options.local_theta:
+        return None
+    own = dataclasses.replace(options, theta=options.local_theta, scaling=RopeScaling())
+    return rotation(positions_bt, head_dim, own)
+
+
 def rotation(positions_bt: jax.Array, head_dim: int, options: Rope) -> Rotation:
     """The angles position · theta^(−i / (half of the rotated width)) (Su et al. 2021, section 3.2.2).
 
@@ -37,27 +46,17 @@ def rotation(positions_bt: jax.Array, head_dim: int, options: Rope) -> Rotation:
     half = round(head_dim * options.fraction) // 2
     positions_bt = positions_bt.astype(jnp.float32)
     frequencies_i = options.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    frequencies_i = _scaled(frequencies_i, options.scaling)
+    if options.scaling.kind != "none":
+        frequencies_i = scaled(frequencies_i, options)
 
     def turn(_: None, frequency: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
         return None, (jnp.sin(positions_bt * frequency), jnp.cos(positions_bt * frequency))
 
     # In a loop, so that they are written down: XLA's CPU compiler would compute sines anew wherever they are used.
     _, tables_ibt = jax.lax.scan(turn, None, frequencies_i)
+    if options.scaling.attention_factor != 1:
+        tables_ibt = jax.tree.map(lambda table: options.scaling.attention_factor * table, tables_ibt)
     return Rotation(*(jnp.moveaxis(table, 0, -1)[:, :, None] for table in tables_ibt))
-
-
-def _scaled(frequencies_i: jax.Array, scaling: RopeScaling) -> jax.Array:
-    """Frequencies by `RopeScaling`."""
-    if scaling.kind == "none":
-        return frequencies_i
-    slower_i = frequencies_i / scaling.factor
-    if scaling.kind == "linear":
-        return slower_i
-    # Llama 3.1: between both wavelengths a passage that is linear in original_length / wavelength.
-    turns_i = scaling.original_length * frequencies_i / (2 * math.pi)
-    passage_i = jnp.clip((turns_i - scaling.low) / (scaling.high - scaling.low), 0, 1)
-    return (1 - passage_i) * slower_i + passage_i * frequencies_i
 
 
 def rotate(x_bthe: jax.Array, rotation: Rotation) -> jax.Array:

@@ -9,8 +9,8 @@ from flax import nnx
 from t5x_like.models.transformer.attention import Attention
 from t5x_like.models.transformer.attention_kinds import RelativeBuckets
 from t5x_like.models.transformer.config import Transformer
-from t5x_like.models.transformer.distance_bias import RelativeBias
 from t5x_like.models.transformer.inputs import AttentionInputs
+from t5x_like.models.transformer.position_bias import RelativeBias
 
 
 class RelativeAttention(Attention):

@@ -1,4 +1,4 @@
-"""Biases of attention's scores by distance: T5's relative positions, and ALiBi.
+"""Biases of attention's scores by distance: T5's relative positions and ALiBi.
 
 Shapes: b batch, t queries, s keys, h heads, n buckets, m = t + s − 1 distances.
 """
