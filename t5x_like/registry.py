@@ -17,6 +17,7 @@ from t5x_like.errors import ExperimentError
 
 _TABLE: Mapping[str, dict[str, str]] = {
     "model": {
+        "albert": "t5x_like.models.families.albert:FAMILY",
         "bart": "t5x_like.models.families.bart:FAMILY",
         "bert": "t5x_like.models.families.bert:FAMILY",
         "byt5": "t5x_like.models.families.t5:BYTES",
@@ -30,6 +31,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "llama": "t5x_like.models.families.llama:FAMILY",
         "mistral": "t5x_like.models.families.mistral:FAMILY",
         "mixtral": "t5x_like.models.families.mixtral:FAMILY",
+        "modernbert": "t5x_like.models.families.modernbert:FAMILY",
         "mt5": "t5x_like.models.families.t5:MULTILINGUAL",
         "roberta": "t5x_like.models.families.roberta:FAMILY",
         "t5": "t5x_like.models.families.t5:ORIGINAL",

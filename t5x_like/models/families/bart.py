@@ -52,6 +52,11 @@ def _heads(stack: str) -> tuple[str, str]:
     return f"{stack}.layer.attention.heads", f"{stack}.layer.attention.kv_heads"
 
 
+def _head_dim(stack: str) -> Derived:
+    key = f"{stack}_attention_heads"
+    return Derived(f"{stack}.layer.attention.head_dim", lambda c: c.get("d_model", 1024) // c.get(key, 16))
+
+
 _HALVES = ("encoder.layer.feed_forward", "decoder.layer.feed_forward")
 
 HUGGING_FACE = HuggingFace(
@@ -64,13 +69,8 @@ HUGGING_FACE = HuggingFace(
         Field("decoder_layers", "decoder.layers", default=12),
         Field("encoder_attention_heads", _heads("encoder"), default=16),
         Field("decoder_attention_heads", _heads("decoder"), default=16),
-        *(
-            Derived(
-                f"{stack}.layer.attention.head_dim",
-                lambda c, key=f"{stack}_attention_heads": c.get("d_model", 1024) // c.get(key, 16),
-            )
-            for stack in ("encoder", "decoder")
-        ),
+        _head_dim("encoder"),
+        _head_dim("decoder"),
         Field("encoder_ffn_dim", f"{_HALVES[0]}.hidden", default=4096),
         Field("decoder_ffn_dim", f"{_HALVES[1]}.hidden", default=4096),
         Field("activation_function", tuple(f"{half}.activation" for half in _HALVES), "gelu", ACTIVATIONS),

@@ -40,6 +40,8 @@ class Stack:
       pattern: how the layers of a repeated group differ from `layer`, one entry a layer of the group with the options
         that it changes: `[{"attention": {"window": 4096}}, {}]` for local and global layers in turn. Empty for equal
         layers. The last repetition may be cut short.
+      shared: whether the repetitions of the layer, or of the group, are one set of parameters that runs several times
+        (ALBERT, Lan et al. 2020, section 3.1).
       leading: how the layers before the repeated ones differ from `layer`, one entry a layer; they count in `layers`.
       positions: how a token's place in its row is told.
       embeddings: what goes into the first layer.
@@ -49,6 +51,7 @@ class Stack:
     layer: LayerOptions
     pattern: tuple[Mapping[str, Any], ...] = ()
     leading: tuple[Mapping[str, Any], ...] = ()
+    shared: bool = False
     positions: Annotated[Any, Choice("positions", default="rope")]
     embeddings: Annotated[Any, Choice("embeddings", default="tokens")]
 
@@ -107,7 +110,9 @@ class Stack:
         return int(getattr(self.positions, "offset", 0))
 
     def __hash__(self) -> int:
-        return hash((self.layers, self.layer, self.positions, self.embeddings, repr((self.pattern, self.leading))))
+        return hash(
+            (self.layers, self.layer, self.positions, self.embeddings, repr((self.pattern, self.leading, self.shared)))
+        )
 
     @cached_property
     def group(self) -> tuple[LayerOptions, ...]:
@@ -270,6 +275,13 @@ class Transformer:
             )
         if layout is None:
             return
+        for name, stack in self._stacks().items():
+            if stack.shared and layout.stages > 1:
+                raise ExperimentError(
+                    "parallelism.stage",
+                    f"the layers of model.{name} are one set of parameters (shared=True), which no two stages can"
+                    " have; use 1",
+                )
         divisibility.require(layout, self.dimensions(), data.sequence_length)
         divisibility.require_stages(layout, self.dimensions(), rows)
 
@@ -358,7 +370,10 @@ class Transformer:
         repetition, number = divmod(layer - first, len(stack.group))
         if repetition == stack.repetitions:
             return f"{before}trailing.layers.{number}", ()
-        return f"{blocks}.layer" + (f".layers.{number}" if len(stack.group) > 1 else ""), (repetition,)
+        path = f"{blocks}.layer" + (f".layers.{number}" if len(stack.group) > 1 else "")
+        if stack.shared:
+            return (path, ()) if repetition == 0 else None
+        return path, (repetition,)
 
     # --- Shared by the parts ------------------------------------------------------------------------------------------
 

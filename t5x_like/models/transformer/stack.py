@@ -23,6 +23,7 @@ from t5x_like.models.transformer.layer import LayerGroup
 from t5x_like.models.transformer.layer_options import LayerOptions
 from t5x_like.models.transformer.layers import Layers
 from t5x_like.models.transformer.positions import local_rotation, rotation, sinusoids
+from t5x_like.models.transformer.shared_layers import SharedLayers
 from t5x_like.models.transformer.single_layers import SingleLayers
 
 
@@ -68,7 +69,7 @@ class TransformerStack(nnx.Module):
             return SingleLayers([self._layer(layer, rngs, cross) for layer in layers]) if layers else None
 
         self.leading = single(o.leading_layers)
-        self.blocks = Layers(group, o.repetitions, rngs)
+        self.blocks = (SharedLayers if o.shared else Layers)(group, o.repetitions, rngs)
         self.trailing = single(o.trailing_layers)
         self.norm = None if o.layer.norm.position == "post" else Norm(o.layer.norm, model.embed, rngs)
 
