@@ -41,8 +41,8 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "attention": {
         "dot_product": "t5x_like.models.transformer.layer_options:DotProduct",
-        "disentangled": "t5x_like.models.transformer.attention_kinds:Disentangled",
-        "relative": "t5x_like.models.transformer.attention_kinds:RelativeBuckets",
+        "disentangled": "t5x_like.models.transformer.attention_bias_options:Disentangled",
+        "relative": "t5x_like.models.transformer.attention_bias_options:RelativeBuckets",
     },
     "feed_forward": {
         "dense": "t5x_like.models.transformer.layer_options:Dense",
