@@ -22,7 +22,7 @@ from t5x_like.models.transformer.positions import sinusoids
 
 
 class Memory(NamedTuple):
-    """What one layer remembers of the row before: what the layer read there, without gradients.
+    """The memory of one layer: what it read in the row before, without gradients.
 
     Attributes:
       states_bmd: [batch, states, embed], of the places before the row's first.
