@@ -20,6 +20,8 @@ COMMANDS = (
     "models",
     "data",
     "preflight",
+    "import",
+    "export",
     "submit",
     "supervise",
     "jobs",
