@@ -87,7 +87,8 @@ def _sentence_pieces(metadata: Mapping[str, Any]) -> bytes:
     """Kinds of pieces have the same numbers in both formats."""
     from sentencepiece import sentencepiece_model_pb2
 
-    model = sentencepiece_model_pb2.ModelProto()
+    library: Any = sentencepiece_model_pb2  # made at run time, from a description
+    model = library.ModelProto()
     tokens, kinds = metadata[f"{_KEY}.tokens"], metadata[f"{_KEY}.token_type"]
     for token, score, kind in zip(tokens, metadata[f"{_KEY}.scores"], kinds, strict=True):
         model.pieces.add(piece=token, score=score, type=kind)
