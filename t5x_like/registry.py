@@ -25,6 +25,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "mixtral": "t5x_like.models.families.mixtral:FAMILY",
         "t5": "t5x_like.models.families.t5:ORIGINAL",
         "t5_1_1": "t5x_like.models.families.t5:VERSION_1_1",
+        "t5_decoder": "t5x_like.models.families.t5:DECODER",
     },
     "attention": {"dot_product": "t5x_like.models.transformer.layer_options:DotProduct"},
     "feed_forward": {
@@ -95,6 +96,8 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "cosine": "t5x_like.optim.schedules:Cosine",
         "rsqrt": "t5x_like.optim.schedules:ReciprocalSquareRoot",
         "wsd": "t5x_like.optim.schedules:WarmupStableDecay",
+        "factors": "t5x_like.optim.schedules_t5x:Factors",
+        "optax": "t5x_like.optim.schedules_optax:OptaxSchedule",
     },
     "source": {
         "none": "t5x_like.experiment:NoSource",

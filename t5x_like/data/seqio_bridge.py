@@ -7,6 +7,7 @@ else in the program.
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like import registry
+from t5x_like.checks import require_at_least
 from t5x_like.data import sources
 from t5x_like.data.byte_vocabulary import ByteVocabulary
 from t5x_like.data.dataset import Component, Dataset, MixtureStage
@@ -47,6 +49,8 @@ class SeqioTask:
       use_cached: read SeqIO's offline cache.
       cache_dirs: where SeqIO's offline caches are, besides where it looks already.
       data_dir: where TFDS keeps its datasets, whatever the task says; empty for what it says.
+      first_tokens: about how many tokens of each task are read, from its beginning, where it is read into memory; 0
+        reads all.
     """
 
     name: str = "seqio"
@@ -56,10 +60,12 @@ class SeqioTask:
     use_cached: bool = False
     cache_dirs: tuple[str, ...] = ()
     data_dir: str = ""
+    first_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not self.mixture:
             raise ExperimentError("mixture", "it is empty; give the name of a SeqIO task or mixture")
+        require_at_least(self, 0, "first_tokens")
         for name, length in self.features.items():
             if length < 1:
                 raise ExperimentError(f"features.{name}", f"{length} is too small; it must be at least 1")
@@ -71,6 +77,17 @@ class SeqioTask:
     def vocabulary(self) -> Any:
         """The feature's vocabulary: a `Vocabulary` where SeqIO's is SentencePiece, and otherwise one like it."""
         return self._vocabulary
+
+    def unlike(self, file: str, extra_ids: int) -> str:
+        """How SeqIO's vocabulary of the feature differs from a SentencePiece file; nothing where it does not."""
+        import seqio
+
+        found = self._provider.output_features[self.feature].vocabulary
+        if not isinstance(found, seqio.SentencePieceVocabulary):
+            return f"the task's is a {type(found).__name__}"
+        if _pieces(found.sentencepiece_model_file, found.extra_ids) != _pieces(file, extra_ids):
+            return f"the task's is {found.sentencepiece_model_file!r} with extra_ids={found.extra_ids}"
+        return ""
 
     def has_split(self, split: str) -> bool:
         """Whether SeqIO's task, or a task of its mixture, has it."""
@@ -228,11 +245,20 @@ class SeqioTask:
         return Dataset(components, (MixtureStage(0, tuple(weights)),))
 
     def _read_task(self, task: Any, split: str, vocabulary: Any) -> Documents:
-        examples = (example for _, example in self._examples(task, split))
+        examples = self._beginning(example for _, example in self._examples(task, split))
         if self.features:
             names = tuple(self.features)
             return Documents.collect_sequences(self._sized(examples, vocabulary), names, vocabulary.dtype)
         return Documents.collect(self._ended(examples, vocabulary), vocabulary.dtype)
+
+    def _beginning(self, examples: Iterator[Any]) -> Iterator[Any]:
+        """The examples with about `first_tokens` tokens, or all of them."""
+        seen = 0
+        for example in examples:
+            yield example
+            seen += len(example.tokens) if self.features else len(example)
+            if 0 < self.first_tokens <= seen:
+                return
 
     def _examples(self, task: Any, split: str, shard: Any = None, start: int = 0) -> Iterator[tuple[int, Any]]:
         """(number, the feature, or all `features`) of the examples of a task or a shard of it, from `start` on.
@@ -321,6 +347,12 @@ class SeqioTask:
         """An example's tokens without padding, and with one end."""
         text = np.flatnonzero((ids != PAD_ID) & (ids != self._vocabulary.eos_id))
         return np.append(ids[: text[-1] + 1] if len(text) else ids[:0], self._vocabulary.eos_id)
+
+
+def _pieces(file: str, extra_ids: int) -> tuple[str, int]:
+    """A SentencePiece file without the sentinels that T5's `.100extra` files hold themselves, and all sentinels."""
+    held = re.search(r"\.(\d+)extra(?=/|$)", file)
+    return (file.replace(held[0], ""), extra_ids + int(held[1])) if held else (file, extra_ids)
 
 
 @dataclass(frozen=True)

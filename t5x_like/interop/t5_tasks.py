@@ -29,7 +29,7 @@ __all__ = [
     "span_corruption",
 ]
 
-DEFAULT_SPM_PATH = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+DEFAULT_SPM_PATH = "gs://t5-data/vocabs/cc_all.32000/sentencepiece.model"
 DEFAULT_EXTRA_IDS = 100
 
 _C4 = "c4/en:2.2.0"

@@ -1,9 +1,9 @@
 """gin text as statements: syntax, includes, and what is said of text that is not gin."""
 
 import pytest
+from t5x_like.frontends.gin_parser import Binding, Import, Macro, Reference, read_files, read_flags
 
 from t5x_like.errors import UserError
-from t5x_like.frontends.gin_parser import Binding, Import, Macro, Reference, read_files, read_flags
 
 
 @pytest.fixture
