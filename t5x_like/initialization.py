@@ -29,7 +29,7 @@ class Initialization:
     run: Program
     source: OpenSource | None = None
     plan: mapping.VariableMapping | None = None
-    options: Initialize = Initialize()
+    options: Initialize = dataclasses.field(default_factory=Initialize)
 
     @property
     def step(self) -> int:

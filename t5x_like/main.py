@@ -170,10 +170,10 @@ def _require_vocabulary(run: "GinRun") -> None:
     Raises:
       UserError: when they are different SentencePiece files.
     """
-    task = run.experiment.data.task
-    if run.vocabulary is None or task.name != "seqio" or (run.job and run.job.options.get("files")):
+    if run.vocabulary is None or (run.job and run.job.options.get("files")):
         return
-    if found := task.unlike(*run.vocabulary):
+    task = run.experiment.data.task
+    if task.name == "seqio" and (found := task.unlike(*run.vocabulary)):
         raise UserError(f"VOCABULARY: the model's is {run.vocabulary[0]!r} and {found}; give the model the task's")
 
 

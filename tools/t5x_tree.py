@@ -1,8 +1,8 @@
 """A table of what T5X's own gin files come to: `python tools/t5x_tree.py TREE [--json]`, where TREE holds `t5x/`.
 
-Each of the core's files (configs/, examples/t5, decoder_only, scalable_t5) is taken as T5X ships it. What makes it a run
-is put around it: a model's file before a run's, a run's after a model's, and both before one that overrides some of
-their bindings. Macros that a user must give are given, and named in the table.
+Each of the core's files (configs/, examples/t5, decoder_only, scalable_t5) is taken as T5X ships it. What makes it a
+run is put around it: a model's file before a run's, a run's after a model's, and both before one that overrides some
+of their bindings. Macros that a user must give are given, and named in the table.
 """
 
 import argparse

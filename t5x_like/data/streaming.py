@@ -188,13 +188,13 @@ class _ComponentLane:
         if self._stream.names:
             ends = np.array([example.ends for example in encoded], np.int64).reshape(-1, len(self._stream.names))
             encoded = [example.tokens for example in encoded]
-        order = np.arange(len(encoded))
-        if self._shuffle:
-            philox = np.random.Philox(counter=[0, 0, virtual, where.record], key=[self._seed, epoch])
-            order = np.random.Generator(philox).permutation(len(encoded))
+        philox = np.random.Philox(counter=[0, 0, virtual, where.record], key=[self._seed, epoch])
+        order = np.random.Generator(philox).permutation(len(encoded)) if self._shuffle else range(len(encoded))
         tokens = np.concatenate([np.zeros(0, self._stream.dtype), *(encoded[i] for i in order)])
         offsets = np.cumsum([0, *(len(encoded[i]) for i in order)], dtype=np.int64)
-        return _Block(tokens, offsets, ends[order] if self._stream.names else ends, next_record, cleaned)
+        return _Block(
+            tokens, offsets, ends[np.asarray(order, np.int64)] if self._stream.names else ends, next_record, cleaned
+        )
 
 
 class StreamingReader:

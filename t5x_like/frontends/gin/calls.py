@@ -140,8 +140,8 @@ class Bindings:
         self._uses.add(name)
         return self._macro(Macro(name), f"%{name}", "") if name in self._macros else default
 
-    def call(self, name: str, scope: str = "", label: str = "") -> Call:
-        """The call of a class or function in a scope.
+    def call(self, name: str, scope: str = "", label: str = "", *, called: bool = True) -> Call:
+        """The call of a class or function in a scope; one that is not called yet may be given the rest when it is.
 
         Raises:
           UserError: for an argument that must be given and is not, or that refers to itself.
@@ -151,7 +151,7 @@ class Bindings:
             raise UserError(f"{label}: @{name} refers to itself")
         if key not in self._calls:
             self._open.append(key)
-            arguments = {argument: self._argument(scope, name, argument) for argument in SIGNATURES[name]}
+            arguments = {argument: self._argument(scope, name, argument, called) for argument in SIGNATURES[name]}
             self._open.pop()
             self._calls[key] = Call(name, scope, label, arguments)
         return self._calls[key]
@@ -203,7 +203,7 @@ class Bindings:
             raise UserError(f"{binding.label}: @{found.name} cannot be called here; give the plain value")
         return value
 
-    def _argument(self, scope: str, name: str, argument: str) -> Argument:
+    def _argument(self, scope: str, name: str, argument: str, called: bool) -> Argument:
         """The argument by the innermost scope that binds it."""
         parts = scope.split("/") if scope else []
         for depth in range(len(parts), -1, -1):
@@ -213,6 +213,8 @@ class Bindings:
                 return Argument(value, binding.label, True)
         short = ".".join(name.split(".")[-2:])
         default = SIGNATURES[name][argument]
+        if default == REQUIRED and not called:
+            return Argument(None, f"{short}.{argument} (of its caller)", False)
         if default == REQUIRED:
             raise UserError(f"{short}.{argument} is not bound; bind it, as T5X's own files do")
         return Argument(self._value(default, _DEFAULT, scope, argument), f"{short}.{argument} ({_DEFAULT})", False)
@@ -229,7 +231,7 @@ class Bindings:
         if isinstance(value, Reference):
             inner, _, selector = value.name.rpartition("/")
             found = f"{scope}/{inner}" if scope and inner else inner or scope
-            return self.call(self.full_name(selector, label), found, label)
+            return self.call(self.full_name(selector, label), found, label, called=value.called)
         return value
 
     def _macro(self, macro: Macro, label: str, scope: str) -> Any:

@@ -1,12 +1,13 @@
 """Translation of `utils.CheckpointConfig`: what is committed, and what a run starts from."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from t5x_like.checkpoint.layout import find
 from t5x_like.errors import UserError
 from t5x_like.frontends.gin.calls import PAGE, Call
-from t5x_like.frontends.gin.translation import Translation
+from t5x_like.frontends.gin.translation import GinTranslation
 
 CONFIG = "t5x.utils.CheckpointConfig"
 SAVE = "t5x.utils.SaveCheckpointConfig"
@@ -16,10 +17,12 @@ _CLASSES = {
     "checkpointer_cls": "one kind of checkpoint is written, and several are read",
     "checkpoint_manager_cls": "one kind of checkpoint is written, and several are read",
 }
-_UNTRANSFORMED = {"state_transformation_fns": (((), []), "initialize.rules say which value goes where")}
+_UNTRANSFORMED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "state_transformation_fns": (((), []), "initialize.rules say which value goes where")
+}
 
 
-def checkpoints(to: Translation, run: Call) -> str:
+def checkpoints(to: GinTranslation, run: Call) -> str:
     """Translates a training run's `checkpoint_cfg`; gives the checkpoint that it starts from, or nothing."""
     config = to.begin(run["checkpoint_cfg"], CONFIG, of=run, argument="checkpoint_cfg")
     to.note(run, "checkpoint_cfg", f"@{config.short}")
@@ -35,7 +38,7 @@ def checkpoints(to: Translation, run: Call) -> str:
     return _initialize(to, to.begin(config["restore"], RESTORE, of=config, argument="restore"))
 
 
-def _save(to: Translation, call: Call) -> None:
+def _save(to: GinTranslation, call: Call) -> None:
     if call["period"] is None:
         to.field(call, "period", "checkpoint.every", 0)
     else:
@@ -63,7 +66,7 @@ def _save(to: Translation, call: Call) -> None:
     )
 
 
-def _initialize(to: Translation, call: Call) -> str:
+def _initialize(to: GinTranslation, call: Call) -> str:
     """What training starts from, with T5X's count of steps: that of the checkpoint."""
     paths = restore(to, call)
     if len(paths) > 1:
@@ -83,7 +86,7 @@ def _initialize(to: Translation, call: Call) -> str:
     return paths[0]
 
 
-def restore(to: Translation, call: Call) -> list[str]:
+def restore(to: GinTranslation, call: Call) -> list[str]:
     """The paths of a `RestoreCheckpointConfig`, once what is the same in all runs is translated."""
     found = call["path"]
     paths = [found] if isinstance(found, str) else list(found or ())
@@ -114,7 +117,7 @@ def step_of(path: str) -> int | None:
         return None
 
 
-def total_steps(to: Translation, run: Call, source: str) -> None:
+def total_steps(to: GinTranslation, run: Call, source: str) -> None:
     """`steps`: T5X counts from the checkpoint's step, and `relative_steps` from there on."""
     relative: Any = run["relative_steps"]
     to.note(run, "total_steps", "steps")
@@ -128,7 +131,7 @@ def total_steps(to: Translation, run: Call, source: str) -> None:
     to.field(run, "relative_steps", "steps", begin + relative)
 
 
-def check_step_offset(to: Translation, optimizer: Call, source: str) -> None:
+def check_step_offset(to: GinTranslation, optimizer: Call, source: str) -> None:
     """Adafactor's `step_offset` makes the second moments start anew at a step: that of the checkpoint alone."""
     offset = optimizer["step_offset"]
     if not offset:

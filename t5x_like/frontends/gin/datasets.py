@@ -7,7 +7,7 @@ from typing import Any
 from t5x_like import registry
 from t5x_like.frontends.gin.calls import PAGE, Call
 from t5x_like.frontends.gin.models import DECODER_ONLY
-from t5x_like.frontends.gin.translation import Translation
+from t5x_like.frontends.gin.translation import GinTranslation
 
 DATASET = "t5x.utils.DatasetConfig"
 _LANES = 32  # at most, where a batch has so many rows
@@ -21,7 +21,7 @@ _EITHER = {
 }
 
 
-def training(to: Translation, run: Call, argument: str, model: Call | None) -> Call:
+def training(to: GinTranslation, run: Call, argument: str, model: Call | None) -> Call:
     """Translates the dataset that is trained on, and the objective that it asks for."""
     call = dataset(to, run, argument)
     task = task_section(to, call)
@@ -43,7 +43,7 @@ def training(to: Translation, run: Call, argument: str, model: Call | None) -> C
     return call
 
 
-def dataset(to: Translation, run: Call, argument: str) -> Call:
+def dataset(to: GinTranslation, run: Call, argument: str) -> Call:
     """The dataset of a run; its module is among those that are imported."""
     call = to.begin(run[argument], DATASET, of=run, argument=argument)
     to.note(run, argument, f"@{call.short}")
@@ -59,7 +59,7 @@ def dataset(to: Translation, run: Call, argument: str) -> Call:
     return call
 
 
-def task_section(to: Translation, call: Call) -> dict[str, Any]:
+def task_section(to: GinTranslation, call: Call) -> dict[str, Any]:
     """`data.task`, of a dataset: one of our own tasks by its name, else SeqIO's task or mixture."""
     name = call["mixture_or_task_name"]
     if isinstance(name, Call):
@@ -81,7 +81,7 @@ def task_section(to: Translation, call: Call) -> dict[str, Any]:
     return section
 
 
-def objective(to: Translation, call: Call, task: Mapping[str, Any], model: Call | None) -> None:
+def objective(to: GinTranslation, call: Call, task: Mapping[str, Any], model: Call | None) -> None:
     """The objective that the features and the model ask for, and the lengths of a row."""
     lengths = feature_lengths(call)
     argument = "task_feature_lengths"
@@ -127,7 +127,7 @@ def feature_lengths(call: Call) -> dict[str, int] | None:
     return dict(found)
 
 
-def loss_evaluator(to: Translation, run: Call, argument: str, trained: Call) -> dict[str, Any]:
+def loss_evaluator(to: GinTranslation, run: Call, argument: str, trained: Call) -> dict[str, Any]:
     """The evaluator that measures the loss of so many batches of a split: T5X's training evaluation."""
     call = dataset(to, run, argument)
     evaluator: dict[str, Any] = {
@@ -153,7 +153,7 @@ def loss_evaluator(to: Translation, run: Call, argument: str, trained: Call) -> 
     return evaluator
 
 
-def seqio_evaluator(to: Translation, run: Call, argument: str, decoding: Mapping[str, Any]) -> dict[str, Any] | None:
+def seqio_evaluator(to: GinTranslation, run: Call, argument: str, decoding: Mapping[str, Any]) -> dict[str, Any] | None:
     """The evaluator that has SeqIO measure predictions and scores; None for a task that has no metrics of SeqIO's."""
     call = dataset(to, run, argument)
     task, lengths = task_section(to, call), feature_lengths(call) or {}
@@ -185,13 +185,13 @@ def lanes(batch_size: Any) -> int:
     return math.gcd(batch_size, _LANES) if isinstance(batch_size, int) and batch_size > 0 else 1
 
 
-def _in_order(to: Translation, call: Call) -> None:
+def _in_order(to: GinTranslation, call: Call) -> None:
     """An evaluation reads a split in its order, and so takes no seed."""
     to.only(call, {"shuffle": ((False,), "an evaluation reads a split in its order")})
     to.harmless(call, {"seed": "an evaluation reads a split in its order"})
 
 
-def _metrics(to: Translation, run: Call) -> Call:
+def _metrics(to: GinTranslation, run: Call) -> Call:
     """`seqio.Evaluator` with its loggers."""
     argument = "inference_evaluator_cls"
     call = to.begin(run[argument], "seqio.Evaluator", of=run, argument=argument)

@@ -10,10 +10,10 @@ from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
 from t5x_like.frontends.gin import models, runs, statements
 from t5x_like.frontends.gin.calls import PAGE, Bindings, Call, leaves
-from t5x_like.frontends.gin.runs import Job
+from t5x_like.frontends.gin.runs import CheckpointJob
 from t5x_like.frontends.gin.signatures import EVALUATE, EXPORT, INFER, PRECOMPILE, TRAIN
 from t5x_like.frontends.gin.statements import Binding
-from t5x_like.frontends.gin.translation import Fate, Translation
+from t5x_like.frontends.gin.translation import Fate, GinTranslation
 
 PROGRAMS = {"train": TRAIN, "eval": EVALUATE, "infer": INFER, "export": EXPORT, "precompile": PRECOMPILE}
 _TRANSLATE: Mapping[str, Any] = {
@@ -65,7 +65,7 @@ class GinRun:
     workdir: str
     checkpoint: str
     prompts: tuple[str, ...]
-    job: Job | None
+    job: CheckpointJob | None
     vocabulary: tuple[str, int] | None
     modules: tuple[str, ...]
     origins: Mapping[str, str]
@@ -106,7 +106,7 @@ def load(
       UserError: for a missing file, text that is not gin, a name without a meaning, or a value that cannot be had.
     """
     bindings = Bindings([*statements.read_files(files, search_paths), *statements.read_flags(flags)])
-    to, job = Translation(), None
+    to, job = GinTranslation(), None
     call = bindings.call(PROGRAMS[mode], label=f"--run_mode={mode}") if bindings.binds(PROGRAMS[mode]) else None
     if call is None and (other := [name for name, program in PROGRAMS.items() if bindings.binds(program)]):
         raise UserError(
@@ -121,6 +121,7 @@ def load(
     _place(to, directories or {})
     workdir = call["model_dir"] if call and "model_dir" in call.arguments else bindings.macro("MODEL_DIR")
     checkpoint, prompts = bindings.macro("CHECKPOINT_PATH"), bindings.macro("PROMPTS", ())
+    modules = _modules(bindings, to, call)
     fates = [*to.finish(), *_idle(bindings), *(Fate(b.label, "the experiment's own field") for b, _ in bindings.own)]
     return GinRun(
         values=to.values,
@@ -129,13 +130,13 @@ def load(
         prompts=_texts(prompts),
         job=job,
         vocabulary=_vocabulary(call),
-        modules=_modules(bindings, to, call),
+        modules=modules,
         origins=to.origins,
         fates=tuple(fates),
     )
 
 
-def _place(to: Translation, directories: Mapping[str, Any]) -> None:
+def _place(to: GinTranslation, directories: Mapping[str, Any]) -> None:
     """Tells every task of SeqIO's where its files are."""
     task = to.values.get("data", {}).get("task", {})
     evaluators = to.values.get("evaluators", {})
@@ -170,7 +171,7 @@ def _vocabulary(call: Call | None) -> tuple[str, int] | None:
     return models.vocabulary_of(model) if isinstance(model, Call) else None
 
 
-def _modules(bindings: Bindings, to: Translation, call: Call | None) -> tuple[str, ...]:
+def _modules(bindings: Bindings, to: GinTranslation, call: Call | None) -> tuple[str, ...]:
     """The modules that files import, and those that datasets name."""
     named = [each["module"] for each in to.calls if "module" in each.arguments and isinstance(each["module"], str)]
     if call is None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from t5x_like.frontends.gin.calls import PAGE, Call
 from t5x_like.frontends.gin.optimizers import optimizer
-from t5x_like.frontends.gin.translation import Translation
+from t5x_like.frontends.gin.translation import GinTranslation
 
 ENCODER_DECODER = "t5x.models.EncoderDecoderModel"
 DECODER_ONLY = "t5x.models.DecoderOnlyModel"
@@ -21,7 +21,7 @@ _ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
 _REMAT = {"none": "none", None: "none", "minimal": "save_dots", "full": "full"}
 
 
-def model(to: Translation, run: Call) -> Call | None:
+def model(to: GinTranslation, run: Call) -> Call | None:
     """Translates `model` of a run: the network, the loss, and the optimizer it is defined with.
 
     Returns:
@@ -60,7 +60,7 @@ def vocabulary_of(call: Call) -> tuple[str, int] | None:
     return found["sentencepiece_model_file"], found["extra_ids"] or 0
 
 
-def decoding(to: Translation, call: Call, predict: Call) -> dict[str, Any]:
+def decoding(to: GinTranslation, call: Call, predict: Call) -> dict[str, Any]:
     """How predictions are chosen, as fields of an evaluator or an inference job.
 
     Args:
@@ -113,7 +113,7 @@ def decoding(to: Translation, call: Call, predict: Call) -> dict[str, Any]:
     }
 
 
-def _loss(to: Translation, call: Call) -> None:
+def _loss(to: GinTranslation, call: Call) -> None:
     """The terms of the loss, and what divides it."""
     to.field(call, "z_loss", "objective.z_loss")
     to.field(call, "label_smoothing", "objective.label_smoothing")
@@ -125,7 +125,7 @@ def _loss(to: Translation, call: Call) -> None:
     to.field(call, "loss_normalizing_factor", "objective.normalization", value)
 
 
-def _network(to: Translation, call: Call, translate: Any) -> None:
+def _network(to: GinTranslation, call: Call, translate: Any) -> None:
     wrapper, config = {
         _encoder_decoder: ("Transformer", "T5Config"),
         _decoder_only: ("DecoderWrapper", "TransformerConfig"),
@@ -146,7 +146,7 @@ def _network(to: Translation, call: Call, translate: Any) -> None:
     to.field(options, "logits_via_embedding", "model.head", head)
 
 
-def _encoder_decoder(to: Translation, options: Call) -> None:
+def _encoder_decoder(to: GinTranslation, options: Call) -> None:
     """T5's encoder and decoder."""
     to.set("model", {"family": "t5" if options["logits_via_embedding"] else "t5_1_1"}, options.label)
     for stack in ("encoder", "decoder"):
@@ -159,13 +159,13 @@ def _encoder_decoder(to: Translation, options: Call) -> None:
     to.field(options, "scan_layers", "parallelism.scan_layers", bool(options["scan_layers"]))
 
 
-def _decoder_only(to: Translation, options: Call) -> None:
+def _decoder_only(to: GinTranslation, options: Call) -> None:
     """T5's decoder by itself: relative distances, RMSNorm, products that are not scaled."""
     to.set("model", {"family": "t5_decoder"}, options.label)
     _stack(to, options, "decoder", "num_layers")
 
 
-def _stack(to: Translation, options: Call, stack: str, layers: str) -> None:
+def _stack(to: GinTranslation, options: Call, stack: str, layers: str) -> None:
     to.field(options, layers, f"model.{stack}.layers")
     activations = options["mlp_activations"]
     names = (activations,) if isinstance(activations, str) else tuple(activations)

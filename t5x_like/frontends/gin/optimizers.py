@@ -3,7 +3,7 @@
 from typing import Any
 
 from t5x_like.frontends.gin.calls import PAGE, Call
-from t5x_like.frontends.gin.translation import Translation
+from t5x_like.frontends.gin.translation import GinTranslation
 
 ADAFACTOR = "t5x.adafactor.Adafactor"
 SCHEDULER = "t5x.utils.create_learning_rate_scheduler"
@@ -23,7 +23,7 @@ _ALL_KINDS = ("matrix", "embedding", "norm", "bias")
 _UNFACTORED = (1 << 31) - 1  # a width that no matrix has
 
 
-def optimizer(to: Translation, model: Call) -> None:
+def optimizer(to: GinTranslation, model: Call) -> None:
     """Translates a model's `optimizer_def`, without a learning rate that it takes from the trainer."""
     found = to.begin(
         model["optimizer_def"], ADAFACTOR, "t5x.optimizers.chain", *_OPTAX, of=model, argument="optimizer_def"
@@ -42,7 +42,7 @@ def takes_trainers_rate(model: Call) -> bool:
     return model["optimizer_def"].name == ADAFACTOR and model["optimizer_def"]["learning_rate"] is None
 
 
-def trainer_rate(to: Translation, trainer: Call, model: Call | None) -> None:
+def trainer_rate(to: GinTranslation, trainer: Call, model: Call | None) -> None:
     """Translates the trainer's schedule of the learning rate."""
     if model is not None and not takes_trainers_rate(model):
         to.harmless(trainer, {"learning_rate_fn": "the optimizer has a learning rate of its own"})
@@ -52,7 +52,7 @@ def trainer_rate(to: Translation, trainer: Call, model: Call | None) -> None:
     _schedule(to, schedule)
 
 
-def _schedule(to: Translation, call: Call) -> None:
+def _schedule(to: GinTranslation, call: Call) -> None:
     if call.name == SCHEDULER:
         to.field(call, "base_learning_rate", "optimizer.learning_rate", float(call["base_learning_rate"]))
         names = [name for name in call.arguments if name != "base_learning_rate"]
@@ -68,7 +68,7 @@ def _schedule(to: Translation, call: Call) -> None:
         to.note(call, name, f"optimizer.schedule.arguments.{name} = {call[name]!r}")
 
 
-def _adafactor(to: Translation, call: Call) -> None:
+def _adafactor(to: GinTranslation, call: Call) -> None:
     to.set("optimizer", {"name": "adafactor"}, call.label)
     to.field(call, "decay_rate", "optimizer.decay_rate")
     to.field(call, "clipping_threshold", "optimizer.clip_threshold", float(call["clipping_threshold"] or 0.0))
@@ -100,7 +100,7 @@ def _adafactor(to: Translation, call: Call) -> None:
     )
 
 
-def _adafactor_weight_decay(to: Translation, call: Call) -> None:
+def _adafactor_weight_decay(to: GinTranslation, call: Call) -> None:
     """T5X's decay is not times the learning rate, unless the exponent of it says so."""
     rate, exponent = call["weight_decay_rate"], call["weight_decay_rate_lr_exponent"]
     if exponent:
@@ -117,7 +117,7 @@ def _adafactor_weight_decay(to: Translation, call: Call) -> None:
         to.set("optimizer.weight_decay_kinds", _ALL_KINDS)
 
 
-def _chain(to: Translation, call: Call) -> None:
+def _chain(to: GinTranslation, call: Call) -> None:
     """`optimizers.chain`: clips, and one optimizer at the end."""
     *clips, last = call["transformations"] or [None]
     to.note(call, "transformations", "clips, then the optimizer")
@@ -132,7 +132,7 @@ def _chain(to: Translation, call: Call) -> None:
     _optax(to, to.begin(last, *_OPTAX, of=call, argument="transformations"), clipping)
 
 
-def _optax(to: Translation, call: Call, clipping: dict[str, Any]) -> None:
+def _optax(to: GinTranslation, call: Call, clipping: dict[str, Any]) -> None:
     name = call.name.removeprefix("optax.")
     ours = "adamw" if name == "adam" else name
     to.set("optimizer", {"name": ours, "clip_norm": 0.0, "weight_decay": 0.0, **clipping}, call.label)

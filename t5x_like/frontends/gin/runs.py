@@ -6,7 +6,7 @@ from typing import Any
 
 from t5x_like.frontends.gin import checkpoints, datasets, models, optimizers
 from t5x_like.frontends.gin.calls import Bindings, Call
-from t5x_like.frontends.gin.translation import Translation
+from t5x_like.frontends.gin.translation import GinTranslation
 
 _PARTITIONER = "t5x.partitioning.PjitPartitioner"
 _RULES = "t5x.partitioning.standard_logical_axis_rules"
@@ -18,8 +18,8 @@ _PROGRAM = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is done with a model besides training it, as gin says it.
+class CheckpointJob:
+    """Evaluation, inference or export of checkpoints, as gin says it.
 
     Attributes:
       checkpoints: paths of what is restored, in order; with `every`, directories whose checkpoints are all taken.
@@ -34,7 +34,7 @@ class Job:
     options: dict[str, Any]
 
 
-def train(to: Translation, call: Call, bindings: Bindings) -> None:
+def train(to: GinTranslation, call: Call, bindings: Bindings) -> None:
     """Translates a training run."""
     model = models.model(to, call)
     trained = datasets.training(to, call, "train_dataset_cfg", model)
@@ -72,7 +72,7 @@ def train(to: Translation, call: Call, bindings: Bindings) -> None:
     _actions(to, call)
 
 
-def precompile(to: Translation, call: Call, bindings: Bindings) -> None:
+def precompile(to: GinTranslation, call: Call, bindings: Bindings) -> None:
     """Translates the compilation ahead of a training run; it trains one step."""
     datasets.training(to, call, "train_dataset_cfg", models.model(to, call))
     partitioner(to, call)
@@ -82,7 +82,7 @@ def precompile(to: Translation, call: Call, bindings: Bindings) -> None:
     to.only(call, {"get_dataset_fn": (("t5x.utils.get_dataset",), "the task makes the examples")})
 
 
-def evaluate(to: Translation, call: Call, bindings: Bindings) -> Job:
+def evaluate(to: GinTranslation, call: Call, bindings: Bindings) -> CheckpointJob:
     """Translates an evaluation of checkpoints."""
     model = _untrained(to, call)
     evaluator = datasets.seqio_evaluator(to, call, "dataset_cfg", _decoding(to, bindings, model))
@@ -101,7 +101,7 @@ def evaluate(to: Translation, call: Call, bindings: Bindings) -> Job:
     return _job(to, call, {})
 
 
-def infer(to: Translation, call: Call, bindings: Bindings) -> Job:
+def infer(to: GinTranslation, call: Call, bindings: Bindings) -> CheckpointJob:
     """Translates inference over a task."""
     model = _untrained(to, call)
     data = datasets.dataset(to, call, "dataset_cfg")
@@ -148,7 +148,7 @@ def infer(to: Translation, call: Call, bindings: Bindings) -> Job:
     return _job(to, call, options)
 
 
-def export(to: Translation, call: Call, bindings: Bindings) -> Job:
+def export(to: GinTranslation, call: Call, bindings: Bindings) -> CheckpointJob:
     """Translates an export; what is written is a Hugging Face folder, and no TensorFlow SavedModel."""
     _untrained(to, call)
     reason = "a Hugging Face folder is written, which says itself how it is called"
@@ -163,7 +163,7 @@ def export(to: Translation, call: Call, bindings: Bindings) -> Job:
     return _job(to, call, {})
 
 
-def partitioner(to: Translation, run: Call) -> None:
+def partitioner(to: GinTranslation, run: Call) -> None:
     """Translates the layout over devices."""
     call = to.begin(run["partitioner"], _PARTITIONER, of=run, argument="partitioner")
     to.note(run, "partitioner", f"@{call.short}")
@@ -187,7 +187,7 @@ def partitioner(to: Translation, run: Call) -> None:
     to.note(rules, "parameter_partitioning_dims", "parallelism.strategy")
 
 
-def _untrained(to: Translation, call: Call) -> Call:
+def _untrained(to: GinTranslation, call: Call) -> Call:
     """The model of a run that does not train it."""
     model = models.model(to, call)
     if model is None:
@@ -196,14 +196,14 @@ def _untrained(to: Translation, call: Call) -> Call:
     return model
 
 
-def _decoding(to: Translation, bindings: Bindings, model: Call | None) -> dict[str, Any]:
+def _decoding(to: GinTranslation, bindings: Bindings, model: Call | None) -> dict[str, Any]:
     """How the model chooses tokens; nothing for one of our families, which takes the likeliest."""
     if model is None:
         return {}
     return models.decoding(to, model, bindings.call(f"{model.name}.predict_batch_with_aux"))
 
 
-def _job(to: Translation, call: Call, options: dict[str, Any]) -> Job:
+def _job(to: GinTranslation, call: Call, options: dict[str, Any]) -> CheckpointJob:
     argument = "restore_checkpoint_cfg"
     config = to.begin(call[argument], checkpoints.RESTORE, of=call, argument=argument)
     to.note(call, argument, f"@{config.short}")
@@ -219,10 +219,10 @@ def _job(to: Translation, call: Call, options: dict[str, Any]) -> Job:
     if not isinstance(output, str):
         raise call.error("output_dir", f"{output!r} is no path; give one in quotes")
     to.note(call, "output_dir", f"{output!r}")
-    return Job(tuple(paths), config["mode"] == "all", output, options)
+    return CheckpointJob(tuple(paths), config["mode"] == "all", output, options)
 
 
-def _files(to: Translation, data: Call) -> dict[str, Any] | None:
+def _files(to: GinTranslation, data: Call) -> dict[str, Any] | None:
     """The files of `create_task_from_tfexample_file`, if the dataset is made of them."""
     found = data["mixture_or_task_name"]
     if not isinstance(found, Call):
@@ -258,7 +258,7 @@ def _files(to: Translation, data: Call) -> dict[str, Any] | None:
     }
 
 
-def _trainer(to: Translation, run: Call, model: Call | None) -> None:
+def _trainer(to: GinTranslation, run: Call, model: Call | None) -> None:
     trainer = to.begin(run["trainer_cls"], "t5x.trainer.Trainer", of=run, argument="trainer_cls")
     to.note(run, "trainer_cls", f"@{trainer.short}")
     to.field(trainer, "num_microbatches", "parallelism.microbatches", trainer["num_microbatches"] or 1)
@@ -266,14 +266,14 @@ def _trainer(to: Translation, run: Call, model: Call | None) -> None:
     optimizers.trainer_rate(to, trainer, model)
 
 
-def _seed(to: Translation, run: Call) -> None:
+def _seed(to: GinTranslation, run: Call) -> None:
     if run["random_seed"] is None:
         to.note(run, "random_seed", "any seed will do: 0, so that the run can be repeated")
     else:
         to.field(run, "random_seed", "seed")
 
 
-def _evaluators(to: Translation, run: Call, bindings: Bindings, model: Call | None, trained: Call) -> None:
+def _evaluators(to: GinTranslation, run: Call, bindings: Bindings, model: Call | None, trained: Call) -> None:
     evaluators: dict[str, Any] = {}
     if run["train_eval_dataset_cfg"] is None:
         to.note(run, "train_eval_dataset_cfg", "none")
@@ -291,7 +291,7 @@ def _evaluators(to: Translation, run: Call, bindings: Bindings, model: Call | No
     to.set("evaluators", evaluators)
 
 
-def _actions(to: Translation, run: Call) -> None:
+def _actions(to: GinTranslation, run: Call) -> None:
     """T5X's actions: to end a run whose loss is not finite is what this program does by itself."""
     for found in (run["actions"] or {}).values():
         for action in found:

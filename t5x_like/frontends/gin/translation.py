@@ -9,13 +9,13 @@ from t5x_like.frontends.gin.calls import PAGE, Call
 
 
 class Fate(NamedTuple):
-    """What has become of one binding: its place and name, and a sentence."""
+    """The outcome of one binding: its place and name, and a sentence that says what it has become."""
 
     label: str
     text: str
 
 
-class Translation:
+class GinTranslation:
     """An experiment in the making.
 
     Attributes:
