@@ -32,7 +32,8 @@ def test_train(calls, monkeypatch):
     monkeypatch.setattr("sys.argv", ["main.py", *arguments])
     assert main.main(["--run_mode=train", *arguments]) == 0
     experiment = configdict.load("configs/quickstart.py", ["--config.steps=90"])
-    command = "python -m t5x_like.main --gin_file=gin/models/quickstart.gin --gin.TRAIN_STEPS=90 '--gin.MODEL_DIR=\"a b\"' --json"
+    flags = "--gin_file=gin/models/quickstart.gin --gin.TRAIN_STEPS=90 '--gin.MODEL_DIR=\"a b\"' --json"
+    command = f"python -m t5x_like.main {flags}"
     assert calls == [("train", (experiment, "a b"), {"json_output": True, "command": command} | NO_JOB)]
 
 

@@ -89,6 +89,7 @@ def evaluate(to: GinTranslation, call: Call, bindings: Bindings) -> CheckpointJo
     if evaluator is None:
         raise call.error("dataset_cfg", "the task has no metrics of SeqIO's; `t5x_like evaluate` measures its loss")
     to.set("evaluators", {"infer_eval": evaluator})
+    to.set("data.task", {"name": "seqio", "mixture": evaluator["mixture"], "use_cached": evaluator["use_cached"]})
     partitioner(to, call)
     to.harmless(call, _PROGRAM)
     to.only(
@@ -106,6 +107,10 @@ def infer(to: GinTranslation, call: Call, bindings: Bindings) -> CheckpointJob:
     model = _untrained(to, call)
     data = datasets.dataset(to, call, "dataset_cfg")
     task = datasets.task_section(to, data)
+    if task["name"] != "seqio":
+        problem = f"{task['name']!r} is no task of SeqIO's; `t5x_like generate` continues texts"
+        raise data.error("mixture_or_task_name", problem)
+    to.set("data.task", task)
     lengths = datasets.feature_lengths(data) or {}
     for argument in ("split", "batch_size", "task_feature_lengths"):
         to.note(data, argument, f"{data[argument]!r}")
@@ -134,7 +139,7 @@ def infer(to: GinTranslation, call: Call, bindings: Bindings) -> CheckpointJob:
     )
     to.only(call, {"merge_fn": (("t5x.infer.merge_chunks_to_file",), "parts are joined in their order")})
     options = {
-        "mixture": task.get("mixture", task["name"]),
+        "mixture": task["mixture"],
         "files": _files(to, data),
         "split": data["split"],
         "use_cached": task.get("use_cached", False),
