@@ -36,13 +36,16 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "roberta": "t5x_like.models.families.roberta:FAMILY",
         "t5": "t5x_like.models.families.t5:ORIGINAL",
         "t5_1_1": "t5x_like.models.families.t5:VERSION_1_1",
+        "t5_decoder": "t5x_like.models.families.t5:DECODER",
         "ul2": "t5x_like.models.families.t5:UL2",
         "umt5": "t5x_like.models.families.t5:UNI_MAX",
+        "xlnet": "t5x_like.models.families.xlnet:FAMILY",
     },
     "attention": {
         "dot_product": "t5x_like.models.transformer.layer_options:DotProduct",
         "disentangled": "t5x_like.models.transformer.attention_bias_options:Disentangled",
         "relative": "t5x_like.models.transformer.attention_bias_options:RelativeBuckets",
+        "two_stream": "t5x_like.models.transformer.attention_bias_options:TwoStream",
     },
     "feed_forward": {
         "dense": "t5x_like.models.transformer.layer_options:Dense",
@@ -115,6 +118,8 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "cosine": "t5x_like.optim.schedules:Cosine",
         "rsqrt": "t5x_like.optim.schedules:ReciprocalSquareRoot",
         "wsd": "t5x_like.optim.schedules:WarmupStableDecay",
+        "factors": "t5x_like.optim.schedules_t5x:Factors",
+        "optax": "t5x_like.optim.schedules_optax:OptaxSchedule",
     },
     "source": {
         "none": "t5x_like.experiment:NoSource",
