@@ -58,7 +58,7 @@ class QuantizedTensor:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """What a file says of itself.
+    """A GGUF file by its header.
 
     Attributes:
       metadata: values by key.

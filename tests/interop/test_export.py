@@ -21,16 +21,14 @@ from t5x_like.sections import Choice, choose, plain
 def trained(workdir, model, steps):
     """A run on the shipped corpus; `model` is plain values."""
     tree = choose(Choice("model", "llama", "family"), model)
-    objective = {"name": "causal_lm"} if tree.causal else {"name": "masked_lm", "mask_id": 4, "vocab_size": 4096}
+    objective = {"name": "causal_lm"} if tree.causal else {"name": "masked_lm", "mask_id": 4096, "vocab_size": 4097}
     if tree.encoder and tree.decoder:
         objective = {"name": "span_corruption", "vocab_size": 4160}
     experiment = Experiment.from_dict(
         {
             "steps": steps,
             "model": {**model, "dropout": 0.0},
-            "objective": {"name": "span_corruption", "vocab_size": 4160}
-            if tree.encoder and tree.decoder
-            else objective,
+            "objective": objective,
             "data": {"task": "sotu", "sequence_length": 32, "batch_size": 8},
             "optimizer": {"name": "adamw", "learning_rate": 0.01, "schedule": "constant"},
             "telemetry": {"tensorboard": False},
