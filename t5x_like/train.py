@@ -106,6 +106,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
 def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> TrainingResult:
     """One attempt of `train`, which ends with a `DivergedError` when it diverges."""
     began = time.perf_counter()
+    watch().accounts.begin()
     with contextlib.ExitStack() as stack:
         # --- Set up -------------------------------------------------------------------------------------------------
         placed = layout.make(experiment.parallelism)
@@ -151,11 +152,14 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
         for number in range(start.step + 1, experiment.steps + 1):
             batches.observe(number - 1, state)
             with watch().step(f"training step {number}"):
+                began = time.perf_counter()
                 with profile.around(number):
                     with journal.throughput.waiting(), watch().during("the next batch", watch().limit(), "data_wait"):
                         batch, position, counts = next(batches)
+                    waited = time.perf_counter() - began
                     state, results = take_step(state, place(batch, placed))
-                journal.step(number, results, sync.send(interruption.signal, counts))
+                report = sync.send(interruption.signal, counts, waited)
+                journal.step(number, results, report)
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
             due, commit = evaluators.due(number), commits.due(number, bool(sync.stop))

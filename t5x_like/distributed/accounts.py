@@ -18,7 +18,15 @@ class TimeAccounts:
     def __init__(self, clock: Callable[[], float] = time.perf_counter, before: float = 0.0) -> None:
         self._clock, self._since = clock, clock()
         self._open = [SETUP]
+        self._begun = False
         self._seconds = {SETUP: before}
+
+    def begin(self) -> None:
+        """Begins the accounts of a run; what a process did before its first run is set-up of that one."""
+        self._book()
+        if self._begun:
+            self._seconds = {SETUP: 0.0}
+        self._begun = True
 
     @contextlib.contextmanager
     def of(self, account: str) -> Iterator[None]:

@@ -39,6 +39,17 @@ def test_every_second_is_in_one_account():
     assert sum(accounts.seconds().values()) == clock.now - 1000 + 2
 
 
+def test_a_second_run_of_a_process_has_accounts_of_its_own():
+    clock = Clock()
+    accounts = TimeAccounts(clock, before=2.0)
+    accounts.begin()
+    clock.now += 3
+    assert accounts.seconds() == {"setup": 5}
+    accounts.begin()
+    clock.now += 4
+    assert accounts.seconds() == {"setup": 4}
+
+
 def test_over_restarts_the_ledger_sums_to_the_time_since_the_beginning(tmp_path):
     workdir, now = epath.Path(tmp_path), Clock()
     first = Goodput(workdir, lambda: {"setup": 10.0, "step": 90.0}, fresh=True, now=now)  # it began at 900
