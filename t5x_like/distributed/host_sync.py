@@ -20,7 +20,7 @@ class StepReport:
     """The rows of all processes for one step; to look at them is to wait for the step."""
 
     def __init__(self, read: Callable[[], np.ndarray]) -> None:
-        """Takes what gives float64 [processes, 3 + n]: the signal's number, the part of the batch, n counts, seconds."""
+        """Takes what gives float64 [processes, 3 + n]: a signal's number, the part of the batch, n counts, seconds."""
         self._read = read
 
     @functools.cached_property

@@ -29,7 +29,5 @@ class Stragglers:
         slowest, usual = int(means.argmax()), float(np.median(np.delete(means, means.argmax())))
         if means[slowest] < max(_TIMES * usual, usual + _LEAST):
             return ""
-        return (
-            f"process {slowest} keeps the others waiting: it needs {means[slowest]:.3f} s for its own part of a step, where"
-            f" the others need {usual:.3f} s"
-        )
+        needs = f"it needs {means[slowest]:.3f} s for its own part of a step, where the others need {usual:.3f} s"
+        return f"process {slowest} keeps the others waiting: {needs}"
