@@ -96,8 +96,8 @@ def grid(given: Sequence[str], seeds: int) -> list[SweptRun]:
     if len(set(short.values())) < len(short):
         short = {field: field for field in fields}
     runs = []
-    for values in itertools.product(*fields.values()):
-        chosen = dict(zip(fields, values, strict=True))
+    for combination in itertools.product(*fields.values()):
+        chosen = dict(zip(fields, combination, strict=True))
         setting = ", ".join(f"{short[field]}={value}" for field, value in chosen.items()) or "as it is"
         for seed in range(seeds):
             own = {**chosen, "seed": str(seed)} if seeds > 1 else chosen

@@ -41,7 +41,7 @@ class Goodput:
         self._file, self._seconds, self._now = workdir / GOODPUT_FILE, seconds, now
         began = now() - sum(seconds().values())
         before = None if fresh else files.read_json(self._file, dict)
-        self._before: dict[str, float] = dict(before["seconds"]) if _is_whole(before) else {}
+        self._before: dict[str, float] = dict(before["seconds"]) if before and _is_whole(before) else {}
         if before and self._before:
             ended = min(max(_last_sign(workdir), before["written"]), began)
             self._add(LOST, ended - before["written"])
