@@ -16,10 +16,8 @@ from objectives.sketches.classify import Classification
 from objectives.sketches.clip import CLIP
 from objectives.sketches.dino import DINO
 from objectives.sketches.dpo import DPO
-from objectives.sketches.electra import Electra
 from objectives.sketches.frames import Transcription
 from objectives.sketches.mae import MAE
-from objectives.sketches.permutation_lm import PermutationLM
 from objectives.sketches.resnet import ResNet
 from objectives.sketches.reward import Reward
 
@@ -28,9 +26,18 @@ from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 from t5x_like.objectives.base import Mode
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.objectives.completion_lm import CompletionLM
+from t5x_like.objectives.denoising import Denoising
+from t5x_like.objectives.fill_in_the_middle import FillInTheMiddle
 from t5x_like.objectives.masked_lm import MaskedLM
+from t5x_like.objectives.multi_token_prediction import MultiTokenPrediction
+from t5x_like.objectives.next_sentence import NextSentence
+from t5x_like.objectives.permutation_lm import PermutationLM
 from t5x_like.objectives.prefix_lm import PrefixLM
+from t5x_like.objectives.replaced_tokens import ReplacedTokens
 from t5x_like.objectives.roles import Ema, Frozen, Statistics, Trained
+from t5x_like.objectives.sentence_order import SentenceOrder
+from t5x_like.objectives.span_boundary import SpanBoundary
 from t5x_like.objectives.span_corruption import SpanCorruption
 from t5x_like.objectives.ul2 import Denoiser, MixtureOfDenoisers
 from t5x_like.optim.schedules import Constant
@@ -57,6 +64,9 @@ class Case:
 
 ENCODER_DECODER = {"family": "t5_1_1", "encoder_layers": 1, "gated": True, "relative_buckets": 8}
 SENTINELS = {"vocab_size": tiny.VOCABULARY, "eos_id": 1, "sentinels": 4}
+MASKED = {"vocab_size": tiny.VOCABULARY, "mask_id": 2, "special_ids": (0, 1)}
+PAIRS = {**MASKED, "rate": 0.4, "cls_id": 3, "sep_id": 4, "sentence_ends": tuple(range(8, 32, 3))}
+TYPED = {"family": "bert", "token_types": 2}
 DENOISERS = (Denoiser(mode="R", noise_density=0.15), Denoiser(mode="S", noise_density=0.25))
 
 
@@ -85,13 +95,36 @@ CASES = {
         records.shorter_documents,
         model=ENCODER_DECODER,
     ),
-    "electra": Case(Electra(), records.documents, learning_rate=0.001),
+    "next_sentence": Case(NextSentence(**PAIRS), records.sentences, model=TYPED, dropout=0.1),
+    "sentence_order": Case(SentenceOrder(**PAIRS), records.sentences, model=TYPED),
+    "span_boundary": Case(
+        SpanBoundary(**MASKED, rate=0.4, place_embed=8, z_loss=0.01), records.documents, model={"family": "bert"}
+    ),
+    "replaced_tokens": Case(
+        ReplacedTokens(**MASKED, rate=0.4, generator_share=0.5),
+        records.documents,
+        learning_rate=0.002,
+        dropout=0.1,
+        model={"family": "bert"},
+    ),
+    "permutation_lm": Case(
+        PermutationLM(mask_id=2, one_in=2), records.documents, dropout=0.1, model={"family": "bert"}
+    ),
+    "denoising": Case(
+        Denoising(mask_id=2, sentence_ends=(5, 6, 7), delete_share=0.2, rotate_share=0.5),
+        records.shorter_documents,
+        model=ENCODER_DECODER,
+    ),
+    "fill_in_the_middle": Case(
+        FillInTheMiddle(prefix_id=2, suffix_id=3, middle_id=4, z_loss=0.01), records.shorter_documents
+    ),
+    "completion_lm": Case(CompletionLM(bidirectional_inputs=True), records.completions, dropout=0.1),
+    "multi_token_prediction": Case(MultiTokenPrediction(depth=2), records.documents, dropout=0.1),
     "dpo": Case(DPO(), records.preferences, dropout=0.1),
     "mae": Case(MAE(), records.pictures, learning_rate=0.01),
     "clip": Case(CLIP(temperature=0.5), records.pictures, learning_rate=0.01),
     "dino": Case(DINO(), records.pictures),
     "resnet": Case(Classification(), records.pictures, architecture=ResNet),
-    "permutation_lm": Case(PermutationLM(), records.documents, dropout=0.1, model={"family": "bert"}),
     "transcription": Case(Transcription(), records.pictures, architecture=listener),
     "reward": Case(Reward(), records.preferences, dropout=0.1),
 }
@@ -161,7 +194,7 @@ class Subject:
 
 
 # Those that compile the program of another case, and differ in what it is fed.
-ALIKE = ("prefix_lm", "ul2")
+ALIKE = ("prefix_lm", "ul2", "denoising", "fill_in_the_middle", "sentence_order")
 
 
 @pytest.fixture(
