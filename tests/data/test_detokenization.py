@@ -12,7 +12,7 @@ from t5x_like.data.detokenization import StreamingDecoder, continuation
 from t5x_like.data.huggingface_vocabulary import HuggingFaceVocabulary
 from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from t5x_like.data.sentinels import SentinelVocabulary
-from t5x_like.data.vocabulary import load
+from t5x_like.data.vocabulary_files import load
 
 WORDS = ["the", "a", "river", "house", "walked", "green", "slowly", "and", "under", "bridge", "people", "often", "said"]
 _DRAW = random.Random(3)
