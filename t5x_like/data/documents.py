@@ -233,7 +233,7 @@ class Windows(RecordSource):
 
 
 def cut(tokens: np.ndarray, offsets: np.ndarray, begin: int, stop: int, first: int = 0) -> Iterator[Piece]:
-    """The pieces of tokens[begin:stop] of one shard, whose documents begin at `offsets`, the `first` one numbered so."""
+    """The pieces of tokens[begin:stop] of one shard, whose documents begin at `offsets`, numbered from `first`."""
     stop = min(stop, len(tokens))
     document = int(offsets.searchsorted(begin, side="right")) - 1
     while begin < stop:

@@ -28,7 +28,7 @@ def narrowed(model: Transformer, share: float) -> Transformer:
 
     attention.update(heads=less(attention["heads"]), kv_heads=less(attention["kv_heads"]))
     half["hidden"] = less(half["hidden"])
-    stack["embeddings"] = {"name": "tokens"}
+    stack["embeddings"] = {"name": "tokens", "types": 0, "norm": False}
     if stack["positions"]["name"] in ("learned", "sinusoidal"):  # which the embedded rows have
         stack["positions"] = {"name": "none"}
     return changed(model, {"embed": less(model.embed), "encoder": stack})

@@ -20,7 +20,7 @@ def one_layer(model: Transformer) -> Transformer:
     """The options of a decoder with the last layer of a model's pattern alone, for rows that are embedded already."""
     stack = plain(model.main)
     layer = plain(model.main.group[-1])
-    stack.update(layers=1, layer=layer, pattern=[], embeddings={"name": "tokens"})
+    stack.update(layers=1, layer=layer, pattern=[], embeddings={"name": "tokens", "types": 0, "norm": False})
     if stack["positions"]["name"] in ("learned", "sinusoidal"):  # which the states have
         stack["positions"] = {"name": "none"}
     return changed(model, {"decoder": stack})

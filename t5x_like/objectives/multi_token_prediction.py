@@ -4,7 +4,7 @@ Module k goes on from the states of module k − 1, the model itself being modul
 predict, and predicts the next one. The modules serve training alone. Shapes: b batch, t length, d width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,25 +68,35 @@ class MultiTokenPrediction(CausalLM):
 
     def loss(self, model: Any, batch: Batch, rngs: RowRngs, mode: Mode) -> Loss:
         """The sums of `TokenLoss` for the next token and, weighted, for each further one."""
-        dropout_rngs, backbone = mode.rngs(rngs), model.backbone
-        positions_bt, segments_bt = batch["positions"], batch["segment_ids"]
-        states_btd = backbone.states(
-            batch["inputs"], positions_bt=positions_bt, segment_ids_bt=segments_bt, rngs=dropout_rngs
-        )
-        hidden_btd = backbone.finish(states_btd, dropout_rngs)
-        found = self.sums(backbone, hidden_btd, batch["targets"], segments_bt, segments_bt, mode)
-        terms, metrics = dict(found.terms), dict(found.metrics)
-        for number, module in enumerate(model.ahead):
-            ahead, own = number + 1, dropout_rngs and dropout_rngs.fold(10 + number)
-            between_bt = _later(batch["targets"], ahead - 1)
-            states_btd = module(states_btd, between_bt, backbone.tokens, positions_bt, segments_bt, own)
-            hidden_btd, targets_bt = backbone.finish(states_btd, own), _later(batch["targets"], ahead)
-            counted_bt = _in_segment(segments_bt, ahead)
-            further = self.sums(backbone, hidden_btd, targets_bt, counted_bt, segments_bt, mode)
-            weight = self.ahead_weight / self.depth
-            terms |= {f"{name}_{ahead}": weight * total for name, total in further.terms.items()}
-            metrics |= {f"{name}_{ahead}": value for name, value in further.metrics.items()}
+        backbone, segments_bt = model.backbone, batch["segment_ids"]
+        terms: dict[str, jax.Array] = {}
+        metrics: dict[str, tuple[jax.Array, jax.Array]] = {}
+        for ahead, (hidden_btd, targets_bt, counted_bt) in enumerate(self.predicted(model, batch, mode.rngs(rngs))):
+            found = self.sums(backbone, hidden_btd, targets_bt, counted_bt, segments_bt, mode)
+            weight, end = (self.ahead_weight / self.depth, f"_{ahead}") if ahead else (1.0, "")
+            terms |= {name + end: weight * total for name, total in found.terms.items()}
+            metrics |= {name + end: value for name, value in found.metrics.items()}
         return Loss(terms, metrics)
+
+    def predicted(
+        self, model: Any, batch: Batch, rngs: RowRngs | None
+    ) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+        """Of the next token, and then of each further one: states for the output head, targets, and which count.
+
+        Args:
+          model: what `build` built.
+          batch: packed rows.
+          rngs: of dropout; None for none.
+        """
+        backbone, targets_bt = model.backbone, batch["targets"]
+        positions_bt, segments_bt = batch["positions"], batch["segment_ids"]
+        states_btd = backbone.states(batch["inputs"], positions_bt=positions_bt, segment_ids_bt=segments_bt, rngs=rngs)
+        yield backbone.finish(states_btd, rngs), targets_bt, segments_bt
+        for ahead, module in enumerate(model.ahead, 1):
+            own = rngs and rngs.fold(10 + ahead)
+            between_bt = _later(targets_bt, ahead - 1)
+            states_btd = module(states_btd, between_bt, backbone.tokens, positions_bt, segments_bt, own)
+            yield backbone.finish(states_btd, own), _later(targets_bt, ahead), _in_segment(segments_bt, ahead)
 
 
 def _later(values_bt: jax.Array, places: int) -> jax.Array:

@@ -100,9 +100,10 @@ class ReplacedTokens(MaskedLM):
             rngs=dropout_rngs and dropout_rngs.fold(1),
         )
         total, metrics = _told_apart(model.head(states_btd), read_bt != batch["targets"], segments_bt > 0)
-        named = {f"generator_{name}": value for name, value in generator.metrics.items()}
-        terms = {**generator.terms, "discriminator": self.discriminator_weight * total}
-        return Loss(terms, {**named, **metrics})
+        metrics |= {f"generator_{name}": value for name, value in generator.metrics.items()}
+        if mode is Mode.EVALUATE:
+            metrics["loss"] = metrics["discriminator_loss"]
+        return Loss({**generator.terms, "discriminator": self.discriminator_weight * total}, metrics)
 
     def _most(self, length: int) -> int:
         """Masked tokens of a row at most."""
@@ -123,7 +124,7 @@ def _put(tokens_bt: jax.Array, places_bq: jax.Array, new_bq: jax.Array) -> jax.A
 def _told_apart(
     scores_bt: jax.Array, replaced_bt: jax.Array, real_bt: jax.Array
 ) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
-    """The sum of −log p over the tokens, and metrics: it as `loss`, `accuracy`, and `f1` of finding replaced ones."""
+    """The sum of −log p over the tokens, and metrics: the same, accuracy, the share replaced, and its F1."""
 
     def count(chosen_bt: jax.Array) -> jax.Array:
         return (real_bt & chosen_bt).sum(dtype=jnp.float32)
@@ -132,7 +133,8 @@ def _told_apart(
     found_bt, tokens = scores_bt > 0, real_bt.sum(dtype=jnp.float32)
     both = count(found_bt & replaced_bt)
     return total, {
-        "loss": (total, tokens),
+        "discriminator_loss": (total, tokens),
         "accuracy": (count(found_bt == replaced_bt), tokens),
+        "replaced": (count(replaced_bt), tokens),
         "f1": (2 * both, count(found_bt) + count(replaced_bt)),
     }

@@ -59,7 +59,7 @@ class SpanBoundary(MaskedLM):
         return {**super().features(length), **more}
 
     def example(self, record: Record, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        """The tokens, some spans of them hidden or exchanged; what they were; a weight of 1 on those; and boundaries."""
+        """The tokens, some spans of them hidden or exchanged; what they were; which those are; and boundaries."""
         tokens = np.asarray(record["tokens"], np.int32)
         if not tokens.size:
             return {}
@@ -74,8 +74,8 @@ class SpanBoundary(MaskedLM):
 
     def spans(self, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Where spans begin and how long they are, int64 [k] each; every placing is equally likely."""
-        hidden = int(length * self.rate)
-        lengths = self.span_lengths(hidden, rng)
+        hidden = min(int(length * self.rate), length - 2)
+        lengths = self.span_lengths(max(hidden, 0), rng)
         # A boundary before each span and one at the end.
         while len(lengths) and length - lengths.sum() < len(lengths) + 1:
             lengths = lengths[:-1]

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from objectives.chances import assert_distribution, assert_share
-from t5x_like.data.vocabulary_loading import load
 
+from t5x_like.data.vocabulary_files import load
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.denoising import Denoising
 
@@ -93,10 +93,10 @@ def test_deletion_drops_an_exact_share_without_a_trace():
 
 def test_sentences_come_in_every_order():
     sentences = [[10, 11, STOP], [12, STOP, STOP], [13]]
-    text, found = np.array(sum(sentences, []), np.int32), Counter()
+    text, found = np.array([*itertools.chain(*sentences)], np.int32), Counter()
     for seed in range(1200):
         found[tuple(noise().permuted(text, np.random.default_rng(seed)).tolist())] += 1
-    orders = [tuple(sum(order, [])) for order in itertools.permutations(sentences)]
+    orders = [tuple(itertools.chain(*order)) for order in itertools.permutations(sentences)]
     assert_distribution([found[order] for order in orders], [1] * 6)
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from objectives.chances import assert_distribution, assert_share
-from t5x_like.data.vocabulary_loading import load
 
+from t5x_like.data.vocabulary_files import load
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.fill_in_the_middle import FillInTheMiddle
 
