@@ -20,7 +20,7 @@ from t5x_like.models.dropout import RowRngs
 from t5x_like.objectives.roles import Roles
 
 Batch = Mapping[str, jax.Array]
-Record = Mapping[str, np.ndarray]
+Record = Mapping[str, Any]
 
 
 class Mode(enum.Enum):

@@ -97,13 +97,13 @@ class FillInTheMiddle(SingleSequence):
     def cut(self, body: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """int32 [n + 3]: a text with its middle at the end; each part may be empty."""
         first, second = np.sort(rng.integers(len(body) + 1, size=2))
-        prefix, middle, suffix = body[:first], body[first:second], body[second:]
-        before, after, between = ([token] for token in self._ids().values())
+        prefix, middle, suffix = np.split(body, [first, second])
+        before, after, between = (np.array([token], np.int32) for token in self._ids().values())
         if rng.random() < self.spm_rate:
             parts = [before, after, suffix, between, prefix, middle]
         else:
             parts = [before, prefix, after, suffix, between, middle]
-        return np.concatenate(parts).astype(np.int32)
+        return np.concatenate(parts)
 
     def check_vocabulary(self, vocabulary: Any) -> None:
         """Raises ExperimentError where one of the three tokens is in the texts."""

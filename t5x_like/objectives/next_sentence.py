@@ -7,7 +7,7 @@ import numpy as np
 
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.base import Record
-from t5x_like.objectives.sentence_pairs import NO_PAIR, Segments, SentencePairs
+from t5x_like.objectives.sentence_pairs import NO_PAIR, SegmentPair, SentencePairs
 from t5x_like.objectives.sentences import sentence_starts
 from t5x_like.objectives.sequences import without_end
 
@@ -36,17 +36,17 @@ class NextSentence(SentencePairs):
         if not 0 <= self.another_share <= 1:
             raise ExperimentError("another_share", f"{self.another_share} must be at least 0 and at most 1")
 
-    def segments(self, text: np.ndarray, record: Record, rng: np.random.Generator) -> Segments:
+    def segments(self, text: np.ndarray, record: Record, rng: np.random.Generator) -> SegmentPair:
         """Two segments and whether they follow each other; a text of one sentence is one segment alone."""
         starts = sentence_starts(text, self.sentence_ends)
         if len(starts) < 2:
-            return Segments(text, text[:0], NO_PAIR)
+            return SegmentPair(text, text[:0], NO_PAIR)
         end = int(rng.choice(starts[1:]))
         if rng.random() < self.another_share:
             other = self._beginning_anywhere(record, rng)[: len(text) - end]
             if len(other):
-                return Segments(text[:end], other, RANDOM)
-        return Segments(text[:end], text[end:], FOLLOWS)
+                return SegmentPair(text[:end], other, RANDOM)
+        return SegmentPair(text[:end], text[end:], FOLLOWS)
 
     def _beginning_anywhere(self, record: Record, rng: np.random.Generator) -> np.ndarray:
         """int32: the text of another document from the beginning of a sentence on; nothing where there is none."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from t5x_like.objectives.base import Record
-from t5x_like.objectives.sentence_pairs import NO_PAIR, Segments, SentencePairs
+from t5x_like.objectives.sentence_pairs import NO_PAIR, SegmentPair, SentencePairs
 from t5x_like.objectives.sentences import sentence_starts
 
 IN_ORDER, SWAPPED = 1, 2
@@ -21,12 +21,12 @@ class SentenceOrder(SentencePairs):
 
     name: str = "sentence_order"
 
-    def segments(self, text: np.ndarray, record: Record, rng: np.random.Generator) -> Segments:
+    def segments(self, text: np.ndarray, record: Record, rng: np.random.Generator) -> SegmentPair:
         """Two segments and their order; a text of one sentence is one segment alone."""
         starts = sentence_starts(text, self.sentence_ends)
         if len(starts) < 2:
-            return Segments(text, text[:0], NO_PAIR)
+            return SegmentPair(text, text[:0], NO_PAIR)
         end = int(rng.choice(starts[1:]))
         if rng.random() < 0.5:
-            return Segments(text[end:], text[:end], SWAPPED)
-        return Segments(text[:end], text[end:], IN_ORDER)
+            return SegmentPair(text[end:], text[:end], SWAPPED)
+        return SegmentPair(text[:end], text[end:], IN_ORDER)

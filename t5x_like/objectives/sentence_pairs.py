@@ -24,7 +24,7 @@ from t5x_like.objectives.sequences import without_end
 NO_PAIR = 0  # the label where there is one segment alone; classes are counted from 1
 
 
-class Segments(NamedTuple):
+class SegmentPair(NamedTuple):
     """The segments of an example.
 
     Attributes:
@@ -65,7 +65,7 @@ class SentencePairs(MaskedLM):
         if self.pair_weight < 0:
             raise ExperimentError("pair_weight", f"{self.pair_weight} is negative; it must be at least 0")
 
-    def segments(self, text: np.ndarray, record: Record, rng: np.random.Generator) -> Segments:
+    def segments(self, text: np.ndarray, record: Record, rng: np.random.Generator) -> SegmentPair:
         """Divides a text.
 
         Args:
@@ -96,10 +96,8 @@ class SentencePairs(MaskedLM):
         if not text.size:
             return {}
         first, second, label = self.segments(text, record, rng)
-        parts = [[self.cls_id], first, [self.sep_id]]
-        if len(second):
-            parts += [second, [self.sep_id]]
-        tokens = np.concatenate(parts).astype(np.int32)
+        begin, end = np.array([self.cls_id], np.int32), np.array([self.sep_id], np.int32)
+        tokens = np.concatenate([begin, first, end, *([second, end] if len(second) else [])])
         types, labels = np.zeros((2, len(tokens)), np.int32)
         types[len(first) + 2 :] = 1
         labels[0] = label
