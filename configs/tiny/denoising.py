@@ -13,7 +13,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "name": "denoising",
-            "steps": 600,
+            "steps": 300,
             "model": {
                 "family": "t5_1_1",
                 "vocab_size": 264,
@@ -48,7 +48,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 "schedule": {"name": "linear", "warmup_steps": 30},
             },
             "parallelism": {"scan_layers": False},
-            "checkpoint": {"every": 600, "best_metric": "validation/loss"},
+            "checkpoint": {"every": 300, "best_metric": "validation/loss"},
             "evaluators": {"validation": {"name": "loss", "tokens": 60_000}},
         }
     )

@@ -15,7 +15,7 @@ from flax import nnx
 
 from t5x_like.errors import ExperimentError
 from t5x_like.models.dropout import RowRngs
-from t5x_like.models.pooled_head import PooledHead
+from t5x_like.models.pair_head import PairHead
 from t5x_like.objectives.base import Batch, Loss, Mode, Record
 from t5x_like.objectives.masked_lm import MaskedLM
 from t5x_like.objectives.sentences import check_sentence_ends
@@ -127,7 +127,7 @@ class SentencePairs(MaskedLM):
                 "model.encoder.embeddings.types",
                 f"objective {self.name!r} has two types of token, of its first and its second segment; set it to 2",
             )
-        return nnx.Dict(backbone=backbone, pair=PooledHead(architecture, 2, rngs))
+        return nnx.Dict(backbone=backbone, pair=PairHead(architecture, 2, rngs))
 
     def inference_model(self, model: Any) -> Any:
         """The model without the pooled head."""

@@ -130,6 +130,7 @@ CASES = {
 }
 
 HALF = tiny.ROWS // 2
+DRAWN = {"discriminator"}  # terms of what the loss itself draws, by the row
 
 
 class Subject:
@@ -172,7 +173,10 @@ class Subject:
 
     @functools.cached_property
     def sums(self) -> Any:
-        """() → half a batch's denominators, its losses in training, as in the first step, and evaluation; reports."""
+        """Of half a batch its denominators, its losses in training, as in the first step, and evaluation; reports.
+
+        A function of the batch, or of none for the case's own.
+        """
 
         def both(parameters: Any, model_state: Any, batch: Any, key: Any) -> Any:
             model = self.program.structure.merge(parameters, model_state)
@@ -183,7 +187,8 @@ class Subject:
         key = jax.random.fold_in(purpose_key(self.experiment.seed, "loss"), 0)
         arguments = self.initial["parameters"], self.initial["model_state"], self.half, key
         function = tiny.compiled(jax.jit(both), *arguments)
-        return lambda: jax.device_get(function(*arguments))
+        *fixed, half, _ = arguments
+        return lambda batch=half: jax.device_get(function(*fixed, batch, key))
 
     def variables(self, state: Any) -> dict[Any, Any]:
         """Every variable of the model by path."""
@@ -372,12 +377,39 @@ def test_an_empty_batch_has_a_loss_of_zero_and_moves_nothing(subject):
     tiny.assert_same_bits(state["parameters"], subject.initial["parameters"])
 
 
+def test_examples_of_a_row_do_not_see_each_other(subject):
+    """Packed, they have the loss that they have in rows of their own."""
+    if not any(name.endswith("segment_ids") for name in subject.half):
+        return
+    made = sorted(filter(None, tiny.examples_of(subject.objective, subject.records)), key=size)[:HALF]
+    together = tiny.rows_of(subject.objective, made, HALF)
+    alone = [tiny.rows_of(subject.objective, [example], 1) for example in made]
+    alone = {name: np.concatenate([row[name] for row in alone]) for name in together} | {"row": together["row"]}
+    assert max(values.max() for name, values in together.items() if name.endswith("segment_ids")) > 1
+    packed, separate = (subject.sums(batch)[2].terms for batch in (together, alone))
+    for name in packed.keys() - DRAWN:
+        np.testing.assert_allclose(packed[name], separate[name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def size(example):
+    return sum(len(value) for value in example.values() if np.ndim(value))
+
+
 # --- The same in parts and on other layouts -------------------------------------------------------------------------
 
 
 def test_sharded_and_in_parts_is_the_whole_batch_on_one_device(subject):
     parts = 1 if subject.couples_batch else 2
-    options = Parallelism(data=2, fsdp=2, tensor=2, microbatches=parts)
+    assert_same_step(subject, Parallelism(data=2, fsdp=2, tensor=2, microbatches=parts))
+
+
+@pytest.mark.slow
+def test_devices_that_share_rows_compute_the_whole_batch(subject):
+    if any(name.endswith("segment_ids") for name in subject.half) and not subject.couples_batch:
+        assert_same_step(subject, Parallelism(fsdp=2, tensor=2, sequence=2, microbatches=2))
+
+
+def assert_same_step(subject, options):
     sharded = program(dataclasses.replace(subject.experiment, parallelism=options), layout.make(options))
     ours = tiny.Steps(sharded, subject.initial, subject.batch)(subject.initial, subject.batch)
     for name, value in subject.first[1].items():

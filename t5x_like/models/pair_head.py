@@ -12,7 +12,7 @@ from flax import nnx
 from t5x_like.models.linear import Linear
 
 
-class PooledHead(nnx.Module):
+class PairHead(nnx.Module):
     """Linear, tanh, linear (Devlin et al. 2019, section 3, and its code)."""
 
     def __init__(self, model: Any, classes: int, rngs: nnx.Rngs) -> None:
