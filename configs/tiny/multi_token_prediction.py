@@ -13,7 +13,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "name": "multi_token_prediction",
-            "steps": 300,
+            "steps": 200,
             "model": {
                 "family": "llama",
                 "vocab_size": 264,
@@ -40,7 +40,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 "schedule": {"name": "linear", "warmup_steps": 30},
             },
             "parallelism": {"scan_layers": False},
-            "checkpoint": {"every": 300, "best_metric": "validation/loss"},
+            "checkpoint": {"every": 200, "best_metric": "validation/loss"},
             "evaluators": {"validation": {"name": "loss", "tokens": 60_000}},
         }
     )

@@ -20,7 +20,9 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 "embed": 64,
                 "max_length": 128,
                 "dropout": 0.0,
-                # With rotary positions, and norms before a layer's parts, a tiny encoder learns in minutes.
+                # BERT's form learns little in so few steps (docs/lab-notes.md): larger first weights, rotary positions,
+                # norms before a layer's parts.
+                "init_std": 0.0,
                 "encoder": {
                     "layers": 2,
                     "positions": "rope",

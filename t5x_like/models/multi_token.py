@@ -17,10 +17,16 @@ from t5x_like.sections import changed, plain
 
 
 def one_layer(model: Transformer) -> Transformer:
-    """The options of a decoder with the last layer of a model's pattern alone, for rows that are embedded already."""
+    """The options of a decoder with a model's last layer alone, for rows that are embedded already."""
     stack = plain(model.main)
-    layer = plain(model.main.group[-1])
-    stack.update(layers=1, layer=layer, pattern=[], embeddings={"name": "tokens", "types": 0, "norm": False})
+    layer = plain(model.main.every_layer[-1])
+    stack.update(
+        layers=1,
+        layer=layer,
+        pattern=[],
+        leading=[],
+        embeddings={"name": "tokens", "types": 0, "norm": False, "width": 0},
+    )
     if stack["positions"]["name"] in ("learned", "sinusoidal"):  # which the states have
         stack["positions"] = {"name": "none"}
     return changed(model, {"decoder": stack})

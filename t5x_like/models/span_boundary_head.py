@@ -33,12 +33,12 @@ class SpanBoundaryHead(nnx.Module):
         self.places = Embedding(places, place_embed, "position", std=std or 0.02, rngs=rngs)
         self.first = Linear(2 * width + place_embed, width, (None, "embed"), bias=True, std=std, rngs=rngs)
         self.first_norm = Norm(norm, width, rngs)
-        self.second = Linear(width, width, ("embed", "mlp"), bias=True, std=std, rngs=rngs)
-        self.second_norm = Norm(norm, width, rngs)
+        self.second = Linear(width, model.table_width, ("embed", "mlp"), bias=True, std=std, rngs=rngs)
+        self.second_norm = Norm(norm, model.table_width, rngs)
         self.bias = parameter(rngs, (model.vocab_size,), ("vocab",), "bias")
 
     def __call__(self, left_bqd: jax.Array, right_bqd: jax.Array, place_bq: jax.Array) -> jax.Array:
-        """[batch, tokens, embed] for the table.
+        """[batch, tokens, width of the table].
 
         Args:
           left_bqd: [batch, tokens, embed], the state before each token's span.

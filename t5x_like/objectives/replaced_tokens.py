@@ -16,18 +16,17 @@ from flax import nnx
 
 from t5x_like.errors import ExperimentError
 from t5x_like.models.dropout import RowRngs, row_keys
-from t5x_like.models.electra import Generator, ReplacedTokenHead, narrowed
+from t5x_like.models.electra import build_generator, generator_options
 from t5x_like.objectives.base import Batch, Loss, Mode
 from t5x_like.objectives.masked_lm import MaskedLM
 from t5x_like.objectives.predicted import at_places, predicted_places
-from t5x_like.sections import changed
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplacedTokens(MaskedLM):
     """Options beside those of `MaskedLM`, of which `rate` is rounded down, and every masked token becomes the mask.
 
-    The model is the discriminator. z-loss, label smoothing and normalisation are the generator's.
+    The model is the discriminator, such as `electra`. z-loss, label smoothing and normalisation are the generator's.
 
     Attributes:
       generator_share: of the discriminator's width, heads and hidden units, what the generator has (section 3.2).
@@ -56,12 +55,21 @@ class ReplacedTokens(MaskedLM):
     # --- The model ----------------------------------------------------------------------------------------------------
 
     def build(self, architecture: Any, rngs: nnx.Rngs) -> nnx.Module:
-        """Discriminator, its head, and a generator that shares the discriminator's embeddings."""
-        # The discriminator has no head over the vocabulary.
-        discriminator = super().build(changed(architecture, {"head": {"name": "tied"}}), rngs)
-        narrow = narrowed(architecture, self.generator_share)
-        generator = Generator(architecture, narrow, discriminator, rngs)
-        return nnx.Dict(discriminator=discriminator, generator=generator, head=ReplacedTokenHead(architecture, rngs))
+        """The architecture's model, which scores each token, and a generator that shares its embeddings.
+
+        Raises:
+          ExperimentError: when the model scores something else.
+        """
+        discriminator = super().build(architecture, rngs)
+        head = architecture.head
+        if head.name != "token_classes" or head.classes != 1:
+            raise ExperimentError(
+                "model.head",
+                f"objective {self.name!r} scores every token by whether it was replaced; set it to"
+                " {'name': 'token_classes', 'classes': 1}, or model.family to 'electra'",
+            )
+        generator = build_generator(generator_options(architecture, self.generator_share), discriminator, rngs)
+        return nnx.Dict(discriminator=discriminator, generator=generator)
 
     def inference_model(self, model: Any) -> Any:
         """The discriminator."""
@@ -70,11 +78,10 @@ class ReplacedTokens(MaskedLM):
     def flops(self, architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Both models' for every token, and the generator's head for those that are masked."""
         rows, length = shapes["targets"]
-        narrow, width = narrowed(architecture, self.generator_share), architecture.embed
-        between = rows * length * 2 * width * narrow.embed
-        heads = rows * (length * width * (width + 1) + self._most(length) * architecture.vocab_size * width)
-        sizes = {self.stack: shapes["targets"]}
-        return sum(each.flops(sizes, head=False) for each in (architecture, narrow)) + 6 * (between + heads)
+        sizes, masked = {self.stack: (rows, length)}, {self.stack: (rows, self._most(length))}
+        generator = generator_options(architecture, self.generator_share)
+        head = generator.flops(masked) - generator.flops(masked, head=False)
+        return architecture.flops(sizes) + generator.flops(sizes, head=False) + head
 
     # --- The loss -----------------------------------------------------------------------------------------------------
 
@@ -85,21 +92,20 @@ class ReplacedTokens(MaskedLM):
     def loss(self, model: Any, batch: Batch, rngs: RowRngs, mode: Mode) -> Loss:
         """The sums of `TokenLoss` over the masked tokens, and of the binary cross-entropy over all."""
         dropout_rngs, positions_bt, segments_bt = mode.rngs(rngs), batch["positions"], batch["segment_ids"]
-        hidden_btd = model.generator(batch["inputs"], positions_bt, segments_bt, dropout_rngs and dropout_rngs.fold(0))
+        where = {"positions_bt": positions_bt, "segment_ids_bt": segments_bt}
+        own = dropout_rngs and dropout_rngs.fold(0)
+        states_btd = model.generator.states(batch["inputs"], rngs=own, **where)
         places_bq, real_bq = predicted_places(batch["weights"], self._most(segments_bt.shape[1]))
-        hidden_bqd, targets_bq, segments_bq = (
-            at_places(each, places_bq) for each in (hidden_btd, batch["targets"], segments_bt)
+        states_bqd, targets_bq, segments_bq = (
+            at_places(each, places_bq) for each in (states_btd, batch["targets"], segments_bt)
         )
+        hidden_bqd = model.generator.finish(states_bqd, own)
         generator = self.sums(model.generator, hidden_bqd, targets_bq, real_bq, segments_bq, mode)
         drawn_bq = _drawn(model.generator.output_head().logits(hidden_bqd), rngs.fold(2))
         read_bt = _put(batch["targets"], places_bq, jnp.where(real_bq > 0, drawn_bq, targets_bq))
-        states_btd = model.discriminator.states(
-            read_bt,
-            positions_bt=positions_bt,
-            segment_ids_bt=segments_bt,
-            rngs=dropout_rngs and dropout_rngs.fold(1),
-        )
-        total, metrics = _told_apart(model.head(states_btd), read_bt != batch["targets"], segments_bt > 0)
+        read_btd = model.discriminator(read_bt, rngs=dropout_rngs and dropout_rngs.fold(1), **where)
+        scores_bt = model.discriminator.logits(read_btd)[..., 0]
+        total, metrics = _told_apart(scores_bt, read_bt != batch["targets"], segments_bt > 0)
         metrics |= {f"generator_{name}": value for name, value in generator.metrics.items()}
         if mode is Mode.EVALUATE:
             metrics["loss"] = metrics["discriminator_loss"]

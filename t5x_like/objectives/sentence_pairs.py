@@ -15,7 +15,6 @@ from flax import nnx
 
 from t5x_like.errors import ExperimentError
 from t5x_like.models.dropout import RowRngs
-from t5x_like.models.pair_head import PairHead
 from t5x_like.objectives.base import Batch, Loss, Mode, Record
 from t5x_like.objectives.masked_lm import MaskedLM
 from t5x_like.objectives.sentences import check_sentence_ends
@@ -116,22 +115,23 @@ class SentencePairs(MaskedLM):
     # --- The loss -----------------------------------------------------------------------------------------------------
 
     def build(self, architecture: Any, rngs: nnx.Rngs) -> nnx.Module:
-        """The architecture's model, an encoder with two types of token, and a pooled head of two classes.
+        """The architecture's model: an encoder with two types of token, a pooler and two classes of pairs.
 
         Raises:
           ExperimentError: when the model is not so.
         """
-        backbone = super().build(architecture, rngs)
+        model = super().build(architecture, rngs)
         if getattr(architecture.encoder.embeddings, "types", 0) < 2:
             raise ExperimentError(
                 "model.encoder.embeddings.types",
                 f"objective {self.name!r} has two types of token, of its first and its second segment; set it to 2",
             )
-        return nnx.Dict(backbone=backbone, pair=PairHead(architecture, 2, rngs))
-
-    def inference_model(self, model: Any) -> Any:
-        """The model without the pooled head."""
-        return model.backbone
+        if getattr(architecture.head, "classes", 0) != 2 or model.pooler is None:
+            raise ExperimentError(
+                "model.head.classes",
+                f"objective {self.name!r} tells two classes of pairs apart; set it to 2, and model.head.pooler to True",
+            )
+        return model
 
     def denominators(self, batch: Batch) -> Mapping[str, jax.Array]:
         """Of the masked tokens by `normalization`, and the number of labels."""
@@ -140,18 +140,16 @@ class SentencePairs(MaskedLM):
     def loss(self, model: Any, batch: Batch, rngs: RowRngs, mode: Mode) -> Loss:
         """The sums of `TokenLoss` over the masked tokens, and −log p of the labels."""
         dropout_rngs = mode.rngs(rngs)
-        states_btd = model.backbone.states(
+        states_btd = model.states(
             batch["inputs"],
             positions_bt=batch["positions"],
             segment_ids_bt=batch["segment_ids"],
             rngs=dropout_rngs,
             types_bt=batch["types"],
         )
-        hidden_btd = model.backbone.finish(states_btd, dropout_rngs)
-        masked = self.sums(
-            model.backbone, hidden_btd, batch["targets"], self.counted(batch), batch["segment_ids"], mode
-        )
-        total, right, count = _classified(model.pair(states_btd), batch["labels"])
+        hidden_btd = model.finish(states_btd, dropout_rngs)
+        masked = self.sums(model, hidden_btd, batch["targets"], self.counted(batch), batch["segment_ids"], mode)
+        total, right, count = _classified(model.pooler.scores(states_btd), batch["labels"])
         metrics = {**masked.metrics, "pair_accuracy": (right, count), "pair_loss": (total, count)}
         return Loss({**masked.terms, "pair": self.pair_weight * total}, metrics)
 

@@ -115,7 +115,8 @@ class SpanBoundary(MaskedLM):
         """The architecture's, and the head's for the predicted tokens."""
         rows, length = shapes["targets"]
         width = architecture.embed
-        parameters = (2 * width + self.place_embed) * width + width * width + architecture.vocab_size * width
+        table = architecture.table_width
+        parameters = (2 * width + self.place_embed) * width + (width + architecture.vocab_size) * table
         return super().flops(architecture, shapes) + 6 * rows * self._most(length) * parameters
 
     def denominators(self, batch: Batch) -> Mapping[str, jax.Array]:

@@ -65,9 +65,14 @@ class Case:
 ENCODER_DECODER = {"family": "t5_1_1", "encoder_layers": 1, "gated": True, "relative_buckets": 8}
 SENTINELS = {"vocab_size": tiny.VOCABULARY, "eos_id": 1, "sentinels": 4}
 MASKED = {"vocab_size": tiny.VOCABULARY, "mask_id": 2, "special_ids": (0, 1)}
+POOLED = {"pooler": True, "classes": 2}
 PAIRS = {**MASKED, "rate": 0.4, "cls_id": 3, "sep_id": 4, "sentence_ends": tuple(range(8, 32, 3))}
-TYPED = {"family": "bert", "token_types": 2}
 DENOISERS = (Denoiser(mode="R", noise_density=0.15), Denoiser(mode="S", noise_density=0.25))
+
+
+def bert(head: Mapping[str, Any], **changes: Any) -> Callable[[], Any]:
+    """BERT's layers with another head."""
+    return lambda: changed(tiny.architecture(family="bert", layers=1, token_types=2, **changes), {"head": head})
 
 
 def listener() -> Any:
@@ -95,8 +100,8 @@ CASES = {
         records.shorter_documents,
         model=ENCODER_DECODER,
     ),
-    "next_sentence": Case(NextSentence(**PAIRS), records.sentences, model=TYPED, dropout=0.1),
-    "sentence_order": Case(SentenceOrder(**PAIRS), records.sentences, model=TYPED),
+    "next_sentence": Case(NextSentence(**PAIRS), records.sentences, architecture=bert(POOLED)),
+    "sentence_order": Case(SentenceOrder(**PAIRS), records.sentences, architecture=bert(POOLED, dropout=0.0)),
     "span_boundary": Case(
         SpanBoundary(**MASKED, rate=0.4, place_embed=8, z_loss=0.01), records.documents, model={"family": "bert"}
     ),
@@ -104,8 +109,7 @@ CASES = {
         ReplacedTokens(**MASKED, rate=0.4, generator_share=0.5),
         records.documents,
         learning_rate=0.002,
-        dropout=0.1,
-        model={"family": "bert"},
+        architecture=bert({"name": "token_classes"}),
     ),
     "permutation_lm": Case(
         PermutationLM(mask_id=2, one_in=2), records.documents, dropout=0.1, model={"family": "bert"}

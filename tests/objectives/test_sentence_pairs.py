@@ -22,6 +22,7 @@ from t5x_like.objectives.next_sentence import FOLLOWS, RANDOM, NextSentence
 from t5x_like.objectives.sentence_order import IN_ORDER, SWAPPED, SentenceOrder
 from t5x_like.objectives.sentence_pairs import NO_PAIR
 from t5x_like.objectives.sentences import ids_that_end_sentences, sentence_starts
+from t5x_like.sections import changed
 
 CLS, SEP, MASK, STOP = 2, 3, 4, 5
 OPTIONS = {"vocab_size": 30_000, "mask_id": MASK, "cls_id": CLS, "sep_id": SEP, "sentence_ends": (STOP,)}
@@ -158,13 +159,15 @@ def test_random_segments_are_of_another_document_of_the_same_component(make):
 
 def test_the_loss_of_labels_is_that_of_the_first_tokens_states():
     objective = NextSentence(**{**OPTIONS, "vocab_size": 32, "sentence_ends": (8, 11, 14, 17)}, pair_weight=2.0)
-    architecture = tiny.architecture(family="bert", token_types=2, init_std=0.3)
+    architecture = changed(
+        tiny.architecture(family="bert", token_types=2, init_std=0.3), {"head": {"pooler": True, "classes": 2}}
+    )
     model = objective.build(architecture, nnx.Rngs(params=0))
     batch = tiny.batch_of(objective, records.sentences(), length=16)
     rngs = RowRngs(jax.random.key(0), batch["row"])
 
     def both(batch):
-        states = model.backbone.states(
+        states = model.states(
             batch["inputs"],
             positions_bt=batch["positions"],
             segment_ids_bt=batch["segment_ids"],
@@ -173,11 +176,11 @@ def test_the_loss_of_labels_is_that_of_the_first_tokens_states():
         return states, objective.loss(model, batch, rngs, Mode.EVALUATE)
 
     states, loss = jax.device_get(jax.jit(both)(batch))
-    pooler, classifier = model.pair.pooler, model.pair.classifier
+    pooler = model.pooler
     total = right = 0
     for row, place in zip(*np.nonzero(batch["labels"]), strict=True):
-        pooled = np.tanh(states[row, place] @ np.asarray(pooler.kernel[...]) + np.asarray(pooler.bias[...]))
-        logits = pooled @ np.asarray(classifier.kernel[...]) + np.asarray(classifier.bias[...])
+        pooled = np.tanh(states[row, place] @ np.asarray(pooler.dense.kernel[...]) + np.asarray(pooler.dense.bias[...]))
+        logits = np.asarray(pooler.classes.table[...]) @ pooled + np.asarray(pooler.bias[...])
         wanted = batch["labels"][row, place] - 1
         total += np.log(np.exp(logits).sum()) - logits[wanted]
         right += logits.argmax() == wanted
@@ -200,5 +203,7 @@ def test_what_does_not_suit_is_an_error():
         SentenceOrder(**{**options, "sentence_ends": (5000,)}).check_vocabulary(vocabulary)
     with pytest.raises(ExperimentError, match=r"model\.encoder\.embeddings\.types: .*; set it to 2"):
         SentenceOrder(**OPTIONS).build(tiny.architecture(family="bert", token_types=1), nnx.Rngs(0))
+    with pytest.raises(ExperimentError, match=r"model\.head\.classes: .* set it to 2, and model\.head\.pooler to True"):
+        SentenceOrder(**OPTIONS).build(tiny.architecture(family="bert", token_types=2), nnx.Rngs(0))
     with pytest.raises(ExperimentError, match=r"cls_id: 30000 must be at least 0 and below vocab_size, 30000"):
         SentenceOrder(**{**OPTIONS, "cls_id": 30_000})
