@@ -38,11 +38,13 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "t5_1_1": "t5x_like.models.families.t5:VERSION_1_1",
         "ul2": "t5x_like.models.families.t5:UL2",
         "umt5": "t5x_like.models.families.t5:UNI_MAX",
+        "xlnet": "t5x_like.models.families.xlnet:FAMILY",
     },
     "attention": {
         "dot_product": "t5x_like.models.transformer.layer_options:DotProduct",
-        "disentangled": "t5x_like.models.transformer.attention_kinds:Disentangled",
-        "relative": "t5x_like.models.transformer.attention_kinds:RelativeBuckets",
+        "disentangled": "t5x_like.models.transformer.attention_bias_options:Disentangled",
+        "relative": "t5x_like.models.transformer.attention_bias_options:RelativeBuckets",
+        "two_stream": "t5x_like.models.transformer.attention_bias_options:TwoStream",
     },
     "feed_forward": {
         "dense": "t5x_like.models.transformer.layer_options:Dense",

@@ -11,7 +11,7 @@ from flax import nnx
 
 from t5x_like.models.linear import Linear
 from t5x_like.models.transformer.attention import Attention
-from t5x_like.models.transformer.attention_kinds import Disentangled
+from t5x_like.models.transformer.attention_bias_options import Disentangled
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.models.transformer.distance_vectors import by_key
 from t5x_like.models.transformer.inputs import AttentionInputs

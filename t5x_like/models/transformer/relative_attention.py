@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from t5x_like.models.transformer.attention import Attention
-from t5x_like.models.transformer.attention_kinds import RelativeBuckets
+from t5x_like.models.transformer.attention_bias_options import RelativeBuckets
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.models.transformer.inputs import AttentionInputs
 from t5x_like.models.transformer.position_bias import RelativeBias
