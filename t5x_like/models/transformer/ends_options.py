@@ -188,10 +188,12 @@ class Untied:
 
     Attributes:
       soft_cap: as of `tied`.
+      bias: whether each token has a bias.
     """
 
     name: str = "untied"
     soft_cap: float = 0.0
+    bias: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "soft_cap")

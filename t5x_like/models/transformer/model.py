@@ -53,6 +53,8 @@ class LanguageModel(TransformerStack):
         self.transform = HeadTransform(o, o.head, rngs) if isinstance(o.head, ends_options.MaskedLMHead) else None
         untied = isinstance(o.head, ends_options.Untied)
         self.head = Embedding(o.vocab_size, o.embed, "vocab", std=o.head_std(), rngs=rngs) if untied else None
+        biased = untied and o.head.bias
+        self.head_bias = parameter(rngs, (o.vocab_size,), ("vocab",), "bias") if biased else None
 
     def __call__(  # type: ignore[override]
         self,
@@ -119,8 +121,8 @@ class LanguageModel(TransformerStack):
     def output_head(self) -> OutputHead:
         """The table, bias and soft cap that turn hidden states into logits."""
         table = self.tokens if self.head is None else self.head
-        bias_v = None if self.transform is None else self.transform.bias[...]
-        return OutputHead(table.table[...], bias_v, self.options.head.soft_cap)
+        bias = self.head_bias if self.transform is None else self.transform.bias
+        return OutputHead(table.table[...], None if bias is None else bias[...], self.options.head.soft_cap)
 
     def logits(self, hidden_btd: jax.Array) -> jax.Array:
         """float32 [batch, length, vocab] scores of every token of the vocabulary."""
