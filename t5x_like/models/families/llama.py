@@ -1,116 +1,38 @@
-"""Llama and its kin: RMSNorm, rotary positions, SwiGLU, no biases.
-
-Llama 1 (Touvron et al. 2023a, section 2.2, table 2), Llama 2 (2023b, section 2.2), Llama 3, 3.1 and 3.2 (Grattafiori
-et al. 2024, table 3, and the released files), Code Llama (Rozière et al. 2023, section 2), SmolLM and SmolLM2 (Allal et
-al. 2025, section 4). They differ in sizes, vocabulary and the wavelengths of their positions.
-"""
-
-from collections.abc import Mapping
-from typing import Any
+"""Llama (Touvron et al. 2023, section 2.2; Llama 2, section 2.2): RMSNorm, rotary positions, SwiGLU, no biases."""
 
 from t5x_like.models.families import decoder, names
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
-from t5x_like.sections import merged
-
-_VALUES: Mapping[str, Any] = {
-    "vocab_size": 32000,
-    "max_length": 4096,
-    "decoder": {
-        "positions": {"name": "rope", "theta": 10000.0},
-        "layer": {
-            "feed_forward": {"activation": "silu", "gated": True},
-            "norm": {"kind": "rmsnorm", "epsilon": 1e-5},
-        },
-    },
-    "head": "untied",
-}
-_7B = decoder(layers=32, embed=4096, heads=32, head_dim=128, hidden=11008)
-_13B = decoder(layers=40, embed=5120, heads=40, head_dim=128, hidden=13824)
-_70B = decoder(layers=80, embed=8192, heads=64, kv_heads=8, head_dim=128, hidden=28672)
-_405B = decoder(layers=126, embed=16384, heads=128, kv_heads=8, head_dim=128, hidden=53248)
-_8B = decoder(layers=32, embed=4096, heads=32, kv_heads=8, head_dim=128, hidden=14336)
-
-
-def _kin(sizes: Mapping[str, Mapping[str, Any]], theta: float = 10000.0, **values: Any) -> Preset:
-    """Llama with another base of its positions and other values."""
-    over = {"decoder": {"positions": {"theta": theta}}}
-    own = merged(Transformer, merged(Transformer, _VALUES, over), values)
-    return Preset(Transformer, values=own, sizes=sizes, hugging_face=names.LLAMA)
-
-
-def _scaled(factor: float) -> dict[str, Any]:
-    """Llama 3.1's wavelengths, for rows of 131,072 tokens after 8,192."""
-    scaling = {"kind": "llama3", "factor": factor, "low": 1.0, "high": 4.0, "original_length": 8192}
-    return {"positions": {"scaling": scaling}}
-
 
 FAMILY = Preset(
     Transformer,
-    values=_VALUES,
+    values={
+        "vocab_size": 32000,
+        "max_length": 4096,
+        "decoder": {
+            "positions": {"name": "rope", "theta": 10000.0},
+            "layer": {
+                "feed_forward": {"activation": "silu", "gated": True},
+                "norm": {"kind": "rmsnorm", "epsilon": 1e-5},
+            },
+        },
+        "head": "untied",
+    },
     hugging_face=names.LLAMA,
     sizes={
         "1b": decoder(layers=22, embed=2048, heads=32, kv_heads=4, head_dim=64, hidden=5632),
-        "7b": _7B,
-        "13b": _13B,
-        "70b": _70B,
-        # Of Llama 3, on rows of 8,192 tokens.
-        "405b": {**merged(Transformer, _405B, {"decoder": {"positions": {"theta": 500000.0}}}), "vocab_size": 128256}
-        | {"max_length": 8192},
+        "7b": decoder(layers=32, embed=4096, heads=32, head_dim=128, hidden=11008),
+        "13b": decoder(layers=40, embed=5120, heads=40, head_dim=128, hidden=13824),
+        "70b": decoder(layers=80, embed=8192, heads=64, kv_heads=8, head_dim=128, hidden=28672),
+        # Llama 3.1 (Grattafiori et al. 2024, table 3).
+        "405b": {
+            "vocab_size": 128256,
+            "max_length": 8192,
+            "embed": 16384,
+            "decoder": {
+                **decoder(layers=126, embed=16384, heads=128, kv_heads=8, head_dim=128, hidden=53248)["decoder"],
+                "positions": {"theta": 500000.0},
+            },
+        },
     },
-)
-
-VERSION_1 = _kin(
-    {
-        "7b": _7B,
-        "13b": _13B,
-        "33b": decoder(layers=60, embed=6656, heads=52, head_dim=128, hidden=17920),
-        "65b": decoder(layers=80, embed=8192, heads=64, head_dim=128, hidden=22016),
-    },
-    max_length=2048,
-    decoder={"layer": {"norm": {"epsilon": 1e-6}}},
-)
-
-VERSION_3 = _kin({"8b": _8B, "70b": _70B}, 500000.0, vocab_size=128256, max_length=8192)
-
-VERSION_3_1 = _kin(
-    {"8b": _8B, "70b": _70B, "405b": _405B}, 500000.0, vocab_size=128256, max_length=131072, decoder=_scaled(8.0)
-)
-
-VERSION_3_2 = _kin(
-    {
-        "1b": decoder(layers=16, embed=2048, heads=32, kv_heads=8, head_dim=64, hidden=8192),
-        "3b": decoder(layers=28, embed=3072, heads=24, kv_heads=8, head_dim=128, hidden=8192),
-    },
-    500000.0,
-    vocab_size=128256,
-    max_length=131072,
-    decoder=_scaled(32.0),
-    head="tied",
-)
-
-CODE = _kin(
-    {
-        "7b": _7B,
-        "13b": _13B,
-        "34b": decoder(layers=48, embed=8192, heads=64, kv_heads=8, head_dim=128, hidden=22016, vocab_size=32000),
-        "70b": _70B,
-    },
-    1e6,
-    vocab_size=32016,
-    max_length=16384,
-)
-
-_SMOL = {
-    "135m": decoder(layers=30, embed=576, heads=9, kv_heads=3, head_dim=64, hidden=1536),
-    "360m": decoder(layers=32, embed=960, heads=15, kv_heads=5, head_dim=64, hidden=2560),
-    "1.7b": decoder(layers=24, embed=2048, heads=32, head_dim=64, hidden=8192),
-}
-SMOL = _kin(_SMOL, vocab_size=49152, max_length=2048, head="tied")
-SMOL_2 = _kin(
-    _SMOL | {"1.7b": merged(Transformer, _SMOL["1.7b"], {"decoder": {"positions": {"theta": 130000.0}}})},
-    100000.0,
-    vocab_size=49152,
-    max_length=8192,
-    head="tied",
 )

@@ -1,4 +1,4 @@
-"""Qwen3 (Yang et al. 2025, section 2, tables 1 and 2): Llama with a norm of each query and key; dense, or of experts."""
+"""Qwen3 (Yang et al. 2025, section 2, tables 1 and 2): Llama with a norm of each query and key, dense or of experts."""
 
 from collections.abc import Iterable
 from typing import Any

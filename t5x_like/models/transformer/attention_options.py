@@ -11,16 +11,16 @@ NORMED = ("head", "heads")
 
 @dataclass(frozen=True, kw_only=True)
 class NormedDotProduct(DotProduct):
-    """Dot-product attention with an RMSNorm of queries and keys before they are rotated (Dehghani et al. 2023, section 2).
+    """Dot-product attention with an RMSNorm of queries and keys, before they are rotated (Dehghani et al. 2023).
 
     Attributes:
-      over: `head`, each head by itself with one scale for all (Qwen3, 2025, section 2); or `heads`, all heads of a token
-        at once (OLMo 2, 2025, section 3.1).
+      over: `head`, each head by itself with one scale for all (Qwen3, 2025, section 2); or `heads`, all heads of a
+        token at once (OLMo 2, 2025, section 3.1).
       epsilon: added under the root.
       unit_offset: as of the norms of a layer.
     """
 
-    module: ClassVar[str] = "t5x_like.models.transformer.normed_attention:NormedAttention"
+    module: ClassVar[str] = "t5x_like.models.transformer.attention_kinds:NormedAttention"
 
     name: str = "normed"
     over: str = "head"
@@ -37,6 +37,6 @@ class NormedDotProduct(DotProduct):
 class Sinks(DotProduct):
     """Dot-product attention with a learned score of each head that takes weight and gives nothing (gpt-oss, 2025)."""
 
-    module: ClassVar[str] = "t5x_like.models.transformer.sink_attention:SinkAttention"
+    module: ClassVar[str] = "t5x_like.models.transformer.attention_kinds:SinkAttention"
 
     name: str = "sinks"

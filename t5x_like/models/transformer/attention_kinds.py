@@ -1,4 +1,4 @@
-"""Attention with norms of its queries and keys, which keep the scores from growing (Dehghani et al. 2023, section 2).
+"""Attention with norms of its queries and keys, and attention with sinks.
 
 Shapes: b batch, t length, h heads, k key-value heads, e head width, d width.
 """
@@ -10,14 +10,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_like.models.norm import Norm
+from t5x_like.models.parameters import parameter
 from t5x_like.models.transformer.attention import Attention
-from t5x_like.models.transformer.attention_options import NormedDotProduct
+from t5x_like.models.transformer.attention_options import NormedDotProduct, Sinks
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.models.transformer.layer_options import NormOptions
 
 
 class NormedAttention(Attention):
-    """`Attention` whose queries and keys are normed before they are rotated, each head by itself or all at once."""
+    """`Attention` whose queries and keys are normed before they are rotated, each head by itself or all at once.
+
+    It keeps the scores from growing (Dehghani et al. 2023, section 2).
+    """
 
     def __init__(self, model: Transformer, options: NormedDotProduct, rngs: nnx.Rngs, **where: Any) -> None:
         """Builds the parts; see `Attention`."""
@@ -48,3 +52,15 @@ class NormedAttention(Attention):
         if self.of_each:
             return norm(x_bthe)
         return norm(x_bthe.reshape(*x_bthe.shape[:2], -1)).reshape(x_bthe.shape)
+
+
+class SinkAttention(Attention):
+    """`Attention` whose heads may look at nothing (gpt-oss, 2025, section 2; Xiao et al. 2023, section 3.3).
+
+    The softmax is over the scores of the keys and one more of each head, learned, whose weight goes nowhere.
+    """
+
+    def __init__(self, model: Transformer, options: Sinks, rngs: nnx.Rngs, **where: Any) -> None:
+        """Builds the parts; see `Attention`."""
+        super().__init__(model, options, rngs, **where)
+        self.sinks = parameter(rngs, (options.heads,), ("heads",), "bias")
