@@ -77,6 +77,8 @@ def built(case: dict[str, Any]) -> tuple[Any, list[str]]:
         safetensors.torch.save_file(values, file, metadata={"format": "pt"})
         (Path(directory) / "config.json").write_text(json.dumps(config))
         model = kind.from_pretrained(directory, attn_implementation="eager", dtype=torch.float32)
+    # The library overwrites this of a T5, and umT5 then divides the logits of a head of its own.
+    model.config.tie_word_embeddings = config.get("tie_word_embeddings", model.config.tie_word_embeddings)
     return model.eval(), sorted(shapes)
 
 
@@ -88,7 +90,7 @@ def forward(model: Any, config: dict[str, Any], rows: dict[str, Any], lengths: l
     mask = (inputs["targets"] >= 0).long()
     types = {"token_type_ids": inputs["types"]} if "types" in inputs else {}
     if "inputs" not in inputs:
-        return model(input_ids=inputs["tokens"], attention_mask=mask, **types, use_cache=False).logits
+        return _scores(model(input_ids=inputs["tokens"], attention_mask=mask, **types, use_cache=False))
     return model(
         input_ids=inputs["inputs"],
         attention_mask=(inputs["inputs"] > 0).long(),
@@ -96,6 +98,19 @@ def forward(model: Any, config: dict[str, Any], rows: dict[str, Any], lengths: l
         decoder_attention_mask=mask,
         use_cache=False,
     ).logits
+
+
+def _scores(output: Any) -> Any:
+    """Logits [rows, length, classes]: beside those of tokens those of the row's text, where there are both."""
+    import torch
+
+    for name in ("seq_relationship_logits", "sop_logits"):
+        if name in output:
+            pairs, tokens = output[name][:, None], output.prediction_logits
+            return torch.cat([tokens, pairs.expand(-1, tokens.shape[1], -1)], -1)
+    if output.logits.ndim == 2:  # ELECTRA: the one of a token for having been replaced
+        return torch.stack([torch.zeros_like(output.logits), output.logits], -1)
+    return output.logits
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ Shapes: b batch, t length, d width.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from flax import nnx
 from t5x_like.kernels import attention as kernels
 from t5x_like.kernels.xla import within
 from t5x_like.models.dropout import RowRngs, dropout
-from t5x_like.models.linear import Embedding
+from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.norm import Norm
 from t5x_like.models.transformer import config
 from t5x_like.models.transformer import residual_stream as stream
@@ -21,8 +22,8 @@ from t5x_like.models.transformer.inputs import AttentionInputs, Encoded
 from t5x_like.models.transformer.layer import LayerGroup
 from t5x_like.models.transformer.layer_options import LayerOptions
 from t5x_like.models.transformer.layers import Layers
-from t5x_like.models.transformer.position_bias import bias_of
 from t5x_like.models.transformer.positions import local_rotation, rotation, sinusoids
+from t5x_like.models.transformer.shared_layers import SharedLayers
 from t5x_like.models.transformer.single_layers import SingleLayers
 
 
@@ -50,10 +51,14 @@ class TransformerStack(nnx.Module):
         table = model.init_std or 0.02
         learned = o.positions.name == "learned"
         types = getattr(o.embeddings, "types", 0)
-        self.positions = Embedding(model.max_length, model.embed, "position", std=table, rngs=rngs) if learned else None
-        self.types = Embedding(types, model.embed, "position", std=table, rngs=rngs) if types else None
-        self.embedding_norm = Norm(o.layer.norm, model.embed, rngs) if getattr(o.embeddings, "norm", False) else None
-        self.bias = bias_of(o.positions, o.layer.attention.heads, rngs, causal=causal)
+        places, width = model.max_length + o.offset, o.width or model.embed
+        self.positions = Embedding(places, width, "position", std=table, rngs=rngs) if learned else None
+        self.types = Embedding(types, width, "position", std=table, rngs=rngs) if types else None
+        self.embedding_norm = Norm(o.layer.norm, width, rngs) if getattr(o.embeddings, "norm", False) else None
+        widen = partial(Linear, width, model.embed, ("mlp", "embed"), bias=True, std=model.init_std)
+        self.widen = widen(rngs=rngs) if o.width else None
+        self.bias = o.positions.build_bias(o.layer.attention.heads, rngs, causal=causal)
+        self.distances = o.positions.build_vectors(model, o.layer.norm, rngs)
         self.mask_kinds = tuple(dict.fromkeys(layer.attention for layer in (*o.leading_layers, *o.group)))
 
         def group(rngs: nnx.Rngs) -> nnx.Module:
@@ -64,7 +69,7 @@ class TransformerStack(nnx.Module):
             return SingleLayers([self._layer(layer, rngs, cross) for layer in layers]) if layers else None
 
         self.leading = single(o.leading_layers)
-        self.blocks = Layers(group, o.repetitions, rngs)
+        self.blocks = (SharedLayers if o.shared else Layers)(group, o.repetitions, rngs)
         self.trailing = single(o.trailing_layers)
         self.norm = None if o.layer.norm.position == "post" else Norm(o.layer.norm, model.embed, rngs)
 
@@ -100,14 +105,15 @@ class TransformerStack(nnx.Module):
             if self.stack.embeddings.scaled:
                 x_btd = x_btd * self.model.embed**0.5
         if self.positions is not None:
-            x_btd = x_btd + self.positions(positions_bt, dtype)
+            x_btd = x_btd + self.positions(positions_bt + self.stack.offset, dtype)
         if self.stack.positions.name == "sinusoidal":
-            x_btd = x_btd + sinusoids(positions_bt, self.model.embed, self.stack.positions.longest, dtype)
+            x_btd = x_btd + sinusoids(positions_bt, x_btd.shape[-1], self.stack.positions.longest, dtype)
         if self.types is not None:
             x_btd = x_btd + self.types(jnp.zeros_like(positions_bt) if types_bt is None else types_bt, dtype)
         if self.embedding_norm is not None:
             x_btd = self.embedding_norm(x_btd)
-        return stream.constrain(dropout(x_btd, self.model.dropout, rngs and rngs.fold(0)))
+        x_btd = dropout(x_btd, self.model.dropout, rngs and rngs.fold(0))
+        return stream.constrain(x_btd if self.widen is None else self.widen(x_btd))
 
     # --- Layers -------------------------------------------------------------------------------------------------------
 
@@ -185,6 +191,7 @@ class TransformerStack(nnx.Module):
             masks=tuple(masks),
             **self._rotations(positions_bt),
             bias=bias,
+            distances_1md=None if self.distances is None else self.distances(t, t, x_btd.dtype),
             encoded_bsd=None if encoded is None else encoded.states_bsd,
             encoded_mask=encoded_mask,
         )
