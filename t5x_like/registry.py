@@ -56,15 +56,21 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "starcoder2": "t5x_like.models.families.starcoder:VERSION_2",
         "t5": "t5x_like.models.families.t5:ORIGINAL",
         "t5_1_1": "t5x_like.models.families.t5:VERSION_1_1",
+        "t5_decoder": "t5x_like.models.families.t5:DECODER",
         "ul2": "t5x_like.models.families.t5:UL2",
         "umt5": "t5x_like.models.families.t5:UNI_MAX",
+        "xlnet": "t5x_like.models.families.xlnet:FAMILY",
     },
     "attention": {
         "disentangled": "t5x_like.models.transformer.attention_bias_options:Disentangled",
         "dot_product": "t5x_like.models.transformer.layer_options:DotProduct",
         "normed": "t5x_like.models.transformer.attention_options:NormedDotProduct",
         "relative": "t5x_like.models.transformer.attention_bias_options:RelativeBuckets",
+<<<<<<< HEAD
         "sinks": "t5x_like.models.transformer.attention_options:Sinks",
+=======
+        "two_stream": "t5x_like.models.transformer.attention_bias_options:TwoStream",
+>>>>>>> main
     },
     "feed_forward": {
         "dense": "t5x_like.models.transformer.layer_options:Dense",
@@ -137,6 +143,8 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "cosine": "t5x_like.optim.schedules:Cosine",
         "rsqrt": "t5x_like.optim.schedules:ReciprocalSquareRoot",
         "wsd": "t5x_like.optim.schedules:WarmupStableDecay",
+        "factors": "t5x_like.optim.schedules_t5x:Factors",
+        "optax": "t5x_like.optim.schedules_optax:OptaxSchedule",
     },
     "source": {
         "none": "t5x_like.experiment:NoSource",

@@ -50,7 +50,8 @@ def library(case: dict[str, Any]) -> dict[str, Any]:
         if parameters[name] is not table and parameters[name].grad is not None and ".weight" in name
     ]
     middle = matrices[len(matrices) // 2]
-    expected = cases.summary(
+    more = {"streams": _streams(model, rows)} if case["config"]["model_type"] == "xlnet" else {}
+    expected = more | cases.summary(
         logits.detach().numpy(), loss.detach(), table.grad.numpy(), parameters[middle].grad.numpy(), lengths
     )
     return {**case, "names": names, "middle": middle, "expected": expected}
@@ -111,6 +112,24 @@ def _scores(output: Any) -> Any:
     if output.logits.ndim == 2:  # ELECTRA: the one of a token for having been replaced
         return torch.stack([torch.zeros_like(output.logits), output.logits], -1)
     return output.logits
+
+
+def _streams(model: Any, rows: dict[str, Any]) -> dict[str, Any]:
+    """Of XLNet's first row: logits of its second stream, and of its second half with a memory of the first."""
+    import torch
+
+    tokens = torch.from_numpy(rows["tokens"][:1]).long()
+    order = torch.from_numpy(cases.order(tokens.shape[1]))
+    hidden = (order[:, None] <= order[None, :]).float()[None]  # of another row's token, and a token's own
+    with torch.no_grad():
+        queries = model(input_ids=tokens, perm_mask=hidden, target_mapping=torch.eye(tokens.shape[1])[None]).logits
+        half = tokens.shape[1] // 2
+        first = model(input_ids=tokens[:, :half], use_mems=True)
+        second = model(input_ids=tokens[:, half:], mems=first.mems, use_mems=True).logits
+    return {
+        name: array[0, :, :5].numpy().astype(float).tolist()
+        for name, array in (("queries", queries), ("memory", second))
+    }
 
 
 def main() -> int:

@@ -52,3 +52,22 @@ class Disentangled(DotProduct):
         super().__post_init__()
         if self.kv_heads != self.heads:
             raise ExperimentError("kv_heads", f"{self.kv_heads} differs from heads={self.heads}; use as many")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStream(DotProduct):
+    """XLNet's attention (Yang et al. 2019, section 2.3 and appendix A.2): distances, offsets and types in every layer.
+
+    Places are told by `positions_bt`, so that queries of a second stream may stand behind the tokens of a row, with a
+    mask that says what they see; and keys may reach into a memory of earlier rows (`segment_recurrence`).
+    """
+
+    module: ClassVar[str] = f"{_FOLDER}.two_stream_attention:TwoStreamAttention"
+    has_content_bias: ClassVar[bool] = True
+
+    name: str = "two_stream"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kv_heads != self.heads:
+            raise ExperimentError("kv_heads", f"{self.kv_heads} differs from heads={self.heads}; use as many")

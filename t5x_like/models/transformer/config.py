@@ -105,6 +105,11 @@ class Stack:
         return int(getattr(self.embeddings, "width", 0))
 
     @property
+    def asked(self) -> bool:
+        """Whether there is a vector of its own for a token that is asked for."""
+        return bool(getattr(self.embeddings, "asked", False))
+
+    @property
     def offset(self) -> int:
         """Rows of the table of positions before the first one's."""
         return int(getattr(self.positions, "offset", 0))

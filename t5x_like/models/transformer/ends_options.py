@@ -220,6 +220,8 @@ class Tokens:
       norm: whether there is a norm after the embeddings.
       width: of the tables, with a linear layer from there to `model.embed` (ALBERT, Lan et al. 2020, section 3.1); 0
         for tables of `model.embed` and no such layer.
+      asked: whether there is a vector of its own, under the id −1, for a token that is asked for by its place alone
+        (XLNet's w, Yang et al. 2019, section 2.3).
       scaled: whether the tokens' embeddings are multiplied by √embed (Vaswani et al. 2017, section 3.4).
     """
 
@@ -227,6 +229,7 @@ class Tokens:
     types: int = 0
     norm: bool = False
     width: int = 0
+    asked: bool = False
     scaled: bool = False
 
     def __post_init__(self) -> None:
@@ -269,14 +272,20 @@ class Tied(Head):
     Attributes:
       soft_cap: c of c·tanh(logit / c) (Gemma 2, 2024, section 2); 0 for none.
       rescaled: whether the logits are divided by √embed, which suits a table of entries near 1.
+      bias: whether each token has a bias.
     """
 
     name: str = "tied"
     soft_cap: float = 0.0
     rescaled: bool = False
+    bias: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "soft_cap")
+
+    def build_transform(self, model: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """See `Head.build_transform`."""
+        return registry.imported("t5x_like.models.transformer.heads:TableBias")(model, rngs) if self.bias else None
 
 
 @dataclass(frozen=True, kw_only=True)

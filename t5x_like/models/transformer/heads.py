@@ -31,6 +31,18 @@ class MaskedLMTransform(nnx.Module):
         return stream.constrain(self.norm(self.activation(self.dense(x_btd))))
 
 
+class TableBias(nnx.Module):
+    """A bias for each row of a head's table, and nothing before it."""
+
+    def __init__(self, model: config.Transformer, rngs: nnx.Rngs) -> None:
+        """Builds the biases."""
+        self.bias = parameter(rngs, (model.vocab_size,), ("vocab",), "bias")
+
+    def __call__(self, x_btd: jax.Array) -> jax.Array:
+        """[batch, length, embed] as it is."""
+        return x_btd
+
+
 class TokenClassesTransform(nnx.Module):
     """The layer between the last states and the rows of tokens' classes: linear and activation (ELECTRA's code)."""
 

@@ -112,6 +112,7 @@ class LanguageModel(TransformerStack):
             rngs and rngs.fold(1),
             encoded=encoded,
             mask_bts=mask_bts,
+            types_bt=types_bt,
         )
 
     def output_head(self) -> OutputHead:

@@ -16,6 +16,7 @@ from t5x_like.kernels.xla import within
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.norm import Norm
+from t5x_like.models.parameters import parameter
 from t5x_like.models.transformer import config
 from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.models.transformer.inputs import AttentionInputs, Encoded
@@ -53,6 +54,7 @@ class TransformerStack(nnx.Module):
         types = getattr(o.embeddings, "types", 0)
         places, width = model.max_length + o.offset, o.width or model.embed
         self.positions = Embedding(places, width, "position", std=table, rngs=rngs) if learned else None
+        self.asked = parameter(rngs, (width,), ("embed",), "embedding", std=table) if o.asked else None
         self.types = Embedding(types, width, "position", std=table, rngs=rngs) if types else None
         self.embedding_norm = Norm(o.layer.norm, width, rngs) if getattr(o.embeddings, "norm", False) else None
         widen = partial(Linear, width, model.embed, ("mlp", "embed"), bias=True, std=model.init_std)
@@ -90,7 +92,7 @@ class TransformerStack(nnx.Module):
         """The residual stream before the first layer, [batch, length, embed].
 
         Args:
-          rows: int32 [batch, length] tokens; or what the stack's kind of embeddings takes.
+          rows: int32 [batch, length] tokens, −1 for one that is asked for; or what the stack's embeddings take.
           tokens: the model's table of tokens.
           positions_bt: int32 [batch, length].
           rngs: of dropout; None for none.
@@ -102,6 +104,8 @@ class TransformerStack(nnx.Module):
         else:
             assert tokens is not None  # embeddings of tokens have a table
             x_btd = stream.gather_lookup(tokens(rows, dtype))
+            if self.asked is not None:
+                x_btd = jnp.where(rows[..., None] < 0, self.asked[...].astype(dtype), x_btd)
             if self.stack.embeddings.scaled:
                 x_btd = x_btd * self.model.embed**0.5
         if self.positions is not None:
@@ -126,6 +130,7 @@ class TransformerStack(nnx.Module):
         *,
         encoded: Encoded | None = None,
         mask_bts: jax.Array | None = None,
+        types_bt: jax.Array | None = None,
     ) -> jax.Array:
         """Final states of packed rows, [batch, length, embed].
 
@@ -136,8 +141,9 @@ class TransformerStack(nnx.Module):
           rngs: of dropout; None for none.
           encoded: an encoder's output, where the layers attend to one.
           mask_bts: bool [batch, length, length], who may attend to whom in place of what segments and kind say.
+          types_bt: int32 [batch, length], where attention tells types of token apart; None is 0 for all.
         """
-        inputs = self._inputs(x_btd, positions_bt, segment_ids_bt, encoded, mask_bts)
+        inputs = self._inputs(x_btd, positions_bt, segment_ids_bt, encoded, mask_bts, types_bt)
         x_btd, _ = self._through(x_btd, None, rngs, inputs)
         return x_btd if self.norm is None else self.norm(x_btd)
 
@@ -164,6 +170,7 @@ class TransformerStack(nnx.Module):
         segment_ids_bt: jax.Array,
         encoded: Encoded | None,
         mask_bts: jax.Array | None,
+        types_bt: jax.Array | None,
     ) -> AttentionInputs:
         b, t, _ = x_btd.shape
         bias = None if self.bias is None else self.bias(t, t)
@@ -191,6 +198,7 @@ class TransformerStack(nnx.Module):
             masks=tuple(masks),
             **self._rotations(positions_bt),
             bias=bias,
+            types_bt=types_bt,
             distances_1md=None if self.distances is None else self.distances(t, t, x_btd.dtype),
             encoded_bsd=None if encoded is None else encoded.states_bsd,
             encoded_mask=encoded_mask,

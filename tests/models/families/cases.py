@@ -60,6 +60,11 @@ def rows(case):
     return lengths, made
 
 
+def order(length):
+    """A factorisation order: of each token its number in it, int64 [length]."""
+    return np.random.default_rng(29).permutation(length)
+
+
 def project(array, seed):
     """A matrix or a batch of them, float64, by a few random directions along its first and last axes."""
     rng = np.random.default_rng(seed)
