@@ -66,11 +66,8 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "dot_product": "t5x_like.models.transformer.layer_options:DotProduct",
         "normed": "t5x_like.models.transformer.attention_options:NormedDotProduct",
         "relative": "t5x_like.models.transformer.attention_bias_options:RelativeBuckets",
-<<<<<<< HEAD
         "sinks": "t5x_like.models.transformer.attention_options:Sinks",
-=======
         "two_stream": "t5x_like.models.transformer.attention_bias_options:TwoStream",
->>>>>>> main
     },
     "feed_forward": {
         "dense": "t5x_like.models.transformer.layer_options:Dense",
