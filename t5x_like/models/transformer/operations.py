@@ -47,6 +47,7 @@ def _layer(model: Any, layer: Any, length: int, inputs: int, *, causal: bool) ->
         shared = getattr(forward, "shared_hidden", 0) * mlp // forward.hidden
         mlp = forward.experts_per_token * mlp + model.embed * forward.experts + shared
     pair *= 6  # forward and backward
+    mlp += layer.convolution * model.embed**2
     found = length * (6 * (queries + keys + mlp)) + pair * _pairs(length, attention.window, causal)
     return found + (length * (6 * queries + pair * inputs) + inputs * 6 * keys if inputs else 0)
 
