@@ -1,4 +1,4 @@
-"""What the page on T5X assumes: a `tasks.py` with T5's preprocessors and metrics, its data, and gin files of T5X's form."""
+"""A T5X user's `tasks.py` with T5's preprocessors and metrics, its data, and gin files of T5X's form."""
 
 import json
 from pathlib import Path
