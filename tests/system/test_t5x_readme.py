@@ -119,7 +119,7 @@ def test_inference_writes_a_line_an_example_and_does_nothing_twice(found):
     assert isinstance(rows[0]["prediction"], str) and rows[0].keys() == {"inputs", "prediction"}
     part = lines(place / "inferred" / "mine_translation-predict_with_aux.jsonl-00001-of-00002")
     assert len(part) == aux["files"][0]["lines"] < 8
-    assert len(part[0]["prediction"]) == 2 and part[0]["aux"]["scores"] == sorted(part[0]["aux"]["scores"])
+    assert len(part[0]["prediction"]) == len(part[0]["aux"]["scores"]) == 2
     scored = lines(Path(score["files"][0]["file"]))
     assert len(scored) == 8 and all(row["score"] < 0 for row in scored)
     assert not list((place / "inferred").glob("tmp-*"))
