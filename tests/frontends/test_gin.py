@@ -12,7 +12,7 @@ from t5x_like.frontends.gin.load import load
 from t5x_like.frontends.gin.signatures import SIGNATURES
 from t5x_like.sections import flatten
 
-CONFIGS = [Path(path).stem for path in shipped.listing("configs", ".py")]
+CONFIGS = [Path(path).stem for path in shipped.listing("configs", ".py") if Path(path).parent.name == "configs"]
 PRETRAIN = ["gin/models/t5_1_1/small.gin", "gin/runs/pretrain.gin"]
 GIVEN = [
     "MIXTURE_OR_TASK_NAME = 'mine'",
