@@ -288,7 +288,7 @@ def announce(
     experiment: Experiment, job: RunOptions, journal: Journal, start: int, first: Initialization | None
 ) -> None:
     """Says where this process begins, and what it was asked for and cannot do."""
-    if start:
+    if start and first is None:
         journal.message(f"going on from step {start}")
     for line in first.lines() if first else ():
         journal.message(line)
