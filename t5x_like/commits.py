@@ -102,7 +102,7 @@ class Commits:
         self._frozen = run.frozen_paths()
         latest = None if first else self._store.latest()
         if latest is None:
-            return Start((first or Initialization(run)).state())
+            return Start((first or Initialization(run, run)).state())
         workdir.require_same(self._store.commit(latest), self._experiment)
         restored = self._store.restore(latest, run.abstract_state())
         self._require_same_data(restored.meta["data"], latest)

@@ -47,6 +47,11 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "adaptation": {
         "lora": "t5x_like.adaptations.lora:LoRA",
+        "ia3": "t5x_like.adaptations.ia3:IA3",
+        "bottleneck": "t5x_like.adaptations.bottleneck:Bottleneck",
+        "prompt": "t5x_like.adaptations.prompt:PromptTuning",
+        "bitfit": "t5x_like.adaptations.bitfit:BitFit",
+        "quantize": "t5x_like.adaptations.quantize:Quantize",
         "prefix": "t5x_like.adaptations.prefix:Prefix",
     },
     "objective": {

@@ -123,7 +123,8 @@ class LanguageModel(TransformerStack):
     def _decode(
         self, tokens_bt: jax.Array, cache: Any, slot: jax.Array, slots: int, encoded_mask: jax.Array | None = None
     ) -> tuple[jax.Array, Any]:
-        x_btd = self.embed(tokens_bt, self.tokens, places(slot, *tokens_bt.shape))
+        slot = slot + self.prompt_length
+        x_btd = self.embed(tokens_bt, self.tokens, places(slot, *tokens_bt.shape), continues=True)
         x_btd, cache = self.continued(x_btd, cache, slot, slots, encoded_mask)
         return self._finish(x_btd, None), cache
 
@@ -196,8 +197,10 @@ class EncoderDecoder(LanguageModel):
         o, rngs = self.options, rngs and rngs.fold(3)
         inside = rngs and rngs.fold(1)
         x_bsd = self.encoder.embed(rows, self.tokens, positions_bs, rngs)
-        x_bsd = self.encoder(x_bsd, positions_bs, segment_ids_bs, inside and inside.fold(0))
+        x_bsd = self.encoder.all_states(x_bsd, positions_bs, segment_ids_bs, inside and inside.fold(0))
         x_bsd = dropout(x_bsd, o.dropout if o.dropout_inside else 0.0, inside and inside.fold(1))
+        if self.encoder.prompt is not None:
+            segment_ids_bs = self.encoder.prompt.before_segments(segment_ids_bs)
         return Encoded(stream.gather(x_bsd), segment_ids_bs)
 
     def encoded_cache(self, encoded: Encoded, slots: int) -> EncodedCache:

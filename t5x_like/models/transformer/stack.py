@@ -160,6 +160,40 @@ def _unrolled(body: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax
     return x, jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *outputs)
 
 
+class Prompt(nnx.Module):
+    """Trained rows in front of the embedded tokens of every row (Lester et al. 2021, section 2); see `adaptations`.
+
+    Attributes:
+      length: p, how many there are.
+      rows: float32 [p, embed].
+    """
+
+    def __init__(self, rows: nnx.Param) -> None:
+        """Takes the trained rows."""
+        self.rows, self.length = rows, rows.shape[0]
+
+    def before(self, x_btd: jax.Array) -> jax.Array:
+        """[batch, length, embed] → [batch, p + length, embed]."""
+        rows_pd = self.rows[...].astype(x_btd.dtype)
+        return jnp.concatenate([jnp.broadcast_to(rows_pd, (len(x_btd), *rows_pd.shape)), x_btd], 1)
+
+    def before_positions(self, positions_bt: jax.Array) -> jax.Array:
+        """int32 [batch, p + length]: the prompt's are the first ones."""
+        own_bt = jnp.broadcast_to(jnp.arange(self.length, dtype=positions_bt.dtype), (len(positions_bt), self.length))
+        return jnp.concatenate([own_bt, positions_bt + self.length], 1)
+
+    def before_segments(self, segment_ids_bt: jax.Array) -> jax.Array:
+        """int32 [batch, p + length]: a prompt belongs to the one text of the row."""
+        return jnp.pad(segment_ids_bt, ((0, 0), (self.length, 0)), constant_values=1)
+
+    def before_mask(self, mask_bts: jax.Array) -> jax.Array:
+        """bool [batch, p + length, p + length]: every token sees the prompt, which sees what is before it."""
+        p = self.length
+        seen_bts = jnp.pad(mask_bts, ((0, 0), (0, 0), (p, 0)), constant_values=True)
+        own_ps = jnp.tril(jnp.ones((p, p + mask_bts.shape[2]), bool))
+        return jnp.concatenate([jnp.broadcast_to(own_ps, (len(mask_bts), *own_ps.shape)), seen_bts], 1)
+
+
 class TransformerStack(nnx.Module):
     """Layers with what comes before and after them: positions, the bias by distance, and the final norm.
 
@@ -191,6 +225,7 @@ class TransformerStack(nnx.Module):
         self.mask_kinds = tuple(dict.fromkeys(layer.attention for layer in o.group))
         self.blocks = Layers(lambda rngs: self._group(rngs, cross), o.layers // len(o.group), rngs)
         self.norm = None if o.layer.norm.position == "post" else Norm(o.layer.norm, model.embed, rngs)
+        self.prompt: Prompt | None = None  # set by an adaptation
 
     def _group(self, rngs: nnx.Rngs, cross: bool) -> nnx.Module:
         """One repetition of the pattern: a layer, or a group of several."""
@@ -216,8 +251,10 @@ class TransformerStack(nnx.Module):
         positions_bt: jax.Array,
         rngs: RowRngs | None = None,
         types_bt: jax.Array | None = None,
+        *,
+        continues: bool = False,
     ) -> jax.Array:
-        """The residual stream before the first layer, [batch, length, embed].
+        """The residual stream before the first layer, [batch, length, embed], or [batch, prompt + length, embed].
 
         Args:
           rows: int32 [batch, length] tokens; or what the stack's kind of embeddings takes.
@@ -225,6 +262,7 @@ class TransformerStack(nnx.Module):
           positions_bt: int32 [batch, length].
           rngs: of dropout; None for none.
           types_bt: int32 [batch, length], where the stack has types of token; None is 0 for all.
+          continues: whether the rows continue what caches hold, in which a prompt already is.
         """
         dtype: Any = jnp.dtype(self.model.dtype)
         if self.embedder is not None:
@@ -232,6 +270,16 @@ class TransformerStack(nnx.Module):
         else:
             assert tokens is not None  # embeddings of tokens have a table
             x_btd = stream.gather_lookup(tokens(rows, dtype))
+        if self.prompt is not None and not continues:
+            x_btd, positions_bt = self.prompt.before(x_btd), self.prompt.before_positions(positions_bt)
+            types_bt = None if types_bt is None else jnp.pad(types_bt, ((0, 0), (self.prompt.length, 0)))
+        return self._embedded(x_btd, positions_bt, rngs, types_bt)
+
+    def _embedded(
+        self, x_btd: jax.Array, positions_bt: jax.Array, rngs: RowRngs | None, types_bt: jax.Array | None
+    ) -> jax.Array:
+        """What is looked up, with positions and types added."""
+        dtype: Any = jnp.dtype(self.model.dtype)
         if self.positions is not None:
             x_btd = x_btd + self.positions(positions_bt, dtype)
         if self.stack.positions.name == "sinusoidal":
@@ -257,13 +305,31 @@ class TransformerStack(nnx.Module):
         """Final states of packed rows, [batch, length, embed].
 
         Args:
-          x_btd: embedded rows; see `embed`.
+          x_btd: embedded rows, with the prompt where there is one; see `embed`.
           positions_bt: int32 [batch, length], each token's place in its segment.
           segment_ids_bt: int32 [batch, length]; tokens attend within their own segment. 0 is padding.
           rngs: of dropout; None for none.
           encoded: an encoder's output, where the layers attend to one.
           mask_bts: bool [batch, length, length], who may attend to whom in place of what segments and kind say.
         """
+        x_btd = self.all_states(x_btd, positions_bt, segment_ids_bt, rngs, encoded=encoded, mask_bts=mask_bts)
+        return x_btd if self.prompt is None else x_btd[:, self.prompt.length :]
+
+    def all_states(
+        self,
+        x_btd: jax.Array,
+        positions_bt: jax.Array,
+        segment_ids_bt: jax.Array,
+        rngs: RowRngs | None = None,
+        *,
+        encoded: Encoded | None = None,
+        mask_bts: jax.Array | None = None,
+    ) -> jax.Array:
+        """As `__call__`, with the states of a prompt before those of the rows."""
+        if self.prompt is not None:
+            positions_bt = self.prompt.before_positions(positions_bt)
+            segment_ids_bt = self.prompt.before_segments(segment_ids_bt)
+            mask_bts = None if mask_bts is None else self.prompt.before_mask(mask_bts)
         inputs = self._inputs(x_btd, positions_bt, segment_ids_bt, encoded, mask_bts)
         x_btd, _ = self.blocks(x_btd, None, rngs, inputs)
         return x_btd if self.norm is None else self.norm(x_btd)
@@ -323,7 +389,11 @@ class TransformerStack(nnx.Module):
         self.blocks.unstack()
 
     def empty_cache(self, batch: int, slots: int) -> tuple[Any, ...]:
-        """Room for the keys and values of `slots` tokens in every layer, in the computation's dtype."""
+        """Room for the keys and values of `slots` tokens in every layer, in the computation's dtype.
+
+        Those of a prompt are in front, and already there: no token of a row that is continued changes them.
+        """
+        slots += self.prompt_length
 
         def room(attention: Any) -> Cache:
             zeros = jnp.zeros((batch, attention.kv_heads, slots, attention.head_dim), self.model.dtype)
@@ -332,7 +402,18 @@ class TransformerStack(nnx.Module):
 
         group = tuple(layer.attention for layer in self.stack.group)
         caches = [tuple(map(room, group)) for _ in range(self.stack.layers // len(group))]
-        return tuple(each[0] if len(group) == 1 else each for each in caches)
+        empty = tuple(each[0] if len(group) == 1 else each for each in caches)
+        if self.prompt is None:
+            return empty
+        zeros_btd = jnp.zeros((batch, 0, self.model.embed), self.model.dtype)
+        places_bt = places(jnp.int32(0), batch, self.prompt.length)
+        x_btd = self._embedded(self.prompt.before(zeros_btd), places_bt, None, None)
+        return self.continued(x_btd, empty, jnp.int32(0), slots)[1]
+
+    @property
+    def prompt_length(self) -> int:
+        """How many slots of a cache a prompt takes."""
+        return 0 if self.prompt is None else self.prompt.length
 
     def continued(
         self,
