@@ -98,11 +98,10 @@ class LoRAAdapter(LinearAdapter):
             rngs, (*stack, inputs, options.rank), (*layers, linear.axes[0], None), "matrix", std=inputs**-0.5
         )
         self.lora_b = parameter(rngs, (*stack, options.rank, outputs), (*layers, None, linear.axes[1]), "matrix")
-        self.lora_magnitude: Any = None
-        if options.magnitude:
-            axes = (*layers, linear.axes[1])
-            self.lora_magnitude = parameter(rngs, (*stack, outputs), axes, "bias")
-            self.lora_magnitude[...] = _column_norms(linear.kernel[...])
+        magnitude = parameter(rngs, (*stack, outputs), (*layers, linear.axes[1]), "bias") if options.magnitude else None
+        self.lora_magnitude: Any = magnitude
+        if magnitude is not None:
+            magnitude[...] = _column_norms(linear.kernel[...])
 
     def __call__(self, x_bti: jax.Array, y_bto: jax.Array, linear: Linear) -> jax.Array:
         """[..., outputs]."""

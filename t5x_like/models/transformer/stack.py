@@ -179,7 +179,7 @@ class Prompt(nnx.Module):
 
     def before_positions(self, positions_bt: jax.Array) -> jax.Array:
         """int32 [batch, p + length]: the prompt's are the first ones."""
-        own_bt = jnp.broadcast_to(jnp.arange(self.length, dtype=positions_bt.dtype), (len(positions_bt), self.length))
+        own_bt = jnp.broadcast_to(jnp.arange(self.length), (len(positions_bt), self.length))
         return jnp.concatenate([own_bt, positions_bt + self.length], 1)
 
     def before_segments(self, segment_ids_bt: jax.Array) -> jax.Array:
@@ -225,7 +225,9 @@ class TransformerStack(nnx.Module):
         self.mask_kinds = tuple(dict.fromkeys(layer.attention for layer in o.group))
         self.blocks = Layers(lambda rngs: self._group(rngs, cross), o.layers // len(o.group), rngs)
         self.norm = None if o.layer.norm.position == "post" else Norm(o.layer.norm, model.embed, rngs)
-        self.prompt: Prompt | None = None  # set by an adaptation
+        # Set by an adaptation: rows in front of the tokens, and the place of the first token.
+        self.prompt: Prompt | None = None
+        self.first_position = 0
 
     def _group(self, rngs: nnx.Rngs, cross: bool) -> nnx.Module:
         """One repetition of the pattern: a layer, or a group of several."""
@@ -280,6 +282,7 @@ class TransformerStack(nnx.Module):
     ) -> jax.Array:
         """What is looked up, with positions and types added."""
         dtype: Any = jnp.dtype(self.model.dtype)
+        positions_bt = self._shifted(positions_bt)
         if self.positions is not None:
             x_btd = x_btd + self.positions(positions_bt, dtype)
         if self.stack.positions.name == "sinusoidal":
@@ -366,11 +369,14 @@ class TransformerStack(nnx.Module):
             positions_bt=positions_bt,
             segment_ids_bt=segment_ids_bt,
             masks=tuple(masks),
-            rotation=self._rotation(positions_bt),
+            rotation=self._rotation(self._shifted(positions_bt)),
             bias=bias,
             encoded_bsd=None if encoded is None else encoded.states_bsd,
             encoded_mask=encoded_mask,
         )
+
+    def _shifted(self, positions_bt: jax.Array) -> jax.Array:
+        return positions_bt + self.first_position if self.first_position else positions_bt
 
     def _kinds(self) -> list[Any]:
         """One attention module of each distinct kind in the stack, in the order of their masks."""
@@ -445,7 +451,7 @@ class TransformerStack(nnx.Module):
             positions_bt=positions_bt,
             segment_ids_bt=jnp.ones_like(positions_bt),
             masks=tuple(masks),
-            rotation=self._rotation(positions_bt),
+            rotation=self._rotation(self._shifted(positions_bt)),
             bias=bias,
             encoded_mask=encoded_mask,
             slot=slot,
