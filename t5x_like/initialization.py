@@ -63,7 +63,9 @@ class Initialization:
         """A jitted function of no arguments that gives the fresh values of some variables and computes no others."""
 
         def some() -> dict[str, jax.Array]:
-            return {".".join(path): value for path, value in self.base.first_values().items() if ".".join(path) in paths}
+            return {
+                ".".join(path): value for path, value in self.base.first_values().items() if ".".join(path) in paths
+            }
 
         wanted = _variables(self.base.abstract_state())
         return jax.jit(some, out_shardings={path: wanted[path].sharding for path in paths})

@@ -233,7 +233,11 @@ def build(objective: Objective, adaptations: Mapping[str, Any], architecture: An
 
 
 def adapt(
-    model: nnx.Module, objective: Objective, adaptations: Mapping[str, Any], seed: int, only: Collection[str] | None = None
+    model: nnx.Module,
+    objective: Objective,
+    adaptations: Mapping[str, Any],
+    seed: int,
+    only: Collection[str] | None = None,
 ) -> None:
     """Changes a model by each adaptation in turn.
 

@@ -2,8 +2,8 @@
 
     python tools/golden_peft.py
 
-It needs an environment with torch 2.13.0, transformers 5.23.0 and peft 0.21.2. All weights are drawn here, adapters' too,
-so that none is what it begins as.
+It needs an environment with torch 2.13.0, transformers 5.23.0 and peft 0.21.2. All weights are drawn here, those of
+adapters too, so that none is what it begins as.
 """
 
 import argparse

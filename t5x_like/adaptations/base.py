@@ -46,7 +46,7 @@ class Adaptation(abc.ABC):
         """Whether first values of what it adds hang on the model's: then it is applied to those of a checkpoint."""
         return False
 
-    def check(self, data: Any) -> None:
+    def check(self, data: Any) -> None:  # noqa: B027, most suit any data
         """Raises ExperimentError, at one of its options, where the data do not suit it.
 
         Args:

@@ -12,9 +12,10 @@ from flax import nnx
 from t5x_like.adaptations.base import Adaptation, modules_by_path, no_such_path
 from t5x_like.checks import require_above, require_at_least, require_one_of, require_size
 from t5x_like.errors import ExperimentError
+from t5x_like.models.adapters import PartAdapter
 from t5x_like.models.parameters import parameter
 from t5x_like.models.transformer.feed_forward import FUNCTIONS
-from t5x_like.models.transformer.layer import Layer, PartAdapter
+from t5x_like.models.transformer.layer import Layer
 from t5x_like.objectives.roles import Roles, Trained, matches_path
 
 PARTS = ("attention", "cross", "mlp")

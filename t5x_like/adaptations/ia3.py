@@ -10,7 +10,8 @@ from flax import nnx
 
 from t5x_like.adaptations.base import Adaptation, chosen, modules_by_path
 from t5x_like.errors import ExperimentError
-from t5x_like.models.linear import Linear, Rescale
+from t5x_like.models.adapters import Rescale
+from t5x_like.models.linear import Linear
 from t5x_like.models.parameters import parameter
 from t5x_like.objectives.roles import Roles, Trained
 

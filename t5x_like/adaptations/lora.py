@@ -13,7 +13,8 @@ from flax import nnx
 from t5x_like.adaptations.base import Adaptation, chosen, modules_by_path
 from t5x_like.checks import require_above, require_size
 from t5x_like.errors import ExperimentError
-from t5x_like.models.linear import Linear, LinearAdapter
+from t5x_like.models.adapters import LinearAdapter
+from t5x_like.models.linear import Linear
 from t5x_like.models.parameters import parameter
 from t5x_like.objectives.roles import Roles, Trained
 
@@ -85,8 +86,8 @@ class LoRA(Adaptation):
 class LoRAAdapter(LinearAdapter):
     """Low-rank term added to a linear layer's output: scale · (x @ a) @ b.
 
-    With magnitudes m the kernel is m · (kernel + scale · a @ b) / ‖kernel + scale · a @ b‖, a column at a time; the norm
-    has no gradient (Liu et al. 2024, section 4.3).
+    With magnitudes m the kernel is m · (kernel + scale · a @ b) / ‖kernel + scale · a @ b‖, a column at a time; the
+    norm has no gradient (Liu et al. 2024, section 4.3).
     """
 
     def __init__(self, linear: Linear, options: LoRA, rngs: nnx.Rngs) -> None:

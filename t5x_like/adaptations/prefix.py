@@ -53,7 +53,9 @@ class Prefix(Adaptation):
             attention.prefix = nnx.data(KeyValuePrefix(attention, self, rngs))
         if self.takes_positions:
             for path, stack in modules_by_path(model):
-                if isinstance(stack, TransformerStack) and any(matches_path(self.path, each) for each in _below(path, stack)):
+                if isinstance(stack, TransformerStack) and any(
+                    matches_path(self.path, each) for each in _below(path, stack)
+                ):
                     stack.first_position = self.length
 
     @property

@@ -11,8 +11,9 @@ from flax import nnx
 from t5x_like.adaptations.base import Adaptation, modules_by_path
 from t5x_like.checks import require_at_least, require_positive
 from t5x_like.errors import ExperimentError
+from t5x_like.models.adapters import Prompt
 from t5x_like.models.parameters import parameter
-from t5x_like.models.transformer.stack import Prompt, TransformerStack
+from t5x_like.models.transformer.stack import TransformerStack
 from t5x_like.objectives.roles import Roles, Trained
 
 

@@ -1,6 +1,6 @@
 """Quantisation after training: the kernels of linear layers in four or eight bits, which nothing trains any more.
 
-With a LoRA beside it this is QLoRA (Dettmers et al. 2023): `nf4` in groups of 64 with compressed scales, under adapters.
+With a LoRA beside it this is QLoRA (Dettmers et al. 2023): `nf4` in groups of 64, scales compressed, under adapters.
 """
 
 from dataclasses import dataclass

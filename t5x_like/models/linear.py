@@ -3,13 +3,12 @@
 Shapes: b batch, t length, n = b·t, i inputs, o outputs.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from t5x_like.models import quantized, ring_embedding, sharded_linear
+from t5x_like.models.adapters import LinearAdapter, Rescale
 from t5x_like.models.parameters import parameter
 from t5x_like.parallel import layout
 
@@ -132,32 +131,6 @@ class Linear(nnx.Module):
 
     def _biased(self, y_bto: jax.Array) -> jax.Array:
         return y_bto if self.bias is None else y_bto + self.bias[...].astype(y_bto.dtype)
-
-
-class LinearAdapter(nnx.Module):
-    """Base class of what an adaptation puts beside a linear layer."""
-
-    def __call__(self, x_bti: jax.Array, y_bto: jax.Array, linear: Linear) -> jax.Array:
-        """The output of the adapted layer.
-
-        Args:
-          x_bti: [..., inputs], what the layer reads.
-          y_bto: [..., outputs], what it gives by itself, its bias included.
-          linear: the layer.
-        """
-        raise NotImplementedError
-
-
-class Rescale(nnx.Module):
-    """Base class of what an adaptation puts around a linear layer: its inputs or outputs are multiplied."""
-
-    def before(self, x_bti: jax.Array) -> jax.Array:
-        """What the layer reads."""
-        return x_bti
-
-    def after(self, y_bto: jax.Array) -> jax.Array:
-        """What the layer gives."""
-        return y_bto
 
 
 class Embedding(nnx.Module):

@@ -17,7 +17,7 @@ from t5x_like.adaptations.prompt import PromptTuning
 from t5x_like.adaptations.quantize import Quantize
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data
-from t5x_like.models.compressed import Compression, CompressedKernel
+from t5x_like.models.compressed import CompressedKernel, Compression
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.masked_lm import MaskedLM
 from t5x_like.objectives.roles import Frozen, Trained
@@ -32,9 +32,7 @@ ONE = Data(task=None, sequence_length=8, batch_size=8, documents_per_row=1)
 
 def build(objective=None, model=None, **adaptations):
     objective = objective or CausalLM()
-    return program(
-        tiny.experiment(objective, model=model or tiny.architecture(), adaptations=adaptations, data=ONE)
-    )
+    return program(tiny.experiment(objective, model=model or tiny.architecture(), adaptations=adaptations, data=ONE))
 
 
 def trained(run):
@@ -111,7 +109,7 @@ def test_a_step_under_a_prompt_moves_its_rows_alone():
     tiny.assert_same_bits(after["model_state"], state["model_state"])
 
 
-# --- What is trained, and from which values ----------------------------------------------------------------------------
+# --- What is trained, and from which values --------------------------------------------------------------------------
 
 
 def test_biases_alone_are_trained():

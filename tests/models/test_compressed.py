@@ -10,7 +10,7 @@ from t5x_like.models.compressed import NF4, CompressedKernel, Compression
 
 
 def test_nf4_values_are_the_quantiles_that_bitsandbytes_publishes():
-    """`create_normal_map` of bitsandbytes: quantiles of a normal, eight above zero and seven below, over the largest."""
+    """`create_normal_map` of bitsandbytes: eight quantiles of a normal above zero, seven below."""
     offset = 0.9677083
     above = norm.ppf(np.linspace(offset, 0.5, 9)[:-1])
     below = -norm.ppf(np.linspace(offset, 0.5, 8)[:-1])

@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 from t5x_like.kernels.barrier import materialize
+from t5x_like.models.adapters import PartAdapter, adapted
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.norm import Norm
 from t5x_like.models.transformer import config, layer_options
@@ -71,16 +72,16 @@ class Layer(nnx.Module):
         own, encoded = cache if cache is not None and self.cross is not None else (cache, None)
         read_btd = stream.gather(self._before(self.attention_norm, x_btd))
         mixed, own = self.attention(read_btd, inputs, inputs.masks[self.mask_number], rngs and rngs.fold(0), own)
-        mixed = _adapted(self.attention_adapter, read_btd, mixed)
+        mixed = adapted(self.attention_adapter, read_btd, mixed)
         x_btd = stream.constrain(self._after(self.attention_norm, x_btd + stream.scatter(mixed)))
         if self.cross is not None and self.cross_norm is not None and inputs.encoded_mask is not None:
             read_btd = stream.gather(self._before(self.cross_norm, x_btd))
             mixed = self.cross.cross(read_btd, inputs, rngs and rngs.fold(2), encoded)
-            mixed = _adapted(self.cross_adapter, read_btd, mixed)
+            mixed = adapted(self.cross_adapter, read_btd, mixed)
             x_btd = stream.constrain(self._after(self.cross_norm, x_btd + stream.scatter(mixed)))
         read_btd = stream.gather(self._before(self.mlp_norm, x_btd))
         made_btd = self.mlp(read_btd, inputs.real_bt, rngs and rngs.fold(3))
-        made_btd = stream.scatter(_adapted(self.mlp_adapter, read_btd, made_btd))
+        made_btd = stream.scatter(adapted(self.mlp_adapter, read_btd, made_btd))
         x_btd = self._after(self.mlp_norm, x_btd + dropout(made_btd, self.dropout, rngs and rngs.fold(1)))
         return stream.constrain(x_btd), (own, encoded) if encoded is not None else own
 
@@ -101,23 +102,6 @@ class Layer(nnx.Module):
     def self_attentions(self) -> tuple[Any, ...]:
         """The attention modules of the layers."""
         return (self.attention,)
-
-
-class PartAdapter(nnx.Module):
-    """Base class of what an adaptation puts behind or beside a part of a layer."""
-
-    def __call__(self, read_btd: jax.Array, made_btd: jax.Array) -> jax.Array:
-        """What is added to the residual stream, [batch, length, embed].
-
-        Args:
-          read_btd: what the part reads.
-          made_btd: what it gives.
-        """
-        raise NotImplementedError
-
-
-def _adapted(adapter: PartAdapter | None, read_btd: jax.Array, made_btd: jax.Array) -> jax.Array:
-    return made_btd if adapter is None else adapter(read_btd, made_btd)
 
 
 class LayerGroup(nnx.Module):

@@ -19,6 +19,7 @@ from t5x_like import variables
 from t5x_like.kernels import attention as kernels
 from t5x_like.kernels.xla import within
 from t5x_like.models import auxiliary
+from t5x_like.models.adapters import Prompt
 from t5x_like.models.auxiliary import Reports
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Embedding
@@ -158,40 +159,6 @@ def _unrolled(body: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax
         x, output = body(x, structure.unflatten([leaf[layer].reshape(leaf[layer].shape[1:]) for leaf in slices]))
         outputs.append(output)
     return x, jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *outputs)
-
-
-class Prompt(nnx.Module):
-    """Trained rows in front of the embedded tokens of every row (Lester et al. 2021, section 2); see `adaptations`.
-
-    Attributes:
-      length: p, how many there are.
-      rows: float32 [p, embed].
-    """
-
-    def __init__(self, rows: nnx.Param) -> None:
-        """Takes the trained rows."""
-        self.rows, self.length = rows, rows.shape[0]
-
-    def before(self, x_btd: jax.Array) -> jax.Array:
-        """[batch, length, embed] → [batch, p + length, embed]."""
-        rows_pd = self.rows[...].astype(x_btd.dtype)
-        return jnp.concatenate([jnp.broadcast_to(rows_pd, (len(x_btd), *rows_pd.shape)), x_btd], 1)
-
-    def before_positions(self, positions_bt: jax.Array) -> jax.Array:
-        """int32 [batch, p + length]: the prompt's are the first ones."""
-        own_bt = jnp.broadcast_to(jnp.arange(self.length), (len(positions_bt), self.length))
-        return jnp.concatenate([own_bt, positions_bt + self.length], 1)
-
-    def before_segments(self, segment_ids_bt: jax.Array) -> jax.Array:
-        """int32 [batch, p + length]: a prompt belongs to the one text of the row."""
-        return jnp.pad(segment_ids_bt, ((0, 0), (self.length, 0)), constant_values=1)
-
-    def before_mask(self, mask_bts: jax.Array) -> jax.Array:
-        """bool [batch, p + length, p + length]: every token sees the prompt, which sees what is before it."""
-        p = self.length
-        seen_bts = jnp.pad(mask_bts, ((0, 0), (0, 0), (p, 0)), constant_values=True)
-        own_ps = jnp.tril(jnp.ones((p, p + mask_bts.shape[2]), bool))
-        return jnp.concatenate([jnp.broadcast_to(own_ps, (len(mask_bts), *own_ps.shape)), seen_bts], 1)
 
 
 class TransformerStack(nnx.Module):
