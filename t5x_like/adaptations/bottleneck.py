@@ -84,7 +84,7 @@ class BottleneckAdapter(PartAdapter):
     def __init__(self, layer: Layer, options: Bottleneck, rngs: nnx.Rngs) -> None:
         """Draws the first matrix."""
         o = options
-        *stack, width = layer.mlp_norm.scale.shape
+        *stack, width = layer.attention_norm.scale.shape
         layers = ("layers",) * len(stack)
         self.parallel, self.scale, self.activation = o.placement == "parallel", o.scale, o.activation
         down, up = (*stack, width, o.size), (*stack, o.size, width)

@@ -51,12 +51,10 @@ class Prefix(Adaptation):
             if attention.prefix is not None:
                 raise ExperimentError("path", f"{self.path!r} takes attention that has a prefix already; leave one out")
             attention.prefix = nnx.data(KeyValuePrefix(attention, self, rngs))
-        if self.takes_positions:
-            for path, stack in modules_by_path(model):
-                if isinstance(stack, TransformerStack) and any(
-                    matches_path(self.path, each) for each in _below(path, stack)
-                ):
-                    stack.first_position = self.length
+        for path, stack in modules_by_path(model) if self.takes_positions else ():
+            if isinstance(stack, TransformerStack):
+                meant = any(matches_path(self.path, each) for each in _layers_below(path, stack))
+                stack.first_position = self.length if meant else 0
 
     @property
     def roles(self) -> Roles:
@@ -64,9 +62,10 @@ class Prefix(Adaptation):
         return (("**/prefix/*", Trained()),)
 
 
-def _below(path: Path, stack: TransformerStack) -> Iterator[Path]:
+def _layers_below(path: Path, stack: TransformerStack) -> Iterator[Path]:
     """The paths of the modules in the layers of a stack, and in no stack inside it."""
-    return ((*path, "blocks", *rest) for rest, _ in modules_by_path(stack.blocks))
+    own = ("leading", "blocks", "trailing")
+    return ((*path, *rest) for rest, _ in modules_by_path(stack) if rest and rest[0] in own)
 
 
 class KeyValuePrefix(nnx.Module):
