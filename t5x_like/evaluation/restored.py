@@ -68,13 +68,20 @@ class Restored:
         Raises:
           UserError: when the model does not write, and for a prompt that it cannot read.
         """
-        if not hasattr(self.program.inference_model(self.state), "decode"):
-            raise UserError(f"{self.path} holds a model that does not write text")
-        generate = TextGenerator(self.program, self._vocabulary())
-        key = jax.random.key(seed)
+        generate, key = self.text_generator(), jax.random.key(seed)
         return generate(self.state, prompts, tokens=tokens, sampling=sampling, key=key, stops=stops, reader=reader)
 
-    def _vocabulary(self) -> Any:
+    def text_generator(self) -> TextGenerator:
+        """What continues texts with this model.
+
+        Raises:
+          UserError: when the model does not write.
+        """
+        if not hasattr(self.program.inference_model(self.state), "decode"):
+            raise UserError(f"{self.path} holds a model that does not write text")
+        return TextGenerator(self.program, self.vocabulary())
+
+    def vocabulary(self) -> Any:
         """The one kept beside the checkpoint: a run may be taken away from the files that it was trained on."""
         kept = next(iter(self._assets.iterdir()), None) if self._assets.exists() else None
         if kept is not None:

@@ -43,20 +43,32 @@ class Scorer:
           state: a training state, or its `parameters` and `model_state`.
           examples: of any lengths.
         """
-        found = [0.0] * len(examples)
+        return [score for score, _ in self._all(state, examples)]
+
+    def each_token(self, state: State, examples: Sequence[Scored]) -> list[np.ndarray]:
+        """The log p of each target after all before it, float32 [m] for each example; see `__call__`."""
+        return [log_p_m for _, log_p_m in self._all(state, examples)]
+
+    def _all(self, state: State, examples: Sequence[Scored]) -> list[tuple[float, np.ndarray]]:
+        """The log p of each example, and of each of its targets."""
+        found: list[Any] = [None] * len(examples)
         order = sorted(range(len(examples)), key=lambda i: self._length(examples[i]))
         while order:
             rows = max(1, min(ROWS, PREFILL_TOKENS // length_bucket(self._length(examples[order[0]]))))
             group, order = order[:rows], order[rows:]
-            scores = self._batch(state, [examples[i] for i in group])
-            for number, score in zip(group, scores, strict=False):
-                found[number] = float(score)
+            score_b, log_p_bt = self._batch(state, [examples[i] for i in group])
+            for row, number in enumerate(group):
+                first, last = (
+                    self._length(examples[number]) - len(examples[number].targets),
+                    self._length(examples[number]),
+                )
+                found[number] = float(score_b[row]), log_p_bt[row, first:last]
         return found
 
     def _length(self, example: Scored) -> int:
         return len(example.targets) + (0 if self._encodes else len(example.inputs))
 
-    def _batch(self, state: State, examples: Sequence[Scored]) -> np.ndarray:
+    def _batch(self, state: State, examples: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
         rows = batch_bucket(len(examples), self._layout.divisor("batch"))
         given = [0 if self._encodes else len(example.inputs) for example in examples]
         sequences = [
@@ -73,12 +85,14 @@ class Scorer:
             read = [example.inputs for example in examples]
             inputs = padded(read, rows, length_bucket(max(map(len, read))))
         state = {name: state[name] for name in ("parameters", "model_state")}
-        return np.asarray(self._compiled(state, tokens_bt, (place_t < length_b1).astype(np.int32), counted_bt, inputs))
+        real_bt = (place_t < length_b1).astype(np.int32)
+        score_b, log_p_bt = self._compiled(state, tokens_bt, real_bt, counted_bt, inputs)
+        return np.asarray(score_b), np.asarray(log_p_bt)
 
     def _log_p(
         self, state: State, tokens_bt: jax.Array, real_bt: jax.Array, counted_bt: jax.Array, inputs: Any
-    ) -> jax.Array:
-        """float32 [batch]: the sum of log p of each row's counted tokens, each from all before it."""
+    ) -> tuple[jax.Array, jax.Array]:
+        """The sum of log p of each row's counted tokens, float32 [batch], and of each token from all before it."""
         layout = self._layout
         with layout.use():
             model = self._program.inference_model(state)
@@ -97,4 +111,5 @@ class Scorer:
             )
             log_p_btv = jax.nn.log_softmax(model.logits(hidden_btd))
             log_p_bt = jnp.take_along_axis(log_p_btv, tokens_bt[:, :, None], axis=2)[:, :, 0]
-            return layout.constrain(jnp.where(counted_bt, log_p_bt, 0.0).sum(1), ())
+            score_b = layout.constrain(jnp.where(counted_bt, log_p_bt, 0.0).sum(1), ())
+            return score_b, layout.constrain(log_p_bt, ())
