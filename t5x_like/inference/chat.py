@@ -7,7 +7,9 @@ from typing import Any
 from t5x_like.errors import UserError
 
 # Of a model that came without one.
-PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+PLAIN = """\
+{% for m in messages %}{{ m.role }}: {{ m.content }}
+{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
 
 
 class ChatTemplate:

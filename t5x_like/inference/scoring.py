@@ -27,6 +27,27 @@ class Scored(NamedTuple):
     targets: np.ndarray
 
 
+def scored_pair(vocabulary: Any, prompt: str, continuation: str, *, encodes: bool) -> Scored:
+    """A continuation after a prompt, as ids.
+
+    Both are spelled as one text where the model reads them as one, so that a token may not be cut where they meet; the
+    spaces at the prompt's end belong to the continuation. What an encoder reads has an end.
+
+    Args:
+      vocabulary: of the model's texts.
+      prompt: what is given.
+      continuation: whose probability is asked for.
+      encodes: whether an encoder reads the prompt.
+    """
+    if encodes:
+        inputs = [*vocabulary.encode(prompt), vocabulary.eos_id]
+        return Scored(np.array(inputs, np.int32), np.array(vocabulary.encode(continuation), np.int32))
+    bare = prompt.rstrip()
+    continuation = prompt[len(bare) :] + continuation
+    whole, given = list(vocabulary.encode(bare + continuation)), list(vocabulary.encode(bare))
+    return Scored(np.array(whole[: len(given)], np.int32), np.array(whole[len(given) :], np.int32))
+
+
 class Scorer:
     """Log-probabilities by one program's model, compiled once for each shape of a batch."""
 

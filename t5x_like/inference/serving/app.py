@@ -265,6 +265,7 @@ def serve(service: Service, bound: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; requests that have begun are answered first."""
     import uvicorn
 
+    bound.listen(2048)  # who comes from here on is answered, if not yet
     host, port = bound.getsockname()[:2]
     print(f"serving {service.options.model} at http://{host}:{port}/v1", file=sys.stderr, flush=True)
     config = uvicorn.Config(application(service), log_level="warning", lifespan="on", timeout_keep_alive=30)
