@@ -22,6 +22,8 @@ COMMANDS = (
     "models",
     "data",
     "preflight",
+    "import",
+    "export",
 )
 
 

@@ -54,7 +54,8 @@ class PromptTuning(Adaptation):
         stack = stacks[path]
         if stack.prompt is not None:
             raise ExperimentError("stack", "the stack has a prompt already; leave one out")
-        shape = (self.length, stack.model.embed)
+        width = stack.model.embed if stack.widen is None else stack.widen.kernel.shape[0]
+        shape = (self.length, width)
         stack.prompt = nnx.data(Prompt(parameter(rngs, shape, (None, "embed"), "embedding", std=self.std)))
 
     @property

@@ -22,7 +22,7 @@ from t5x_like.errors import UserError
 from t5x_like.evaluation.restored import Restored
 from t5x_like.inference.embedding import Embedder
 from t5x_like.inference.sampling import GREEDY, Sampling
-from t5x_like.inference.scoring import Scorer, scored_pair
+from t5x_like.inference.scoring import scored_pair
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "predict": ("prompt",),
@@ -198,7 +198,7 @@ def _predictor(restored: Restored, options: InferenceOptions) -> Answer:
 
 
 def _scorer(restored: Restored, options: InferenceOptions) -> Answer:
-    score, vocabulary = Scorer(restored.program), restored.vocabulary()
+    score, vocabulary = restored.scorer(), restored.vocabulary()
     encodes = "encoder" in restored.program.architecture.stacks
 
     def scored(records: Sequence[Answered], first: int) -> Iterator[Answered]:

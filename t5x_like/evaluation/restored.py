@@ -1,6 +1,6 @@
 """A model taken from a checkpoint, to measure or to generate with: nothing but the checkpoint is needed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from t5x_like.evaluation.base import EvaluationContext, Sample
 from t5x_like.evaluation.devices import layout_here
 from t5x_like.experiment import Experiment
 from t5x_like.inference.sampling import Sampling
+from t5x_like.inference.scoring import Scorer
 from t5x_like.inference.search import BeamSearch
 from t5x_like.inference.text import Reader, TextGenerator
 from t5x_like.program import State, program
@@ -37,7 +38,9 @@ class Restored:
         commit = find(checkpoint)
         self.step, self.path = commit.step, commit.path
         self._assets = commit.workdir / ASSETS
-        self.experiment = Experiment.from_dict(commit.manifest().meta["experiment"])
+        meta = commit.manifest().meta
+        self._generation: Mapping[str, Any] = meta.get("generation", {})
+        self.experiment = Experiment.from_dict(meta["experiment"])
         self.program = program(self.experiment, layout_here(self.experiment))
         abstract = self.program.abstract_state()
         self.state: State = restore_parts(commit, {name: abstract[name] for name in ("parameters", "model_state")})
@@ -79,7 +82,12 @@ class Restored:
         """
         if not hasattr(self.program.inference_model(self.state), "decode"):
             raise UserError(f"{self.path} holds a model that does not write text")
-        return TextGenerator(self.program, self.vocabulary())
+        return TextGenerator(self.program, self.vocabulary(), **self._generation)
+
+    def scorer(self) -> Scorer:
+        """What scores texts with this model."""
+        begin = self._generation.get("begin")
+        return Scorer(self.program, (0,) if begin is None else begin)
 
     def vocabulary(self) -> Any:
         """The one kept beside the checkpoint: a run may be taken away from the files that it was trained on."""

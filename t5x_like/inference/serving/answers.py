@@ -46,7 +46,7 @@ class Continuation:
 
     def take(self, written: Written) -> AnswerPiece:
         """What new ids add; a stop string among them ends the sequence."""
-        end = self.generator.vocabulary.eos_id
+        end = self.generator.end
         self.tokens += len(written.ids)
         stopped = self._output.take([i for i in written.ids.tolist() if i != end])
         self.sequence.done = self.sequence.done or stopped
