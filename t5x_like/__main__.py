@@ -17,6 +17,7 @@ COMMANDS = (
     "infer",
     "chat",
     "serve",
+    "adapters",
     "report",
     "config",
     "models",

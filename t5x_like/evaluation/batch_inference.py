@@ -70,7 +70,7 @@ def infer(checkpoint: str, options: InferenceOptions, source: str, output: pathl
     """
     content = read_bytes(source, "--input")
     records = parse(content, source, FIELDS[options.mode])
-    progress = Progress(output, _identity(checkpoint, options, content))
+    progress = PartialOutput(output, _identity(checkpoint, options, content))
     done = progress.start()
     if done < len(records):
         answer = _answer(Restored(checkpoint), options)
@@ -105,7 +105,7 @@ def parse(content: bytes, name: str, fields: Sequence[str]) -> list[Answered]:
     return records
 
 
-class Progress:
+class PartialOutput:
     """The file that grows, and what it belongs to. The first process writes; all know how far it is."""
 
     def __init__(self, output: pathlib.Path, identity: Mapping[str, Any]) -> None:
