@@ -83,6 +83,8 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "span_corruption": "t5x_like.objectives.span_corruption:SpanCorruption",
         "prefix_lm": "t5x_like.objectives.prefix_lm:PrefixLM",
         "ul2": "t5x_like.objectives.ul2:MixtureOfDenoisers",
+        "dpo": "t5x_like.objectives.dpo:DPO",
+        "reward": "t5x_like.objectives.reward:Reward",
     },
     "task": {
         "sotu": "t5x_like.data.tasks:SOTU",

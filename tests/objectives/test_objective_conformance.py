@@ -15,21 +15,21 @@ from objectives.sketches import kinds, records
 from objectives.sketches.classify import Classification
 from objectives.sketches.clip import CLIP
 from objectives.sketches.dino import DINO
-from objectives.sketches.dpo import DPO
 from objectives.sketches.electra import Electra
 from objectives.sketches.frames import Transcription
 from objectives.sketches.mae import MAE
 from objectives.sketches.permutation_lm import PermutationLM
 from objectives.sketches.resnet import ResNet
-from objectives.sketches.reward import Reward
 
 from t5x_like import registry, variables
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 from t5x_like.objectives.base import Mode
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.objectives.dpo import DPO
 from t5x_like.objectives.masked_lm import MaskedLM
 from t5x_like.objectives.prefix_lm import PrefixLM
+from t5x_like.objectives.reward import Reward
 from t5x_like.objectives.roles import Ema, Frozen, Statistics, Trained
 from t5x_like.objectives.span_corruption import SpanCorruption
 from t5x_like.objectives.ul2 import Denoiser, MixtureOfDenoisers

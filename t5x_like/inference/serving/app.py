@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -265,11 +266,22 @@ def serve(service: Service, bound: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; requests that have begun are answered first."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """As uvicorn's, which would raise the signal again when all is answered: the exit status is 0 here."""
+            before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
+
     bound.listen(2048)  # who comes from here on is answered, if not yet
     host, port = bound.getsockname()[:2]
     print(f"serving {service.options.model} at http://{host}:{port}/v1", file=sys.stderr, flush=True)
     config = uvicorn.Config(application(service), log_level="warning", lifespan="on", timeout_keep_alive=30)
-    uvicorn.Server(config).run(sockets=[bound])
+    Server(config).run(sockets=[bound])
 
 
 def warm_up(service: Service, texts: Sequence[str] = ("",)) -> None:

@@ -175,12 +175,10 @@ def _message(message: Any, number: int) -> dict[str, str]:
         raise UserError(f"messages[{number}] is {message!r}; it must be an object with a role and a content")
     content = message.get("content", "")
     if isinstance(content, list):  # parts, of which texts are understood
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        if None in parts:
+        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        if len(parts) < len(content) or not all(isinstance(part, str) for part in parts):
             raise UserError(f"messages[{number}].content has a part that is no text; this server reads texts")
-        content = "".join(parts)
+        content = "".join(map(str, parts))
     if not isinstance(content, str):
         raise UserError(f"messages[{number}].content is {content!r}; it must be a text")
     return {"role": message["role"], "content": content}
