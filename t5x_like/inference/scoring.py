@@ -12,6 +12,7 @@ import numpy as np
 
 from t5x_like.inference.cache import batch_bucket, length_bucket, padded
 from t5x_like.inference.engine import PREFILL_TOKENS, ROWS
+from t5x_like.inference.sampling import Sampling, restricted
 from t5x_like.program import Program, State
 
 
@@ -51,15 +52,16 @@ def scored_pair(vocabulary: Any, prompt: str, continuation: str, *, encodes: boo
 class Scorer:
     """Log-probabilities by one program's model, compiled once for each shape of a batch."""
 
-    def __init__(self, program: Program, begin: Sequence[int] = (0,)) -> None:
+    def __init__(self, program: Program, begin: Sequence[int] = (0,), sampling: Sampling | None = None) -> None:
         """Compiles nothing yet.
 
         Args:
           program: whose model scores.
           begin: ids in front of a text, or the one that a decoder with an encoder starts from, as `TextGenerator` has
             them; by default the padding id, as in training here. A text of one token begins with that in any case.
+          sampling: by which tokens are chosen, whose probabilities are then meant; None for the model's own.
         """
-        self._program, self._layout, self._begin = program, program.layout, tuple(begin)
+        self._program, self._layout, self._begin, self._sampling = program, program.layout, tuple(begin), sampling
         self._encodes = "encoder" in program.architecture.stacks
         self._compiled = jax.jit(self._log_p)
 
@@ -149,7 +151,11 @@ class Scorer:
                 segment_ids_bt=real_bt,
                 **memory,
             )
-            log_p_btv = jax.nn.log_softmax(model.logits(hidden_btd))
+            logits_btv = model.logits(hidden_btd)
+            if self._sampling is not None:
+                logits_nv = restricted(logits_btv.reshape(-1, logits_btv.shape[-1]), self._sampling)
+                logits_btv = logits_nv.reshape(logits_btv.shape)
+            log_p_btv = jax.nn.log_softmax(logits_btv)
             log_p_bt = jnp.take_along_axis(log_p_btv, targets_bt[:, :, None], axis=2)[:, :, 0]
             score_b = layout.constrain(jnp.where(counted_bt, log_p_bt, 0.0).sum(1), ())
             return score_b, layout.constrain(log_p_bt, ())
