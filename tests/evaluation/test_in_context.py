@@ -23,9 +23,9 @@ RECORDS = [
 TASK = {"name": "next", "records": "next.jsonl", "template": "{{ q }}", "options": "choices"}
 
 
-def write(folder, records=RECORDS, **changes):
+def write(folder, rows=RECORDS, **changes):
     """A task's file and its records."""
-    (folder / "next.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "next.jsonl").write_text("".join(json.dumps(record) + "\n" for record in rows))
     values = {**TASK, **changes}
     (folder / "task.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
     return open_task(str(folder / "task.toml"))
