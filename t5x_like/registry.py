@@ -86,6 +86,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "ul2": "t5x_like.objectives.ul2:MixtureOfDenoisers",
         "dpo": "t5x_like.objectives.dpo:DPO",
         "reward": "t5x_like.objectives.reward:Reward",
+        "grpo": "t5x_like.objectives.grpo:GRPO",
     },
     "task": {
         "sotu": "t5x_like.data.tasks:SOTU",
@@ -111,6 +112,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "batch_source": {
         "pipeline": "t5x_like.data.pipeline:PipelineOptions",
+        "rollouts": "t5x_like.inference.rollouts:Rollouts",
     },
     "optimizer": {
         "adamw": "t5x_like.optim.adamw:AdamW",

@@ -84,14 +84,14 @@ class TextGenerator:
         weights, keys = self.engine.load(state), row_keys(key, len(prompts), first)
         if isinstance(sampling, BeamSearch):
             found = self.engine.beam_search(weights, read, tokens=tokens, options=sampling)
-            texts = [self._text(before, best) for before, (best, _) in zip(before, found, strict=True)]
+            texts = [self.text(before, best) for before, (best, _) in zip(before, found, strict=True)]
             texts = [_cut(text, stops)[0] for text in texts]
             for number, text in enumerate(texts if reader is not None else ()):
                 reader(number, text)  # type: ignore[misc]
             return texts
         if not stops and reader is None:
             written = self.engine.write(weights, read, tokens=tokens, sampling=sampling, keys=keys)
-            return [self._text(*each) for each in zip(before, written, strict=True)]
+            return [self.text(*each) for each in zip(before, written, strict=True)]
         outputs = [
             Output(number, StreamingDecoder(self.vocabulary, each), stops, reader) for number, each in enumerate(before)
         ]
@@ -112,7 +112,8 @@ class TextGenerator:
             return np.array([*ids, v.eos_id], np.int32)
         return np.array([*self._begin, *ids] or [v.pad_id], np.int32)
 
-    def _text(self, before: Sequence[int], written: np.ndarray) -> str:
+    def text(self, before: Sequence[int], written: np.ndarray) -> str:
+        """The text of written ids, int32 [n], behind those of its prompt."""
         return continuation(self.vocabulary, before, written[written != self.end].tolist())
 
 

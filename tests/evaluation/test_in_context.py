@@ -149,9 +149,7 @@ def log_p(model, given, targets):
 
 
 def test_the_likeliest_option_is_taken_raw_by_length_and_over_its_own_likelihood(model, tmp_path):
-    task = write(
-        tmp_path, unconditional="7", options=["8 9 10", "11", "12 13"], records=[{"q": "5 6", "answer": 1}] * 2
-    )
+    task = write(tmp_path, unconditional="7", options=["8 9 10", "11", "12 13"], rows=[{"q": "5 6", "answer": 1}] * 2)
     found = Examiner(model).ask(task, shots=0, seeds=[0])
     texts = [[8, 9, 10], [11], [12, 13]]
     raw = np.array([log_p(model, [5, 6], text) for text in texts])
