@@ -74,6 +74,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "bottleneck": "t5x_like.adaptations.bottleneck:Bottleneck",
         "prompt": "t5x_like.adaptations.prompt:PromptTuning",
         "bitfit": "t5x_like.adaptations.bitfit:BitFit",
+        "freeze": "t5x_like.adaptations.freeze:Freeze",
         "quantize": "t5x_like.adaptations.quantize:Quantize",
         "prefix": "t5x_like.adaptations.prefix:Prefix",
     },

@@ -29,6 +29,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text to end at; may be repeated")
     parser.add_argument("--seed", type=whole("--seed"), default=0, metavar="N", help="of the random choices")
     add_chat_template(parser)
+    common.add_quantize(parser)
     common.add_modules(parser)
 
 
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     common.import_modules(options.module)
     from t5x_like.evaluation.restored import Restored
 
-    answer = _answerer(options, Restored(options.checkpoint))
+    answer = _answerer(options, Restored(options.checkpoint, quantize=options.quantize))
     start = [{"role": "system", "content": options.system}] if options.system else []
     messages, interactive = list(start), sys.stdin.isatty()
     while True:

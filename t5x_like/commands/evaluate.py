@@ -40,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="follow a running job, and measure each of its commits once"
     )
+    common.add_quantize(parser)
     common.add_modules(parser)
     common.add_json(parser)
     common.add_processes(parser)
@@ -62,6 +63,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
             modules=options.module,
             measure=measure,
             save=bool(options.task),
+            quantize=options.quantize,
         ),
     )
 
@@ -139,6 +141,7 @@ def run_evaluate(
     modules: Sequence[str] = (),
     measure: Measure = _own_evaluators,
     save: bool = False,
+    quantize: str = "",
 ) -> int:
     """Restores the parameters, measures them once and prints what was found.
 
@@ -148,6 +151,7 @@ def run_evaluate(
       modules: imported first.
       measure: what is measured.
       save: whether results are kept beside the checkpoint.
+      quantize: see `Restored`.
     """
     common.import_modules(modules)
     from t5x_like.distributed.processes import is_first
@@ -156,7 +160,7 @@ def run_evaluate(
     from t5x_like.telemetry.progress import summary_table
 
     common.require_given("--checkpoint", checkpoint)
-    restored = Restored(checkpoint)
+    restored = Restored(checkpoint, quantize=quantize)
     lines, values = measure(restored, directory(restored.path) if save else None)
     if is_first() and json_output:
         common.print_json({"checkpoint": str(restored.path), "step": restored.step, **values})
@@ -182,7 +186,7 @@ def _watch(options: argparse.Namespace, measure: Measure) -> int:
         absolute(options.checkpoint), lambda commit: report.is_done(report.directory(commit.path), names)
     ):
         try:
-            restored = Restored(str(commit.path))
+            restored = Restored(str(commit.path), quantize=options.quantize)
         except UserError:
             if commit.path.exists():
                 raise

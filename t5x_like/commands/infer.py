@@ -40,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--min-p", type=real("--min-p", 0, 1), default=0.0, metavar="P", help="as in generate")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text to end at; may be repeated")
     parser.add_argument("--seed", type=whole("--seed"), default=0, metavar="N", help="of the random choices")
+    common.add_quantize(parser)
     common.add_modules(parser)
     common.add_json(parser)
     common.add_processes(parser)
@@ -61,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
     common.require_given("--output", options.output)
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     chosen = InferenceOptions(options.mode, options.tokens, sampling, options.seed, tuple(options.stop))
-    count = infer(options.checkpoint, chosen, options.input, pathlib.Path(options.output))
+    count = infer(options.checkpoint, chosen, options.input, pathlib.Path(options.output), quantize=options.quantize)
     if is_first() and options.json:
         common.print_json({"records": count, "output": options.output})
     elif is_first():

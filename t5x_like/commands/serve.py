@@ -38,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
         help="tokens of a prompt with its continuation, at most the model's (default 2048)",
     )
     add_chat_template(parser)
+    common.add_quantize(parser)
     common.add_modules(parser)
 
 
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         from t5x_like.evaluation.restored import Restored
 
         template = template_of(options.chat_template)
-        restored = Restored(options.checkpoint)
+        restored = Restored(options.checkpoint, quantize=options.quantize)
         chosen = app.ServerOptions(
             host=options.host,
             port=options.port,

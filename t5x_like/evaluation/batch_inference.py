@@ -55,7 +55,7 @@ class InferenceOptions:
     stops: tuple[str, ...] = ()
 
 
-def infer(checkpoint: str, options: InferenceOptions, source: str, output: pathlib.Path) -> int:
+def infer(checkpoint: str, options: InferenceOptions, source: str, output: pathlib.Path, *, quantize: str = "") -> int:
     """Answers every record of a file, and gives how many there are.
 
     Args:
@@ -63,6 +63,7 @@ def infer(checkpoint: str, options: InferenceOptions, source: str, output: pathl
       options: what is asked of each record.
       source: JSON lines, each an object with the fields of the mode; other fields are kept.
       output: the records with what was found, a line each.
+      quantize: see `Restored`.
 
     Raises:
       UserError: for a record that is none, before the model is read; and where the output is there already, or what is
@@ -70,10 +71,10 @@ def infer(checkpoint: str, options: InferenceOptions, source: str, output: pathl
     """
     content = read_bytes(source, "--input")
     records = parse(content, source, FIELDS[options.mode])
-    progress = PartialOutput(output, _identity(checkpoint, options, content))
+    progress = PartialOutput(output, {**_identity(checkpoint, options, content), "--quantize": quantize})
     done = progress.start()
     if done < len(records):
-        answer = _answer(Restored(checkpoint), options)
+        answer = _answer(Restored(checkpoint, quantize=quantize), options)
         for first in range(done, len(records), AT_ONCE):
             part = records[first : first + AT_ONCE]
             progress.add([{**record, **new} for record, new in zip(part, answer(part, first), strict=True)])

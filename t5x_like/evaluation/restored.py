@@ -1,10 +1,13 @@
 """A model taken from a checkpoint, to measure or to generate with: nothing but the checkpoint is needed."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
+from t5x_like import variables
+from t5x_like.adaptations.quantize import Quantize
 from t5x_like.checkpoint.layout import find
 from t5x_like.checkpoint.reading import restore_parts
 from t5x_like.checkpoint.workdir import ASSETS
@@ -17,7 +20,8 @@ from t5x_like.inference.sampling import Sampling
 from t5x_like.inference.scoring import Scorer
 from t5x_like.inference.search import BeamSearch
 from t5x_like.inference.text import Reader, TextGenerator
-from t5x_like.program import State, program
+from t5x_like.models.compressed import BITS
+from t5x_like.program import MODEL_PARTS, State, program
 
 
 class Restored:
@@ -29,8 +33,13 @@ class Restored:
       experiment: the run's resolved experiment, laid out over whatever devices are here.
     """
 
-    def __init__(self, checkpoint: str):
+    def __init__(self, checkpoint: str, *, quantize: str = ""):
         """Reads the parameters.
+
+        Args:
+          checkpoint: a run's workdir, or one step inside it.
+          quantize: a format of `models.compressed`, such as `int8`, to keep the kernels of linear layers in; empty to
+            leave them as they are.
 
         Raises:
           UserError: when there is no commit at `checkpoint`, or it is damaged.
@@ -43,7 +52,26 @@ class Restored:
         self.experiment = Experiment.from_dict(meta["experiment"])
         self.program = program(self.experiment, layout_here(self.experiment))
         abstract = self.program.abstract_state()
-        self.state: State = restore_parts(commit, {name: abstract[name] for name in ("parameters", "model_state")})
+        self.state: State = restore_parts(commit, {name: abstract[name] for name in MODEL_PARTS})
+        if quantize:
+            self._compress(quantize)
+
+    def _compress(self, format_: str) -> None:
+        """Replaces the model by one with compressed kernels: a scale for each column, or each 64 inputs of four bits."""
+        group = 0 if BITS[format_] == 8 else 64
+        added = {"quantized": Quantize(format=format_, group=group, double=False)}
+        base = self.program
+        self.experiment = dataclasses.replace(self.experiment, adaptations={**self.experiment.adaptations, **added})
+        self.program = run = program(self.experiment, base.layout)
+
+        def compressed(values: dict[variables.Path, jax.Array]) -> State:
+            with run.layout.use():
+                state = run.start_from(run.adapted(base, values))
+            return {name: state[name] for name in MODEL_PARTS}
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, {name: run.abstract_state()[name] for name in MODEL_PARTS})
+        values = variables.flatten(self.state["parameters"]) | variables.flatten(self.state["model_state"])
+        self.state = jax.jit(compressed, out_shardings=shardings, donate_argnums=0)(values)
 
     def evaluate(self) -> tuple[dict[str, float], list[tuple[str, Sample]]]:
         """The metrics of every evaluator of the experiment by full name, and samples by evaluator."""

@@ -11,6 +11,7 @@ from objectives.sketches import records
 from t5x_like import variables
 from t5x_like.adaptations.bitfit import BitFit
 from t5x_like.adaptations.bottleneck import Bottleneck
+from t5x_like.adaptations.freeze import Freeze
 from t5x_like.adaptations.ia3 import IA3
 from t5x_like.adaptations.lora import LoRA
 from t5x_like.adaptations.prompt import PromptTuning
@@ -115,6 +116,15 @@ def test_a_step_under_a_prompt_moves_its_rows_alone():
 def test_biases_alone_are_trained():
     run = build(MASKED, tiny.architecture(family="bert"), only=BitFit())
     assert trained(run) == {path for path in map("/".join, run.roles) if path.endswith("/bias")} and trained(run)
+
+
+def test_a_frozen_part_stays_to_the_bit_and_the_rest_is_trained():
+    run = build(part=Freeze(paths=("tokens/**", "blocks/layer/attention/**")))
+    assert trained(run) and not any(path.startswith(("tokens", "blocks/layer/attention/")) for path in trained(run))
+    assert {"head/table", "blocks/layer/mlp/up/kernel"} <= trained(run)
+    assert isinstance(run.roles["blocks", "layer", "attention", "query", "kernel"].role, Frozen)
+    with pytest.raises(ExperimentError, match=r"adaptations.part.paths\[0\]: 'block/\*\*' takes no variable"):
+        build(part=Freeze(paths=("block/**",)))
 
 
 def test_a_step_of_qlora_trains_adapters_over_frozen_four_bit_kernels():

@@ -80,6 +80,11 @@ def test_scores_add_up_and_embeddings_are_of_the_model_s_width(run):
         assert each["log_probability"] < 0
     assert scored[-1]["log_probability"] == pytest.approx(scored[-2]["log_probability"], rel=1e-5)
     assert "".join(scored[0]["tokens"]).strip() == "of the Union 0"
+    for form, most in (("int8", 0.01), ("int4", 0.1), ("nf4", 0.1)):
+        infer(run, "score", "b.jsonl", f"{form}.jsonl", f"--quantize={form}")
+        found = [each["log_probability"] for each in read(run, f"{form}.jsonl")]
+        errors = [abs(a / b["log_probability"] - 1) for a, b in zip(found, scored, strict=True)]
+        assert 0 < max(errors) < most, form
     infer(run, "embed", "b.jsonl", "embedded.jsonl")
     embedded = read(run, "embedded.jsonl")
     assert {len(each["embedding"]) for each in embedded} == {16}
