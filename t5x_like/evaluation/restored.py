@@ -57,7 +57,7 @@ class Restored:
             self._compress(quantize)
 
     def _compress(self, format_: str) -> None:
-        """Replaces the model by one with compressed kernels: a scale for each column, or each 64 inputs of four bits."""
+        """Replaces the model by one with compressed kernels: a scale a column, or with four bits for 64 of its inputs."""
         group = 0 if BITS[format_] == 8 else 64
         added = {"quantized": Quantize(format=format_, group=group, double=False)}
         base = self.program
@@ -71,7 +71,7 @@ class Restored:
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, {name: run.abstract_state()[name] for name in MODEL_PARTS})
         values = variables.flatten(self.state["parameters"]) | variables.flatten(self.state["model_state"])
-        self.state = jax.jit(compressed, out_shardings=shardings, donate_argnums=0)(values)
+        self.state = jax.jit(compressed, out_shardings=shardings)(values)
 
     def evaluate(self) -> tuple[dict[str, float], list[tuple[str, Sample]]]:
         """The metrics of every evaluator of the experiment by full name, and samples by evaluator."""
