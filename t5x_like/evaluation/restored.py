@@ -57,7 +57,7 @@ class Restored:
             self._compress(quantize)
 
     def _compress(self, format_: str) -> None:
-        """Replaces the model by one with compressed kernels: a scale a column, or with four bits for 64 of its inputs."""
+        """Compresses kernels: a scale for each column, or with four bits for each 64 inputs of one."""
         group = 0 if BITS[format_] == 8 else 64
         added = {"quantized": Quantize(format=format_, group=group, double=False)}
         base = self.program

@@ -34,7 +34,7 @@ Values = Mapping[Path, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Module:
+class NamedLinear:
     """A linear layer here and in `transformers`.
 
     Attributes:
@@ -119,7 +119,7 @@ def import_adapter(folder: epath.Path, checkpoint: str, output: epath.Path) -> i
     return len(tensors)
 
 
-def modules(run: Program) -> list[Module]:
+def modules(run: Program) -> list[NamedLinear]:
     """The linear layers of a program's model that are one layer in `transformers` too."""
     shapes = {".".join(path): tuple(x.shape) for path, x in merging.flat_values(run.abstract_state()).items()}
     plain = {path: shape for path, shape in shapes.items() if not _is_added(path)}
@@ -128,7 +128,7 @@ def modules(run: Program) -> list[Module]:
         if len(tensor.parts) == 1 and tensor.steps == (Transposed(),) and tensor.key.endswith(".weight"):
             [part] = tensor.parts
             layer = part.index[0] if part.index else None
-            found.append(Module(tuple(part.path.split(".")[:-1]), layer, tensor.key.removesuffix(".weight")))
+            found.append(NamedLinear(tuple(part.path.split(".")[:-1]), layer, tensor.key.removesuffix(".weight")))
     return found
 
 
@@ -140,7 +140,7 @@ def _is_added(path: str) -> bool:
 # --- From here to there -----------------------------------------------------------------------------------------------
 
 
-def to_peft(adaptation: Adaptation, values: Values, known: Sequence[Module]) -> tuple[dict[str, Any], Arrays]:
+def to_peft(adaptation: Adaptation, values: Values, known: Sequence[NamedLinear]) -> tuple[dict[str, Any], Arrays]:
     """The configuration and the tensors of an adaptation.
 
     Args:
@@ -196,7 +196,7 @@ def _rescales_inputs(adaptation: IA3, path: Path) -> bool:
     return any(matches_path(glob, path[:-2]) for glob in adaptation.input_paths)
 
 
-def _of_modules(values: Values, known: Sequence[Module], place: str, kinds: Mapping[str, Any]) -> Arrays:
+def _of_modules(values: Values, known: Sequence[NamedLinear], place: str, kinds: Mapping[str, Any]) -> Arrays:
     """The tensors of what stands beside linear layers, by the names of those there."""
     left = {path for path in values if place in path and path[-1] in kinds}
     tensors: Arrays = {}
@@ -287,7 +287,7 @@ def from_peft(config: Mapping[str, Any], tensors: Arrays, base: Program) -> tupl
 
 
 def _to_modules(
-    tensors: Arrays, known: Sequence[Module], place: str, kinds: Mapping[str, Any], name: str = ""
+    tensors: Arrays, known: Sequence[NamedLinear], place: str, kinds: Mapping[str, Any], name: str = ""
 ) -> dict[Path, np.ndarray]:
     """Variables, stacked over layers, from tensors by the names of modules there."""
     left, parts = set(tensors), {}
