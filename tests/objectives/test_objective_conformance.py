@@ -124,7 +124,7 @@ CASES = {
     ),
     "completion_lm": Case(CompletionLM(bidirectional_inputs=True), records.completions, dropout=0.1),
     "multi_token_prediction": Case(MultiTokenPrediction(depth=2), records.documents, dropout=0.1),
-    "dpo": Case(DPO(), records.preferences, dropout=0.1),
+    "dpo": Case(DPO(beta=0.5), records.preferences, dropout=0.1),
     "mae": Case(MAE(), records.pictures, learning_rate=0.01),
     "clip": Case(CLIP(temperature=0.5), records.pictures, learning_rate=0.01),
     "dino": Case(DINO(), records.pictures),
