@@ -325,5 +325,5 @@ def _prefix_from_peft(
     if kernel is None or flat.shape[1] != 2 * kernel.shape[0] * kernel.shape[2]:
         raise UserError("--path: the prefix is of a model with other layers or heads than the base")
     both = flat.reshape(len(flat), kernel.shape[0], 2, heads, -1).transpose(2, 1, 0, 3, 4)
-    paths = {(*_PREFIXED, name): both[part] for part, name in enumerate(("keys", "values"))}
+    paths: dict[Path, np.ndarray] = {(*_PREFIXED, name): both[part] for part, name in enumerate(("keys", "values"))}
     return Prefix(path="blocks/**/attention", length=len(flat), takes_positions=True), paths
