@@ -417,7 +417,8 @@ def assert_same_step(subject, options):
     sharded = program(dataclasses.replace(subject.experiment, parallelism=options), layout.make(options))
     ours = tiny.Steps(sharded, subject.initial, subject.batch)(subject.initial, subject.batch)
     for name, value in subject.first[1].items():
-        np.testing.assert_allclose(ours[1][name], value, rtol=2e-6, err_msg=name)
+        # Margins and rewards are differences of log-likelihoods of some nats, whose last digits are other ones.
+        np.testing.assert_allclose(ours[1][name], value, rtol=2e-6, atol=2e-7, err_msg=name)
     assert tiny.relative_error(tiny.gradients(ours[0]), tiny.gradients(subject.first[0])) < 2e-6
     for part in ("parameters", "model_state"):
         assert tiny.relative_error(ours[0][part], subject.first[0][part]) < 1e-6
