@@ -245,6 +245,16 @@ def test_a_macro_that_a_later_file_takes_back_is_missing():
     assert load(files[::-1], given).experiment.model.dropout == 0.1
 
 
+def test_a_checkpoint_in_t5xs_format_says_how_it_is_imported(tmp_path):
+    (tmp_path / "checkpoint_10").mkdir()
+    (tmp_path / "checkpoint_10" / "checkpoint").write_bytes(b"")
+    path = f"utils.RestoreCheckpointConfig.path = '{tmp_path}/checkpoint_10'"
+    with pytest.raises(
+        UserError, match=r"RestoreCheckpointConfig.path: .* is in T5X's own format; `t5x_like import --from"
+    ):
+        load(PRETRAIN, [*GIVEN, path])
+
+
 def test_a_run_without_a_model_says_how_to_get_one():
     with pytest.raises(
         MissingMacroError, match="nothing sets %MODEL; give a model's file before the run's, such as --gin"
