@@ -76,7 +76,7 @@ class Parallelism:
 
     Attributes:
       strategy: which axis takes the devices that no number below speaks of, by a name that docs/parallelism.md
-        explains: `custom`, `data`, `zero1`, `fsdp`, `hsdp`, `tp`, `fsdp_tp`, `ep`, `sp` or `pp`.
+        explains: `custom`, `data`, `zero1`, `fsdp`, `hsdp`, `tp`, `fsdp_tp`, `ep`, `sp`, `ring` or `pp`.
       data: devices that hold whole copies and share the batch; -1 takes what the other axes leave.
       fsdp: devices that share the batch and the parameters.
       stage: devices that hold different layers, and pass rows on to each other.
@@ -146,6 +146,7 @@ STRATEGIES = (
     "fsdp_tp",
     "ep",
     "sp",
+    "ring",
     "pp",
 )  # rows of parallel.strategies
 

@@ -181,6 +181,18 @@ class Layout:
             check_vma=False,
         )
 
+    def passes_keys(self, heads: int) -> bool:
+        """Whether devices that share rows pass keys round (kernels/ring.py) and do not share heads inside attention.
+
+        They do by a rule that leaves them all heads, and where there are too few heads to share.
+
+        Args:
+          heads: of the queries.
+        """
+        shared = {*self.cut("length")}
+        by_heads = shared <= {*self.cut("attention_heads")} and heads % self.divisor("attention_heads") == 0
+        return bool(shared) and not by_heads
+
     @property
     def platform(self) -> str:
         """The platform of the layout's devices, which need not be attached to this host."""

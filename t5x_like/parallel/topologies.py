@@ -69,6 +69,14 @@ class Topology:
         """The number of chips that the fast network joins: those of a slice, or of a host of GPUs."""
         return self.shape[-1] if self.chip.platform == "cuda" else math.prod(self.shape)
 
+    @property
+    def wrap(self) -> tuple[bool, bool, bool]:
+        """Whether the links of each dimension of a TPU's slice are closed to a ring, as the compiler takes it."""
+        rings = [side % self.chip.torus_side == 0 for side in self.shape]
+        if self.chip.dimensions == 3:
+            rings = [all(rings)] * 3
+        return rings[0], rings[1], len(rings) > 2 and rings[2]
+
     def devices(self) -> list[Any]:
         """The chips as JAX devices, which programs can be compiled for and not run on.
 
@@ -84,6 +92,8 @@ class Topology:
 
         _keep_flags_from_libtpu()
         options: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
+        if any(self.wrap):
+            options["wrap"] = self.wrap  # without it the compiler takes the slice for a mesh
         if self.chip.name == "v4":
             options["chip_config_name"] = "megacore"  # both cores as one device, which is how JAX runs on it
         if math.prod(self.shape) < 4:
@@ -142,6 +152,11 @@ def parse(name: str, slices: int = 1) -> Topology:
         raise UserError(
             f"--topology: {name!r} is {math.prod(shape)} chips and a {chip.name} slice has at most {chip.most_chips};"
             f" did you mean several slices, such as --topology={example} --slices=2?"
+        )
+    if chip.dimensions == 3 and math.prod(shape) > chip.torus_side**3 and any(side % chip.torus_side for side in shape):
+        raise UserError(
+            f"--topology: {name!r} has no wrap-around: slices of {chip.name} above 4x4x4 are made of such cubes, every"
+            f" side a multiple of 4; did you mean {nearest(chip, math.prod(shape))}?"
         )
     return Topology(f"{chip.name}:{'x'.join(map(str, shape))}", slices, chip, shape)
 

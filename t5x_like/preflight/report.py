@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from t5x_like.data.packing import places_of
-from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment
 from t5x_like.parallel import schedule as schedules
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, roofline, times
@@ -121,7 +120,7 @@ def _further(built: Built) -> list[str]:
 
 
 def _read(built: Built) -> _Reading:
-    module = hlo.parse(_text(built))
+    module = hlo.parse(built.text)
     sizes, chip = built.sizes, built.topology.chip
     visible = kernels.Visible(sizes.causal, sizes.window)
     if chip.platform == "cuda":
@@ -169,27 +168,6 @@ def _stacks(built: Built) -> set[tuple[int, ...]]:
         group = count // (stages * rounds)
         stacks |= {(group,), (schedule.turns, group)}
     return stacks
-
-
-def _text(built: Built) -> str:
-    """The text of the compiled program.
-
-    Raises:
-      UserError: with the memory it needs, where the compiler cannot write down what it made.
-    """
-    import jax
-
-    try:
-        return built.compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:
-        stats = built.compiled.memory_analysis()
-        needed = stats.argument_size_in_bytes + stats.output_size_in_bytes
-        needed += stats.temp_size_in_bytes - stats.alias_size_in_bytes
-        raise UserError(
-            f"--topology: the step compiles for {built.topology} and needs {needed:,} bytes on each chip, of which"
-            f" {built.topology.chip.usable_hbm_bytes:,} are to be had, but this libtpu cannot write the program down,"
-            f" which the other figures need ({str(error).splitlines()[0]}); use another mesh or chip for those"
-        ) from error
 
 
 def _grouped_share(built: Built) -> float:
@@ -252,7 +230,7 @@ def _time(reading: _Reading, topology: Topology, ideal: float, executed: float) 
         "scheduled_seconds": spent.scheduled,
         "kernel_seconds": spent.kernels,
         "exposed_collective_seconds": spent.exposed_collectives,
-        "scheduled_over_ideal": (spent.scheduled + spent.kernels) / ideal,
+        "scheduled_over_ideal": spent.scheduled / ideal,
         "bounds_seconds": bounds,
         "bound_by": max(candidates, key=lambda name: candidates[name]),
     }
@@ -278,6 +256,7 @@ def _run(
     parameters = int(described["parameters"])
     return {
         "parameters": parameters,
+        "steps": experiment.steps,
         "tokens": tokens,
         "flops": described["flops_per_step"] * experiment.steps,
         "tokens_per_second": batch / seconds if seconds else 0.0,

@@ -181,6 +181,15 @@ frontend_attributes={kernel_metadata={
     assert kernels.kernels(hlo.parse(longer), visible=kernels.Visible())[0].blocks == 1  # all keys are one block
     (dkv,) = kernels.kernels(hlo.parse(call.replace("_fwd", "_dkv")), visible=kernels.Visible(causal=False))
     assert dkv.flops == 4 * 2 * (2 * 4 * 256 * 256 * 64) and not dkv.forward
+    # One that gives three gradients computes all five products; so this kernel is called whatever it computes.
+    head = "ROOT %splash = bf16[2,4,256,64]{3,2,1,0} custom-call"
+    three = (
+        "(f32[2,256,64]{2,1,0}, bf16[2,1,4,256,64]{4,3,2,1,0}, bf16[2,4,256,64]{3,2,1,0}, bf16[2,4,256,64]{3,2,1,0})"
+    )
+    for gradients, products_of_it in ((three, 5), (three.replace("bf16[2,1,4,256,64]{4,3,2,1,0}, ", ""), 4)):
+        text = call.replace("_fwd", "_dkv").replace(head, f"ROOT %splash = {gradients} custom-call")
+        (backward,) = kernels.kernels(hlo.parse(text), visible=kernels.Visible())
+        assert backward.flops == products_of_it * (2 * 4 * 256 * 256 * 64)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -5,7 +5,11 @@ import importlib.metadata
 import importlib.util
 import os
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from t5x_like.distributed import startup
 from t5x_like.errors import UserError
@@ -48,6 +52,8 @@ def test_a_name_is_chips(name, slices, chips, spelled):
         ("v4:4", 1, "did you mean v4:2x2x1?"),
         ("v5e:32x32", 1, "at most 256; did you mean several slices"),
         ("v5e:4x4", 0, "--slices: 0 is too small"),
+        ("v5p:4x4x6", 1, "has no wrap-around: slices of v5p above 4x4x4 are made of such cubes"),
+        ("v4:2x8x8", 1, "every side a multiple of 4; did you mean v4:4x4x8?"),
         ("h200", 1, "write it as h200:2x8"),
         ("h200:16", 1, "at most 8 GPUs in a host; did you mean h200:2x8?"),
         ("h100:2x2x8", 1, "did you mean h100:4x8?"),
@@ -128,6 +134,43 @@ def test_devices_are_chips_of_the_kind(name, slices, devices):
     assert len(found) == topology.chips == devices
     assert {device.device_kind for device in found} == {topology.chip.device_kind}
     assert len({getattr(device, "slice_index", 0) or 0 for device in found}) == slices
+
+
+@pytest.mark.parametrize(
+    "name, wrap",
+    [
+        ("v4:2x2x1", (False, False, False)),
+        ("v4:2x4x4", (False, False, False)),
+        ("v4:4x4x4", (True, True, True)),
+        ("v4:4x4x8", (True, True, True)),
+        ("v5p:2x2x2", (False, False, False)),
+        ("v5p:4x4x4", (True, True, True)),
+        ("v5p:4x8x8", (True, True, True)),
+        ("v5p:4x4x12", (True, True, True)),
+        ("v5e:4x8", (False, False, False)),
+        ("v5e:8x16", (False, True, False)),
+        ("v5e:16x16", (True, True, False)),
+        ("v6e:8x8", (False, False, False)),
+        ("v6e:16x16", (True, True, False)),
+    ],
+)
+def test_a_slice_has_the_rings_that_its_maker_says(name, wrap):
+    assert topologies.parse(name).wrap == wrap
+
+
+@pytest.mark.parametrize("name", ["v4:4x4x4", "v5p:4x4x8", "v6e:16x16"])
+def test_a_gather_on_a_torus_is_a_gather_and_on_the_same_mesh_of_links_an_all_reduce(name, monkeypatch):
+    def collectives_of_a_gather():
+        devices = topologies.parse(name).devices()
+        mesh = jax.make_mesh((len(devices),), ("x",), devices=devices, axis_types=(AxisType.Auto,))
+        rows, whole = NamedSharding(mesh, P("x")), NamedSharding(mesh, P())
+        gather = jax.jit(lambda x: x + 1, in_shardings=rows, out_shardings=whole)
+        text = gather.lower(jax.ShapeDtypeStruct((16 * len(devices), 1024), jnp.bfloat16)).compile().as_text()
+        return {kind for kind in ("all-gather", "all-reduce") if f" {kind}(" in text}
+
+    assert collectives_of_a_gather() == {"all-gather"}
+    monkeypatch.setattr(topologies.Topology, "wrap", (False, False, False))
+    assert collectives_of_a_gather() == {"all-reduce"}
 
 
 def test_a_slice_that_the_compiler_does_not_know_is_one_sentence():
