@@ -7,8 +7,8 @@ keys and values travel with them until they are home.
 
 With a causal mask the last device would have all the work. So the row is cut into twice as many chunks as devices, and
 device i gets chunks i and 2p − 1 − i for the time of the attention: then every turn has two pairs of chunks to compute
-on every device, none of which needs a mask (Brandon et al. 2023, and the zigzag order of Llama 3, section 3.3.2). A window
-ends the ring after the turns that it reaches. Pairs whose segments cannot meet are skipped.
+on every device, none of which needs a mask (the order of Grattafiori et al. 2024, section 3.3.2). A window ends the
+ring after the turns that it reaches. Pairs whose segments cannot meet are skipped.
 
 Shapes: b batch, t queries of a device, n chunks of a device, c tokens of a chunk, h heads, k key-value heads, e head
 width, p devices of the ring.

@@ -27,7 +27,7 @@ class Chip:
       most_chips: in one slice.
       per_host: GPUs that NVLink joins; 0 for a TPU, whose network does not stop at the host.
       torus_side: multiples of this side are wired to rings, in three dimensions all sides or none; 0 for a GPU.
-      sparse_cores: cores of a TPU to which the compiler moves gathers, scatters and sorts; 0 where it has none for that.
+      sparse_cores: of a TPU, to which the compiler moves gathers, scatters and sorts; 0 where it does not.
       source: where the figures were compared, and when.
       unverified: fields whose figure has no page behind it that was looked at.
     """

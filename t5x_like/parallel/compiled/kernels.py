@@ -152,9 +152,14 @@ def of(computation: Computation, call: Instruction, count: int, visible: Visible
 def _gives_all_gradients(matrices: list[Array], call: Instruction) -> bool:
     """Whether a backward kernel's results are three gradients, not two: its name says nothing of the queries'."""
     values = matrices[2] if len(matrices) > 2 else None
-    return values is not None and sum(
-        len(array.dims) >= len(values.dims) and math.prod(array.dims) >= math.prod(values.dims) for array in call.arrays
-    ) >= 3
+    return (
+        values is not None
+        and sum(
+            len(array.dims) >= len(values.dims) and math.prod(array.dims) >= math.prod(values.dims)
+            for array in call.arrays
+        )
+        >= 3
+    )
 
 
 def _pairs(matrices: list[Array], along: int) -> float:
