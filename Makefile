@@ -45,7 +45,7 @@ test: setup lint
 test-latest: .venv-latest/installed
 	@.venv-latest/bin/python -m pytest -q -rs -n $(WORKERS) --dist=worksteal
 
-test-slow: setup
+test-slow: setup .venv/installed-parity
 	@$(BIN)/python -m pytest -q -rs -m slow
 
 lint: setup
@@ -94,6 +94,12 @@ clean:
 .venv/installed-cuda .venv/installed-tpu: .venv/installed-%: .venv/installed-cpu
 	@echo 'Installing what JAX needs for $* ...'
 	@$(PIP) install --constraint requirements.lock --no-build-isolation --editable '.[$*]'
+	@touch $@
+
+# The libraries that families and adaptations are compared with.
+.venv/installed-parity: .venv/installed-cpu
+	@echo 'Installing torch, transformers and peft, which the slow tests compare with, into .venv ...'
+	@$(PIP) install --constraint requirements.lock --no-build-isolation --editable '.[parity]'
 	@touch $@
 
 .venv/installed-%:

@@ -59,7 +59,7 @@ class Initialization:
 
 
 def initialization(experiment: Experiment, run: Program, fingerprint: Mapping[str, str]) -> Initialization:
-    """How an experiment's first state comes about.
+    """The plan of an experiment's first state.
 
     Args:
       experiment: its `initialize` names the source.

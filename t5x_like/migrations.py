@@ -63,7 +63,7 @@ def upgrade(values: Mapping[str, Any], what: str = "the experiment") -> dict[str
 
 
 def upgrade_meta(meta: Mapping[str, Any], schema: int, what: str) -> dict[str, Any]:
-    """What the program wrote beside a state, in the newest schema: `experiment` and all else.
+    """The metadata that the program wrote beside a state, in the newest schema: `experiment` and all else.
 
     Raises:
       UserError: as `upgrade` does.

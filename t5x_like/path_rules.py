@@ -46,7 +46,7 @@ class Pattern:
         return tuple(_WILDCARD.findall(self.text))
 
     def match(self, path: str) -> tuple[str, ...] | None:
-        """What each wildcard stands for in a path, or None where the pattern does not match the whole of it.
+        """The text that each wildcard stands for in a path, or None where the pattern does not match the whole of it.
 
         Where there are several ways, a `**` stands for as few parts as it can, earlier ones first.
         """

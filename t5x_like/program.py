@@ -156,7 +156,7 @@ class Program:
         )
 
     def parameter_infos(self) -> Tree:
-        """What is known of each trained parameter."""
+        """Shape, dtype and logical axes of each trained parameter."""
         return self.partition(variables.flatten(self.structure.infos()))[0]
 
     def parameter_count(self) -> int:

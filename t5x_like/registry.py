@@ -127,11 +127,13 @@ class Preset:
       options: the dataclass the values are for.
       values: field values this name stands for; an experiment may still override each.
       sizes: further values by size name, chosen by the dataclass's `size` field; they win over `values`.
+      hugging_face: of a model family, its form there, a `models.hugging_face.HuggingFace`; None where it has none.
     """
 
     options: type
     values: Mapping[str, Any]
     sizes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    hugging_face: Any = None
 
     def of_size(self, given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         """The values of the size that `given` asks for; none where it asks for no size.

@@ -164,7 +164,7 @@ def section(cls: type, values: Any, where: str) -> Any:
 
 
 def _missing(hint: Any, where: str) -> Any:
-    """What a field without a default is when nothing is given: a section of defaults."""
+    """The value of a field without a default when nothing is given: a section of defaults."""
     if typing.get_origin(hint) is Annotated or dataclasses.is_dataclass(hint):
         return _convert({}, hint, where)
     raise ExperimentError(where, "it is not given, and has no default")

@@ -278,7 +278,8 @@ def step_of(experiment: Experiment, run: Program, job: RunOptions, journal: Jour
     if not job.executable or mesh is None:
         return step
     devices = [*mesh.devices.flat]
-    key = executables.key(step.lower(run.abstract_state(), batch_shapes(experiment, run.layout)), devices, versions())
+    lowered = step.lower(run.abstract_state(), batch_shapes(experiment, run.layout))
+    key = executables.key(lowered, devices, versions(), run.layout.compiler_options)
     fields = flatten(experiment.to_dict()) | {f"parallelism.{axis}": size for axis, size in mesh.shape.items()}
     loaded, sentence = executables.find(epath.Path(job.executable).expanduser(), key, fields, devices)
     if not exchange.gather(np.array([loaded is not None], np.uint32)).all():  # all run the same, or none

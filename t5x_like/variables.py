@@ -48,7 +48,7 @@ class Functional:
         return Functional(self.definition, tuple((path, _one_of(variable)) for path, variable in self.variables))
 
     def infos(self) -> Tree:
-        """What is known of each variable, as a tree of `ParameterInfo`."""
+        """Shape, dtype and logical axes of each variable, as a tree of `ParameterInfo`."""
         return unflatten({_strings(path): _info(variable) for path, variable in self.variables})
 
     def kinds(self) -> dict[Path, type[nnx.Variable]]:

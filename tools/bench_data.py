@@ -1,4 +1,4 @@
-"""How fast batches come, on one core: by index, from anywhere in a run, and tokenised on the way against SeqIO.
+"""The speed of the data pipeline, on one core: by index, from anywhere in a run, and tokenised on the way.
 
     .venv/bin/python tools/bench_data.py
 

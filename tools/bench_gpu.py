@@ -268,7 +268,7 @@ def turn(side: str, worker: subprocess.Popen[str], steps: int) -> float:
 
 
 def answer(side: str, worker: subprocess.Popen[str]) -> Any:
-    """What a process says next."""
+    """The next line that a process prints."""
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:

@@ -1,4 +1,4 @@
-"""How much of the tokenizer's own speed `t5x_like data prepare` keeps, on one core.
+"""The share of the tokenizer's own speed that `t5x_like data prepare` keeps, on one core.
 
     python tools/bench_prepare.py [--megabytes=64] [--rounds=5]
 

@@ -69,7 +69,7 @@ def _digests(setting: Setting, name: str, step: int) -> dict[str, str]:
 
 
 def _different(setting: Setting, name: str, other: str, step: int) -> int:
-    """How many leaves of two runs' commits are not equal to the bit."""
+    """The number of leaves of two runs' commits that are not equal to the bit."""
     a, b = _digests(setting, name, step), _digests(setting, other, step)
     return sum(a[path] != b.get(path) for path in a) + len(b.keys() - a.keys())
 

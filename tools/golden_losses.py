@@ -151,7 +151,7 @@ def losses(values: dict[str, Any]) -> list[float]:
 
 
 def machine() -> dict[str, str]:
-    """What the bits of a loss depend on besides the program: the processor's features, JAX, the compiler's flags."""
+    """The conditions of a loss's bits besides the program: the processor's features, JAX, the compiler's flags."""
     import jax
 
     features = ""

@@ -1,4 +1,4 @@
-"""Writes requirements.lock: what t5x_like needs, and all that this needs in turn, in the versions installed here.
+"""Writes requirements.lock: all that pyproject.toml asks for, in the versions that are installed here.
 
 To move to other versions, install them, run the tests, and write down what was tested:
 
@@ -10,17 +10,19 @@ Run it with the oldest supported Python: a package may need backports there that
 """
 
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "requirements.lock"
 
 # The accelerators and torch stay out: they are gigabytes, and chosen by `make setup ACCELERATOR=...` or by hand.
 # libtpu is small and compiles for TPUs that are elsewhere.
-ROOT = Requirement("t5x_like[dev,tpu]")
+EXTRAS = ("dev", "tpu")
 
 # Packages without a wheel for every system.
 MARKERS = {"libtpu": "sys_platform == 'linux'", "uvloop": "sys_platform != 'win32'"}
@@ -30,14 +32,22 @@ HEADER = """\
 """
 
 
-def closure(root: Requirement) -> dict[str, str]:
-    """Everything `root` needs here, itself left out: canonical name -> installed version.
+def asked() -> list[Requirement]:
+    """The requirements of pyproject.toml, those extras included that the lock holds."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
+    found = [Requirement(line) for line in (*project["dependencies"], *extras)]
+    return [requirement for requirement in found if requirement.marker is None or requirement.marker.evaluate()]
+
+
+def closure(asked: list[Requirement]) -> dict[str, str]:
+    """Requirements, and all that they need here: canonical name -> installed version.
 
     Raises:
       SystemExit: when something that is needed is not installed, or is another version.
     """
     versions: dict[str, str] = {}
-    waiting, seen = [root], set()
+    waiting, seen = [*asked], set()
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
@@ -52,7 +62,6 @@ def closure(root: Requirement) -> dict[str, str]:
             sys.exit(f"error: {requirement} is needed, and {installed.version} is installed")
         versions[name] = installed.version
         waiting += needs(requirement)
-    del versions[canonicalize_name(root.name)]
     return versions
 
 
@@ -69,7 +78,7 @@ def needs(requirement: Requirement) -> list[Requirement]:
 
 def main() -> None:
     """Writes the lock beside pyproject.toml."""
-    versions = closure(ROOT)
+    versions = closure(asked())
     lines = [
         f"{name}=={version}" + (f"; {MARKERS[name]}" if name in MARKERS else "")
         for name, version in sorted(versions.items())

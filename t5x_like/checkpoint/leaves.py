@@ -38,7 +38,7 @@ def unflatten(structure: Any, flat: Mapping[str, Any]) -> Any:
 
 
 def misfits(wanted: Mapping[str, Any], saved: Mapping[str, Leaf]) -> list[str]:
-    """What keeps the saved leaves from being the wanted ones, one line a leaf; empty when they fit.
+    """The differences between saved and wanted leaves, one line a leaf; empty when they fit.
 
     Args:
       wanted: what is asked for, with `.shape` and `.dtype`.

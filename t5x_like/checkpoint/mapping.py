@@ -109,7 +109,7 @@ def plan(
     source: OpenSource,
     here: Mapping[str, Any],
 ) -> VariableMapping:
-    """What every variable starts as.
+    """The first value of every variable.
 
     Args:
       options: the experiment's `initialize`.
@@ -215,7 +215,7 @@ def _taken(
 def _reshaped(
     options: Initialize, wanted: Mapping[str, Any], taken: Mapping[str, str], saved: Mapping[str, Any]
 ) -> tuple[dict[str, str], list[str]]:
-    """How variables of another shape are fitted, and a line for each that the experiment does not speak of."""
+    """The fitting of variables of another shape, and a line for each that the experiment does not speak of."""
     rules = parse_rules(options.reshaped, "initialize.reshaped")
     _require_matches([rule.source for rule in rules], wanted, "initialize.reshaped", "variable of this run")
     found: dict[str, str] = {}
@@ -303,7 +303,7 @@ def _rounds(taken: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 
 def _as_saved(old: Any, new: jax.ShapeDtypeStruct, reshaped: bool) -> jax.ShapeDtypeStruct:
-    """What is read: on the devices where it stays, or on all of them where another shape may not divide over them."""
+    """The array that is read: on the devices where it stays, or on all where another shape may not divide over them."""
     sharding = new.sharding
     if reshaped and isinstance(sharding, NamedSharding):
         sharding = NamedSharding(sharding.mesh, PartitionSpec())

@@ -120,7 +120,7 @@ class DatasetRecords(RecordSource):
         return [len(source) for source in self._sources]
 
     def read(self, number: int, rng: np.random.Generator) -> Iterable[Arrays]:
-        """What record `number` of all gives; see `RecordSource.read`."""
+        """The arrays of record `number` of all; see `RecordSource.read`."""
         if self._only is not None:
             return self._only(number, rng)
         place = bisect.bisect_right(self._ends, number)

@@ -34,7 +34,7 @@ class RecordCursor(Protocol):
         """Moves to the next record."""
 
     def epoch(self) -> float:
-        """How often the lane's part of the dataset has been read."""
+        """The number of times that the lane's part of the dataset has been read."""
 
 
 class Filled(NamedTuple):

@@ -16,8 +16,6 @@ from t5x_like import registry
 from t5x_like.checks import require_one_of
 from t5x_like.data import fingerprints
 from t5x_like.data.dataset import Component, Dataset, MixtureStage
-from t5x_like.data.documents import TokenRecords
-from t5x_like.data.record_source import Records
 from t5x_like.data.streaming import StreamedDataset
 from t5x_like.errors import ExperimentError
 from t5x_like.sections import Choices
@@ -110,7 +108,8 @@ class MixtureTask:
     """Several tasks with one vocabulary.
 
     Attributes:
-      components: tasks by names of your choosing; one that lacks the split is left out, as in SeqIO.
+      components: tasks by names of your choosing; one that lacks the split is left out, as in SeqIO. One that is a
+        mixture itself keeps its own rates within its share.
       rates: how often each is read.
       stages: a curriculum: other rates from later steps on, in order.
     """
@@ -156,11 +155,13 @@ class MixtureTask:
         """
         self.vocabulary()
         opened = {name: self._of(name, lambda task: task.open(split)) for name, task in self._with(split).items()}
-        components = tuple(
-            Component(name, _records(dataset), dataset.components[0].counts) for name, dataset in opened.items()
-        )
-        sizes = {component.name: (component.tokens, component.documents) for component in components}
-        return Dataset(components, self._stages(lambda rates: rates.weights(sizes), len(components)))
+        sizes = {
+            name: (sum(part.tokens for part in dataset.components), sum(part.documents for part in dataset.components))
+            for name, dataset in opened.items()
+        }
+        shares = {name: tuple(float(part.tokens) for part in dataset.components) for name, dataset in opened.items()}
+        stages = self._stages(lambda rates: rates.weights(sizes), len(opened))
+        return Dataset(_named_parts(opened, Component._replace), _flattened(stages, opened, shares))
 
     def stream(self, split: str) -> StreamedDataset:
         """The components as streams, whose sizes nobody knows: their rates have to be explicit, by tokens.
@@ -175,15 +176,14 @@ class MixtureTask:
                     f"data.task.{where}",
                     "the sizes of what is streamed are not known; use sampling=explicit, unit=tokens",
                 )
-        parts = [
-            dataclasses.replace(self._of(name, lambda task: task.stream(split)).components[0], name=name)
-            for name in self._with(split)
-        ]
-        sizes = {part.name: (1, 1) for part in parts}
-        return StreamedDataset(tuple(parts), self._stages(lambda rates: rates.weights(sizes), len(parts)))
+        opened = {name: self._of(name, lambda task: task.stream(split)) for name in self._with(split)}
+        sizes = dict.fromkeys(opened, (1, 1))
+        shares = {name: (1.0,) * len(dataset.components) for name, dataset in opened.items()}
+        stages = self._stages(lambda rates: rates.weights(sizes), len(opened))
+        return StreamedDataset(_named_parts(opened, dataclasses.replace), _flattened(stages, opened, shares))
 
     def fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
-        """What decides what `open` or `stream` gives: every component's, by field."""
+        """Digests of all that decides what `open` or `stream` gives: every component's, by field."""
         return self._fingerprint(split, lambda task: task.fingerprint(split, streamed=streamed))
 
     def former_fingerprint(self, split: str, *, streamed: bool = False) -> dict[str, str]:
@@ -238,21 +238,61 @@ class MixtureTask:
         return tuple(stages)
 
     def _of(self, name: str, use: Callable[[Any], Any]) -> Any:
-        """What a component does, its errors told from where it stands in the experiment."""
+        """A component's answer; its errors are told from where it stands in the experiment."""
         with _named(name):
             return use(self.components[name])
 
 
 def _digest(vocabulary: Any) -> Any:
-    """What tells vocabularies apart: a digest, where they have one; None is the lack of texts."""
+    """An identity that tells vocabularies apart: a digest, where they have one; None is the lack of texts."""
     return None if vocabulary is None else getattr(vocabulary, "digest", id(vocabulary))
 
 
-def _records(dataset: Dataset) -> Records:
-    """All records of a component, which may be of several components itself."""
-    if len(dataset.components) == 1:
-        return dataset.components[0].records
-    return TokenRecords(dataset.shards)
+def _named_parts(opened: Mapping[str, Any], renamed: Callable[..., Any]) -> tuple[Any, ...]:
+    """The parts of all components; those of a component that is a mixture itself are called `component.part`.
+
+    Args:
+      opened: a dataset, read by index or streamed, for each component.
+      renamed: gives a part another name.
+    """
+    return tuple(
+        renamed(part, name=name if len(dataset.components) == 1 else f"{name}.{part.name}")
+        for name, dataset in opened.items()
+        for part in dataset.components
+    )
+
+
+def _flattened(
+    stages: tuple[MixtureStage, ...], opened: Mapping[str, Any], shares: Mapping[str, tuple[float, ...]]
+) -> tuple[MixtureStage, ...]:
+    """The weights of every part of every component: a component's weight, divided as its own mixture divides it.
+
+    Args:
+      stages: weights of the components; empty where there is only one.
+      opened: a dataset for each component.
+      shares: how a component is divided whose dataset has no stages of its own.
+    """
+    if all(len(dataset.components) == 1 for dataset in opened.values()):
+        return stages
+    inner = {name: dataset.stages or (MixtureStage(0, shares[name]),) for name, dataset in opened.items()}
+    steps = {stage.step for group in (stages, *inner.values()) for stage in group}
+    return tuple(MixtureStage(step, _weights(step, stages, inner)) for step in sorted(steps))
+
+
+def _weights(
+    step: int, stages: tuple[MixtureStage, ...], inner: Mapping[str, tuple[MixtureStage, ...]]
+) -> tuple[float, ...]:
+    """The weights of all parts at a step; see `_flattened`."""
+    outer = _at(step, stages).weights if stages else (1.0,)
+    found: list[float] = []
+    for weight, own in zip(outer, (_at(step, group).weights for group in inner.values()), strict=True):
+        found.extend(weight * share / sum(own) for share in own)
+    return tuple(found)
+
+
+def _at(step: int, stages: tuple[MixtureStage, ...]) -> MixtureStage:
+    """The stage that a step is in."""
+    return [stage for stage in stages if stage.step <= step][-1]
 
 
 @contextmanager

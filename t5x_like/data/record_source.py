@@ -64,7 +64,7 @@ class Records(abc.ABC):
     @property
     @abc.abstractmethod
     def documents(self) -> int:
-        """How many documents, images, … there are."""
+        """The number of documents, images and so on."""
 
     @abc.abstractmethod
     def source(self, length: int) -> RecordSource:

@@ -23,7 +23,8 @@ from t5x_like.data.seqio_sources import count_where_unknown, needs_lengths, outl
 from t5x_like.data.seqio_vocabularies import Ids, Wrapped, byte_length
 from t5x_like.data.streaming import StreamedComponent, StreamedDataset
 from t5x_like.data.tasks import TextTask
-from t5x_like.data.vocabulary import BYTES, PAD_ID, Vocabulary
+from t5x_like.data.vocabulary import PAD_ID, Vocabulary
+from t5x_like.data.vocabulary_files import BYTES
 from t5x_like.errors import ExperimentError, UserError
 
 _WHERE = "data.task.mixture"

@@ -148,7 +148,7 @@ class _ComponentLane:
         return self._block[1].cleaned if self._block is not None else Cleaned()
 
     def epoch(self, place: _Place) -> int:
-        """How often the component has been read by all lanes together."""
+        """The number of times that the component has been read, by all lanes together."""
         return (place.ordinal * self._lanes + self._lane) // self._order.count
 
     def _following(self, place: _Place, block: _Block) -> _Place:
@@ -282,7 +282,7 @@ class StreamingReader:
         self._count += 1
 
     def epoch(self) -> float:
-        """How often the first component has been read."""
+        """The number of times that the first component has been read."""
         return float(self._parts[0].epoch(self._parts[0].place))
 
     def _load(self) -> tuple[_ComponentLane, list[Piece]]:

@@ -13,8 +13,7 @@ import numpy as np
 
 from t5x_like import registry
 from t5x_like.checks import require_at_least, require_one_of, require_positive
-from t5x_like.data import cache, sources
-from t5x_like.data import vocabulary as vocabularies
+from t5x_like.data import cache, sources, vocabulary_files
 from t5x_like.data.cleaning.base import AnyStage
 from t5x_like.data.cleaning.cleaner import Cleaner
 from t5x_like.data.cleaning.counts import Counts
@@ -205,7 +204,7 @@ class TextTask:
         return StreamedDataset((stream,))
 
     def texts(self, split: str) -> Iterator[str]:
-        """What cleaning leaves of the documents of a split, in the order of the corpus."""
+        """The documents of a split that cleaning leaves, in the order of the corpus."""
         return self._cleaned(self.rule(split), self._cleaner.counts())
 
     def assets(self) -> dict[str, bytes]:
@@ -230,14 +229,8 @@ class TextTask:
         found = self.fingerprint(split, streamed=streamed)
         return found | {f"{_WHERE}.path": self._corpus.stamp()} if streamed else found
 
-    def as_seqio(self, name: str = "") -> Any:
-        """Registers the task in SeqIO's registry, which imports TensorFlow; see `seqio_bridge.as_seqio`."""
-        from t5x_like.data.seqio_bridge import as_seqio
-
-        return as_seqio(self, name or self.name)
-
     def _cleaned(self, rule: SplitRule, counts: Counts) -> Iterator[str]:
-        """What is left of the documents of a split; what the stages did is added to `counts`."""
+        """The documents of a split that cleaning leaves; what the stages did is added to `counts`."""
         cleaner = self._cleaner
         for number, text in self._corpus.texts():
             if rule.holds(number) and (left := cleaner.clean(text, counts).text) is not None:
@@ -270,7 +263,7 @@ class TextTask:
 
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
-        return vocabularies.load(self.tokenizer, extra_ids=self.extra_ids)
+        return vocabulary_files.load(self.tokenizer, extra_ids=self.extra_ids)
 
     @functools.cached_property
     def _corpus(self) -> sources.TextCorpus:

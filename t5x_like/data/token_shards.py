@@ -15,8 +15,7 @@ import numpy as np
 from etils import epath
 
 from t5x_like import registry
-from t5x_like.data import local_cache, sources
-from t5x_like.data import vocabulary as vocabularies
+from t5x_like.data import local_cache, sources, vocabulary_files
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.documents import Documents
 from t5x_like.data.streaming import StreamedComponent, StreamedDataset
@@ -106,7 +105,7 @@ class TokensTask:
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
         file = os.fspath(self._directory / self.manifest.tokenizer.file)
-        vocabulary = vocabularies.read(sources.read_bytes(file, f"{_WHERE}.path"), f"{_WHERE}.path", file)
+        vocabulary = vocabulary_files.read(sources.read_bytes(file, f"{_WHERE}.path"), f"{_WHERE}.path", file)
         if vocabulary.digest != self.manifest.tokenizer.sha256:
             raise ExperimentError(f"{_WHERE}.path", f"{file} is not the tokenizer that made the tokens; copy it anew")
         return vocabulary

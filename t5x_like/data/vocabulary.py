@@ -9,10 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from t5x_like.data import sources
-
 PAD_ID = 0  # fills rows, and stands before a document's first token
-BYTES = "bytes"  # how an experiment spells the vocabulary that needs no file
 
 
 class Vocabulary(abc.ABC):
@@ -93,39 +90,6 @@ class Vocabulary(abc.ABC):
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
         """The text of ids that the vocabulary has."""
-
-
-def load(path: str, where: str = "data.task.tokenizer", extra_ids: int = 0) -> Vocabulary:
-    """The vocabulary at a path, on a disk, an object store or in the package, or the one called `bytes`.
-
-    Args:
-      path: a SentencePiece model (`package:sotu/vocabulary.model`), a Hugging Face `tokenizer.json`, or `bytes`.
-      where: the field of the experiment that names it, for errors.
-      extra_ids: sentinels to put on top of it.
-
-    Raises:
-      ExperimentError: at `where`, when it is missing or is no vocabulary.
-    """
-    if path == BYTES:
-        from t5x_like.data.byte_vocabulary import ByteVocabulary
-
-        return ByteVocabulary(extra_ids)
-    return read(sources.read_bytes(path, where), where, path, extra_ids)
-
-
-def read(content: bytes, where: str, path: str, extra_ids: int = 0) -> Vocabulary:
-    """The vocabulary in a file, whose kind the content tells; see `load`."""
-    if not content.lstrip().startswith(b"{"):
-        from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
-
-        return SentencePieceVocabulary(content, where, path, extra_ids)
-    from t5x_like.data import byte_vocabulary
-
-    if (vocabulary := byte_vocabulary.read(content, where, path, extra_ids)) is not None:
-        return vocabulary
-    from t5x_like.data.huggingface_vocabulary import HuggingFaceVocabulary
-
-    return HuggingFaceVocabulary(content, where, path, extra_ids)
 
 
 def sentinel(number: int) -> str:

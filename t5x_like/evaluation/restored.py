@@ -8,7 +8,7 @@ import jax
 from t5x_like.checkpoint.layout import find
 from t5x_like.checkpoint.reading import restore_parts
 from t5x_like.checkpoint.workdir import ASSETS
-from t5x_like.data.vocabulary import read
+from t5x_like.data.vocabulary_files import read
 from t5x_like.errors import UserError
 from t5x_like.evaluation.base import EvaluationContext, Sample
 from t5x_like.evaluation.devices import layout_here

@@ -136,5 +136,5 @@ def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text a stop string begins with."""
+    """The number of characters at the end of a text that a stop string begins with."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

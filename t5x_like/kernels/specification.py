@@ -74,7 +74,7 @@ class Backend(Protocol):
         ...
 
     def prepare(self, spec: AttentionSpec, segment_ids_bt: jax.Array, positions_bt: jax.Array) -> Any:
-        """What is computed once a batch and used in every layer, for packed rows.
+        """The part that is computed once a batch and used in every layer, for packed rows.
 
         Args:
           spec: of the call.
@@ -91,7 +91,7 @@ class Backend(Protocol):
         ...
 
     def again(self, spec: AttentionSpec, rows: Any) -> Any:
-        """What `prepare` would give for some rows only, from their part of `by_row`."""
+        """The result of `prepare` for some rows only, from their part of `by_row`."""
         ...
 
     def attend(

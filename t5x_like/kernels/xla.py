@@ -186,7 +186,7 @@ def attend_heads(
 
 
 class _Static(NamedTuple):
-    """What is static of a block.
+    """The static description of a block.
 
     Attributes:
       soft_cap: see `attend`.

@@ -12,6 +12,7 @@ Shapes: n tokens, d embed, v vocabulary, c chunk of the vocabulary, g groups of 
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +70,8 @@ def cross_entropy(
       bias_v: float32 [vocab], added to the logits; None adds nothing.
       soft_cap: c, where the logits then become c·tanh(logit / c) (Gemma 2, 2024, section 2); 0 for no such c.
       z_loss: coefficient of log²Z (PaLM, Chowdhery et al. 2022, section 5).
-      label_smoothing: ε of the target (1 − ε)·one-hot + ε/vocab (Szegedy et al. 2016, section 7).
+      label_smoothing: ε of a target of 1 − ε on the right row and ε / (vocab − 1) on each other one, whose entropy is
+        subtracted, so that a loss of 0 is the least; as T5X has it (t5x/losses.py, `compute_weighted_cross_entropy`).
       chunk: rows of the vocabulary whose logits exist at once; 0, or the vocabulary's size or more, for all of them.
       keep: with chunks, whether the backward pass finds their softmax kept; `chunk` is then from `fitting`, and neither
         bias nor cap is there.
@@ -83,13 +85,20 @@ def cross_entropy(
         scores = _whole(hidden_nd, table_vd, bias_v, targets_n, soft_cap)
     loss_n = scores.log_z_n - scores.target_n
     if label_smoothing:
-        uniform_n = scores.log_z_n - scores.sum_n / vocab
-        loss_n = (1 - label_smoothing) * loss_n + label_smoothing * uniform_n
+        loss_n = _smoothed(loss_n, scores, label_smoothing, vocab)
     return CrossEntropy(
         loss=jnp.vdot(weights_n, loss_n),
         z_loss=z_loss * jnp.vdot(weights_n, jnp.square(scores.log_z_n)),
         correct=lax.stop_gradient(jnp.vdot(weights_n, scores.correct_n)),
     )
+
+
+def _smoothed(loss_n: jax.Array, scores: parts.Scores, label_smoothing: float, vocab: int) -> jax.Array:
+    """The relative entropy of a token's smoothed target and its softmax, of −log p of the target itself."""
+    other = label_smoothing / max(vocab - 1, 1)
+    least = -(1 - label_smoothing) * math.log(1 - label_smoothing) - label_smoothing * math.log(other)
+    others_n = vocab * scores.log_z_n - scores.sum_n - loss_n
+    return (1 - label_smoothing) * loss_n + other * others_n - least
 
 
 def auto_chunk(tokens: int, vocab: int, platform: str = "cpu") -> int:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from flax import nnx
 
+from t5x_like.models.names import NameMap
 from t5x_like.parallel.dimensions import Dimensions
 from t5x_like.parallel.layout import Layout
 
@@ -50,4 +51,11 @@ class Architecture(Protocol):
           layout: mesh and rules; None where they are not known yet.
           data: `experiment.data`.
           rows: that are computed at once, over all devices: of a microbatch.
+        """
+
+    def names(self) -> NameMap:
+        """Its variables as Hugging Face names them.
+
+        Raises:
+          ExperimentError: where the family has no names there.
         """

@@ -57,7 +57,7 @@ class _Ring:
         return lax.axis_index(self.axis) // self.group
 
     def pass_on(self, x: jax.Array) -> jax.Array:
-        """What the group before has."""
+        """The part of the table that the group before has."""
         return lax.ppermute(x, self.axis, self.onward)
 
     def groups(self) -> list[list[int]]:

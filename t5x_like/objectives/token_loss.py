@@ -26,7 +26,8 @@ class TokenLoss(Objective):
 
     Attributes:
       z_loss: weight of log²Z, which keeps the softmax's normaliser near 1 (PaLM, section 5).
-      label_smoothing: probability mass spread over the vocabulary.
+      label_smoothing: probability that is spread evenly over the other tokens of the vocabulary; a softmax that is
+        just so smooth has a loss of 0, as in T5X.
       normalization: what the loss is divided by: `real_target_tokens`, `total_target_tokens` (padding counts),
         `per_sequence` (every packed sequence weighs the same), or a constant.
       chunk: rows of the output table whose logits exist at once; 0 chooses by size, and is all of them when few.

@@ -166,7 +166,7 @@ class WarmupStableDecay(LearningRateSchedule):
         return _line(self.progress(step, last_stable, steps - 1), self.final_fraction)
 
     def decay_steps(self, steps: int) -> int:
-        """How many steps run below the peak at the end."""
+        """The number of steps at the end that run below the peak."""
         return round(self.decay_fraction * steps)
 
     def check(self, steps: int) -> None:

@@ -80,13 +80,16 @@ def _unwritable(path: epath.Path) -> str:
     return "" if os.access(parent, os.W_OK | os.X_OK) else f"{parent} cannot be written"
 
 
-def key(lowered: Any, devices: Sequence[Any], versions: Mapping[str, str]) -> dict[str, Any]:
+def key(
+    lowered: Any, devices: Sequence[Any], versions: Mapping[str, str], options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The program, versions and devices that an executable is valid for.
 
     Args:
       lowered: JAX's `Lowered` of the program.
       devices: for which it is compiled, in the order of the mesh.
       versions: of packages, by name.
+      options: of the compiler, such as the one that makes kernels deterministic.
     """
     compiler = {"tpu": "libtpu", "cuda": "jax-cuda", "gpu": "jax-cuda"}.get(devices[0].platform, "jaxlib")
     return {
@@ -96,6 +99,7 @@ def key(lowered: Any, devices: Sequence[Any], versions: Mapping[str, str]) -> di
         **{name: version for name, version in versions.items() if name.startswith(compiler)},
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "their order": " ".join(str(device.id) for device in devices),
+        "compiler options": " ".join(f"{name}={value}" for name, value in sorted((options or {}).items())),
     }
 
 

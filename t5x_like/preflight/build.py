@@ -130,7 +130,7 @@ def save(built: Built, directory: epath.Path) -> epath.Path:
     """
     shape = f"{built.topology.slices}x{built.topology.name.replace(':', '-')}"
     file = directory / f"{built.experiment.name}-{shape}{executables.SUFFIX}"
-    key = executables.key(built.lowered, built.devices, versions())
+    key = executables.key(built.lowered, built.devices, versions(), built.layout.compiler_options)
     executables.write(file, built.compiled, key, flatten(built.experiment.to_dict()))
     return file
 

@@ -118,7 +118,7 @@ def _read(log: IO[bytes]) -> str:
 
 
 def _end(number: int, said: str) -> str:
-    """How a child ended that a signal ended, as the rest of a sentence."""
+    """The end of a child that a signal ended, as the rest of a sentence."""
     if number == signal.SIGKILL:
         most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1 << 20)
         return (

@@ -111,6 +111,25 @@ def test_later_rates_begin_at_their_step(place):
     assert task.open("train").stages[1].weights == (0, 0, 1)
 
 
+@pytest.mark.parametrize("read", ["open", "stream"])
+def test_a_mixture_in_a_mixture_keeps_its_own_rates(place, read):
+    parts = components(place)
+    inner = {
+        "name": "mixture",
+        "components": {"short": parts.pop("short"), "long": parts.pop("long")},
+        "rates": {"sampling": "explicit", "values": {"short": 3, "long": 1}},
+        "stages": [{"step": 1000, "rates": {"sampling": "explicit", "values": {"short": 0, "long": 1}}}],
+    }
+    rates = {"sampling": "explicit", "values": {"both": 4, "rare": 4}}
+    task = section(
+        Data, {"task": {"name": "mixture", "components": {"both": inner, **parts}, "rates": rates}}, "data"
+    ).task
+    corpus = getattr(task, read)("train")
+    assert [part.name for part in corpus.components] == ["both.short", "both.long", "rare"]
+    assert corpus.stages == ((0, (3.0, 1.0, 4.0)), (1000, (0.0, 4.0, 4.0)))
+    assert shares(task, corpus) == pytest.approx({"short": 3 / 8, "long": 1 / 8, "rare": 1 / 2}, abs=0.04)
+
+
 def test_a_component_without_the_split_is_left_out(place):
     everything = {"splits": {"train": {}}}
     task = mixture_of(place, {"rare": everything})

@@ -22,13 +22,13 @@ place = Path(sys.argv[1])
 
 from t5x_like.data.evaluation import evaluation_batches
 from t5x_like.data.pipeline import Pipeline
-from t5x_like.data.seqio_bridge import SeqioTask
+from t5x_like.data.seqio_bridge import SeqioTask, as_seqio
 from t5x_like.data.tasks import TextTask
 from t5x_like.errors import UserError
 
 assert "tensorflow" not in sys.modules
 own = TextTask(path=str(place / "a.jsonl"), tokenizer=str(place / "v.model"))
-registered = own.as_seqio("own")
+registered = as_seqio(own, "own")
 
 import seqio
 import tensorflow as tf
@@ -135,7 +135,7 @@ found["errors"] = {
     "mixture": error(lambda: SeqioTask(mixture="owm").open("train")),
     "split": error(lambda: bridged.open("tran")),
     "feature": error(lambda: SeqioTask(mixture="own", feature="target").open("train")),
-    "name": error(lambda: own.as_seqio("own")),
+    "name": error(lambda: as_seqio(own, "own")),
     "nothing": error(lambda: SeqioTask(mixture="nothing").open("train")),
     "broken": error(lambda: SeqioTask(mixture="broken").open("train")),
     "pairs": error(lambda: SeqioTask(mixture="pairs").open("train")),

@@ -98,6 +98,7 @@ found["fingerprints"] = [sorted(door("my_mixture").fingerprint("train", streamed
     ).fingerprint("train", streamed=True)]
 
 # SeqIO's evaluator over our model, a converter of SeqIO's over our task.
+from t5x_like.data.seqio_bridge import as_seqio
 from t5x_like.data.tasks import TextTask
 from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.loss import LossEvaluator
@@ -159,7 +160,7 @@ for _ in range(5):
 found["written"] = [written, ids[-5:]]
 
 Path("own.jsonl").write_text("".join(json.dumps({"text": t}) + "\\n" for t in texts))
-TextTask(path="own.jsonl", tokenizer="v.model").as_seqio("own")
+as_seqio(TextTask(path="own.jsonl", tokenizer="v.model"), "own")
 packed = seqio.get_dataset("own", {"targets": 512}, dataset_split="train", shuffle=False,
                            feature_converter=seqio.LMFeatureConverter(pack=True))
 (own,) = TextTask(path="own.jsonl", tokenizer="v.model").open("train").shards

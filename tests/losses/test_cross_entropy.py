@@ -59,9 +59,11 @@ def reference(hidden, table, targets, weights, z_loss, label_smoothing):
     logits = hidden @ table.T
     highest = logits.max(axis=1, keepdims=True)
     log_z = (highest + np.log(np.exp(logits - highest).sum(axis=1, keepdims=True)))[:, 0]
-    wanted = np.full(logits.shape, label_smoothing / len(table))
-    wanted[np.arange(len(targets)), targets] += 1 - label_smoothing
-    loss = log_z - (wanted * logits).sum(axis=1)
+    wanted = np.full(logits.shape, label_smoothing / (len(table) - 1))
+    wanted[np.arange(len(targets)), targets] = 1 - label_smoothing
+    # T5X subtracts what the loss is when the softmax is the smoothed target itself, its entropy.
+    entropy = -(wanted[0] * np.log(wanted[0], where=wanted[0] > 0, out=np.zeros(len(table)))).sum()
+    loss = log_z - (wanted * logits).sum(axis=1) - entropy
     softmax = np.exp(logits - log_z[:, None])
     d_logits = weights[:, None] * (softmax * (1 + 2 * z_loss * log_z[:, None]) - wanted)
     sums = (weights @ loss, z_loss * weights @ log_z**2, weights @ (logits.argmax(axis=1) == targets))
@@ -73,6 +75,19 @@ def test_equals_float64_numpy(vocab, chunk):
     arguments = make_inputs(vocab)
     expected = reference(*arguments, z_loss=0.01, label_smoothing=0.1)
     assert_close(loss_and_gradients(arguments, z_loss=0.01, label_smoothing=0.1, chunk=chunk), expected, 1e-5)
+
+
+def test_the_smoothed_loss_is_zero_where_the_softmax_is_the_smoothed_target():
+    probabilities = np.full(50, 0.1 / 49, np.float32)
+    probabilities[7] = 0.9
+    found = cross_entropy(
+        np.ones((1, 1), np.float32),
+        np.log(probabilities)[:, None],
+        np.array([7]),
+        np.ones(1, np.float32),
+        label_smoothing=0.1,
+    )
+    assert abs(float(found.loss)) < 1e-6
 
 
 @pytest.mark.parametrize("vocab, chunk", [(64, 0), (96, 40), (1009, 128)])
@@ -102,9 +117,9 @@ def test_a_soft_cap_bends_the_logits(vocab, chunk):
     def by_formula(hidden, table, targets, weights, bias):
         logits = 2 * jnp.tanh((hidden @ table.T + bias) / 2)
         log_p = jax.nn.log_softmax(logits)
-        wanted = 0.9 * jax.nn.one_hot(targets, vocab) + 0.1 / vocab
+        wanted = jnp.where(jax.nn.one_hot(targets, vocab) > 0, 0.9, 0.1 / (vocab - 1))
         z_loss = 0.01 * weights @ jax.nn.logsumexp(logits, 1) ** 2
-        return z_loss - weights @ (wanted * log_p).sum(1)
+        return z_loss + weights @ (wanted * (jnp.log(wanted) - log_p)).sum(1)
 
     def ours(hidden, table, targets, weights, bias):
         options = {"z_loss": 0.01, "label_smoothing": 0.1, "chunk": chunk}

@@ -101,8 +101,10 @@ def reference(parameters, rows, normalization, mask):
     logits = hidden @ head.T
     log_z = np.log(np.exp(logits).sum(-1))
     p = np.exp(logits - log_z[..., None])
-    smoothed = (1 - SMOOTHING) * np.eye(tiny.VOCABULARY)[rows["targets"]] + SMOOTHING / tiny.VOCABULARY
-    loss = (weights * (log_z - (smoothed * logits).sum(-1) + Z_LOSS * log_z**2)).sum()
+    other = SMOOTHING / (tiny.VOCABULARY - 1)
+    smoothed = np.where(np.eye(tiny.VOCABULARY)[rows["targets"]], 1 - SMOOTHING, other)
+    least = -(smoothed * np.log(smoothed)).sum(-1)
+    loss = (weights * (log_z - (smoothed * logits).sum(-1) - least + Z_LOSS * log_z**2)).sum()
     d_logits = weights[..., None] * (p - smoothed + 2 * Z_LOSS * log_z[..., None] * p)
     d_table = np.zeros_like(table)
     np.add.at(d_table, rows["inputs"], d_logits @ head * mask)

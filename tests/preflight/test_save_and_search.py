@@ -98,6 +98,15 @@ def test_training_runs_what_was_saved_and_compiles_what_was_not(tmp_path, built)
     assert [sentence.split(":")[0] for sentence in said] == ["the step is compiled here", said[-1]]
 
 
+def test_an_executable_of_other_compiler_options_is_not_run(tmp_path, built):
+    file, layout = build.save(built, epath.Path(tmp_path)), built.layout
+    lowered = compiled_step(step.program(experiment(), layout)).lower(built.state, built.batch)
+    devices = [*layout.mesh.devices.flat]
+    key = executables.key(lowered, devices, versions(), {"xla_gpu_deterministic_ops": True})
+    loaded, sentence = executables.find(file, key, flatten(built.experiment.to_dict()), devices)
+    assert loaded is None and "compiler options" in sentence
+
+
 def test_an_executable_of_another_program_is_not_run(tmp_path, built):
     directory = epath.Path(tmp_path)
     assert found_by(directory, experiment()) == (

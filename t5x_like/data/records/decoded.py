@@ -15,8 +15,7 @@ import numpy as np
 
 from t5x_like import registry
 from t5x_like.checks import require_one_of
-from t5x_like.data import sources
-from t5x_like.data import vocabulary as vocabularies
+from t5x_like.data import sources, vocabulary_files
 from t5x_like.data.dataset import Component, Dataset
 from t5x_like.data.record_source import Arrays, BrokenRecordError, Records
 from t5x_like.data.records.files import FORMATS, SPLIT, TFDS, Place
@@ -145,7 +144,7 @@ class DecodedTask(abc.ABC):
 
     @abc.abstractmethod
     def decoder(self, raw: RawRecords, split: str) -> Decode:
-        """What makes the arrays of the records of a split.
+        """The decoder that makes the arrays of the records of a split.
 
         Raises:
           ExperimentError: when the options do not suit the records.
@@ -227,7 +226,7 @@ class DecodedTask(abc.ABC):
 
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary | None:
-        return vocabularies.load(self.tokenizer, extra_ids=self.extra_ids) if self.tokenizer else None
+        return vocabulary_files.load(self.tokenizer, extra_ids=self.extra_ids) if self.tokenizer else None
 
 
 def _plain(value: Any) -> Any:

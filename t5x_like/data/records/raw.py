@@ -37,11 +37,11 @@ class RawRecords(abc.ABC):
 
     @abc.abstractmethod
     def name(self, number: int) -> str:
-        """What a person finds the record by: its file, and where in it."""
+        """The place of the record, by which a person finds it: its file, and where in it."""
 
     @abc.abstractmethod
     def stamp(self) -> str:
-        """What tells two states apart without reading all content: names inside, sizes and samples, no paths."""
+        """A digest that tells two states apart by names inside, sizes and samples of the content, no paths."""
 
 
 class Joined(RawRecords):

@@ -1,6 +1,6 @@
 """Llama (Touvron et al. 2023, section 2.2; Llama 2, section 2.2): RMSNorm, rotary positions, SwiGLU, no biases."""
 
-from t5x_like.models.families import decoder
+from t5x_like.models.families import decoder, names
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
 
@@ -18,6 +18,7 @@ FAMILY = Preset(
         },
         "head": "untied",
     },
+    hugging_face=names.LLAMA,
     sizes={
         "1b": decoder(layers=22, embed=2048, heads=32, kv_heads=4, head_dim=64, hidden=5632),
         "7b": decoder(layers=32, embed=4096, heads=32, head_dim=128, hidden=11008),

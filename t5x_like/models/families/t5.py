@@ -10,7 +10,7 @@ The first values are T5X's: 1 for the table, 1/√inputs for matrices, by √hea
 from collections.abc import Mapping
 from typing import Any
 
-from t5x_like.models.families import encoder_decoder
+from t5x_like.models.families import encoder_decoder, t5_names
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
 
@@ -45,6 +45,7 @@ ORIGINAL = Preset(
         "head": {"name": "tied", "rescaled": True},
         "dropout": 0.1,
     },
+    hugging_face=t5_names.form({"feed_forward_proj": "relu"}),
     sizes={
         "small": encoder_decoder(layers=6, embed=512, heads=8, head_dim=64, hidden=2048),
         "base": encoder_decoder(layers=12, embed=768, heads=12, head_dim=64, hidden=3072),
@@ -62,6 +63,7 @@ VERSION_1_1 = Preset(
         "head": "untied",
         "dropout": 0.0,
     },
+    hugging_face=t5_names.form({"feed_forward_proj": "gated-gelu"}),
     sizes={
         "small": encoder_decoder(layers=8, embed=512, heads=6, head_dim=64, hidden=1024),
         "base": encoder_decoder(layers=12, embed=768, heads=12, head_dim=64, hidden=2048),

@@ -16,6 +16,7 @@ from flax import nnx
 from t5x_like import registry, schema1_model
 from t5x_like.checks import require_at_least, require_one_of, require_size
 from t5x_like.errors import ExperimentError
+from t5x_like.models.names import NameMap
 from t5x_like.models.transformer import operations
 from t5x_like.models.transformer.layer_options import Experts, LayerOptions
 from t5x_like.parallel import divisibility
@@ -264,6 +265,30 @@ class Transformer:
     def flops(self, shapes: Mapping[str, tuple[int, ...]], *, head: bool = True) -> float:
         """See `Architecture.flops`; `shapes` has `encoder` or `decoder`, or both."""
         return operations.flops(self, shapes, head=head)
+
+    def names(self) -> NameMap:
+        """See `Architecture.names`."""
+        preset = registry.load("model", self.family)
+        form = preset.hugging_face if isinstance(preset, registry.Preset) else None
+        if form is None:
+            raise ExperimentError("family", f"{self.family!r} has no names in Hugging Face's format; give it some")
+        return NameMap(tuple(form.tensors(self)), self.locate_layer, form.ignored, form.prefix)
+
+    def locate_layer(self, blocks: str, layer: int) -> tuple[str, int] | None:
+        """Where the variables of a layer are: the path that they begin with, and their place along the first axis.
+
+        Args:
+          blocks: the path of a stack's layers: `blocks`, or `encoder.blocks` of an encoder with a decoder.
+          layer: its number in the stack.
+
+        Returns:
+          None past the last layer.
+        """
+        stack = self.encoder if self.encoder and self.decoder and blocks == "encoder.blocks" else self.main
+        if layer >= stack.layers:
+            return None
+        repetition, number = divmod(layer, len(stack.group))
+        return f"{blocks}.layer" + (f".layers.{number}" if len(stack.group) > 1 else ""), repetition
 
     # --- Shared by the parts ------------------------------------------------------------------------------------------
 

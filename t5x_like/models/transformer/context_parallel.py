@@ -48,5 +48,5 @@ def whole_rows(q_bthe: jax.Array, k_btke: jax.Array, v_btke: jax.Array) -> tuple
 
 
 def own_tokens(mixed_bthe: jax.Array) -> jax.Array:
-    """What attention gives, with each device's own tokens and all of its heads."""
+    """The result of attention, with each device's own tokens and all of its heads."""
     return layout.current().constrain(mixed_bthe, TOKENS) if is_shared() else mixed_bthe

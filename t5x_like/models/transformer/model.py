@@ -65,7 +65,7 @@ class LanguageModel(TransformerStack):
         types_bt: jax.Array | None = None,
         mask_bts: jax.Array | None = None,
     ) -> jax.Array:
-        """The final hidden states of packed rows.
+        """The final hidden states of packed rows, as an output head takes them.
 
         Args:
           tokens_bt: int32 [batch, length] input tokens.
@@ -77,10 +77,36 @@ class LanguageModel(TransformerStack):
           mask_bts: bool [batch, length, length], who may attend to whom in place of what segments say.
 
         Returns:
-          [batch, length, embed] as an output head takes them, in the computation's dtype.
+          [batch, length, embed] in the computation's dtype.
+        """
+        x_btd = self.states(
+            tokens_bt,
+            positions_bt=positions_bt,
+            segment_ids_bt=segment_ids_bt,
+            rngs=rngs,
+            encoded=encoded,
+            types_bt=types_bt,
+            mask_bts=mask_bts,
+        )
+        return self.finish(x_btd, rngs)
+
+    def states(
+        self,
+        tokens_bt: jax.Array,
+        *,
+        positions_bt: jax.Array,
+        segment_ids_bt: jax.Array,
+        rngs: RowRngs | None = None,
+        encoded: Encoded | None = None,
+        types_bt: jax.Array | None = None,
+        mask_bts: jax.Array | None = None,
+    ) -> jax.Array:
+        """The last layer's states of packed rows, before `finish`: for heads of another kind, such as a pooler.
+
+        The arguments are those of a call.
         """
         x_btd = self.embed(tokens_bt, self.tokens, positions_bt, rngs, types_bt)
-        x_btd = TransformerStack.__call__(
+        return TransformerStack.__call__(
             self,
             x_btd,
             positions_bt,
@@ -89,7 +115,6 @@ class LanguageModel(TransformerStack):
             encoded=encoded,
             mask_bts=mask_bts,
         )
-        return self._finish(x_btd, rngs)
 
     def output_head(self) -> OutputHead:
         """The table, bias and soft cap that turn hidden states into logits."""
@@ -125,10 +150,10 @@ class LanguageModel(TransformerStack):
     ) -> tuple[jax.Array, Any]:
         x_btd = self.embed(tokens_bt, self.tokens, places(slot, *tokens_bt.shape))
         x_btd, cache = self.continued(x_btd, cache, slot, slots, encoded_mask)
-        return self._finish(x_btd, None), cache
+        return self.finish(x_btd, None), cache
 
-    def _finish(self, x_btd: jax.Array, rngs: RowRngs | None) -> jax.Array:
-        """What makes a head's products logits: a transform, dropout and scale."""
+    def finish(self, x_btd: jax.Array, rngs: RowRngs | None) -> jax.Array:
+        """The states as an output head takes them: after a transform, dropout and scale."""
         o = self.options
         if self.transform is not None:
             x_btd = self.transform(x_btd)

@@ -20,6 +20,7 @@ place = Path(sys.argv[1])
 asked = json.loads((place / "asked.json").read_text())
 
 from t5x_like.data import sources
+from t5x_like.data.seqio_bridge import as_seqio
 from t5x_like.data.tasks import TextTask
 from t5x_like.errors import UserError
 
@@ -110,7 +111,7 @@ for number, (name, fields) in enumerate(asked["tasks"].items()):
     if name == "tfds":
         fields = {"path": "tfds:tiny", "data_dir": tfds_dir}
     task = TextTask(tokenizer=str(place / "v.model"), **fields)
-    task.as_seqio(f"task{number}")
+    as_seqio(task, f"task{number}")
     dataset = seqio.get_dataset(
         f"task{number}",
         {"targets": 64},

@@ -1,0 +1,430 @@
+"""Hugging Face's form of a family: its `config.json` as options here and back, and names of its tensors.
+
+Every entry of a `config.json` is one that a rule of the family translates, or one that changes nothing computed. Any
+other stops the translation and is named: nothing is guessed. An option here that the format has no entry for must have
+the value that reading gives back, which `write_model` proves by reading what it wrote.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from t5x_like import registry
+from t5x_like.errors import ExperimentError, UserError
+from t5x_like.models.names import Entry
+from t5x_like.sections import Choice, choose, flatten, plain
+
+Config = Mapping[str, Any]
+
+_REQUIRED = object()
+
+# Entries that change nothing that a model computes from tokens: bookkeeping, first values, training, generation.
+NEUTRAL = frozenset(
+    [
+        "_name_or_path",
+        "_attn_implementation",
+        "_commit_hash",
+        "architectures",
+        "model_type",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "use_cache",
+        "initializer_range",
+        "initializer_factor",
+        "pretraining_tp",
+        "is_encoder_decoder",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "cls_token_id",
+        "unk_token_id",
+        "mask_token_id",
+        "decoder_start_token_id",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "task_specific_params",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "finetuning_task",
+        "classifier_dropout",
+        "gradient_checkpointing",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "return_dict_in_generate",
+        "tokenizer_class",
+        "prefix",
+        "max_length",
+        "min_length",
+        "do_sample",
+        "early_stopping",
+        "num_beams",
+        "num_beam_groups",
+        "diversity_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "repetition_penalty",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "bad_words_ids",
+        "num_return_sequences",
+        "output_scores",
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "torchscript",
+        "tf_legacy_loss",
+        "use_bfloat16",
+        "chunk_size_feed_forward",
+        "pruned_heads",
+        "auto_map",
+        "is_llama_config",
+        "tie_encoder_decoder",
+    ]
+)
+# Entries of every file that turn a model into another one where they have another value.
+_BASE = {"is_decoder": False, "add_cross_attention": False}
+
+
+# --- Rules ------------------------------------------------------------------------------------------------------------
+
+
+class ConfigRule(Protocol):
+    """Some entries of a `config.json` as options here, and back."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The entries."""
+
+    def read(self, config: Config) -> Mapping[str, Any]:
+        """Options here by dotted path below `model`.
+
+        Raises:
+          UserError: for an entry with a value that no option here means.
+        """
+
+    def write(self, model: Any) -> Mapping[str, Any]:
+        """The entries of a model's options.
+
+        Raises:
+          UserError: for an option that no value of the entries means.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """An entry that is an option here.
+
+    Attributes:
+      key: of the entry.
+      option: its dotted path below `model`; or several that have the one value.
+      default: what a file without the entry means, or a function of the others that says so; none where it must be
+        given.
+      values: from values there to values here, where they are others.
+    """
+
+    key: str
+    option: str | tuple[str, ...]
+    default: Any = _REQUIRED
+    values: Mapping[Any, Any] | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """See `ConfigRule`."""
+        return (self.key,)
+
+    def read(self, config: Config) -> Mapping[str, Any]:
+        """See `ConfigRule`."""
+        value = config.get(self.key)
+        if value is None:
+            value = self.default(config) if callable(self.default) else self.default
+        if value is _REQUIRED:
+            raise UserError(f"config.json has no {self.key}; it must give one")
+        if self.values is not None:
+            if value not in self.values:
+                raise UserError(_no_such(self.key, value, self.values))
+            value = self.values[value]
+        return dict.fromkeys(self._options, value)
+
+    def write(self, model: Any) -> Mapping[str, Any]:
+        """See `ConfigRule`."""
+        value = option(model, self._options[0])
+        if self.values is None:
+            return {self.key: value}
+        for theirs, ours in self.values.items():
+            if ours == value:
+                return {self.key: theirs}
+        raise UserError(f"model.{self._options[0]}={value!r} has no {self.key} in Hugging Face's config.json")
+
+    @property
+    def _options(self) -> tuple[str, ...]:
+        return (self.option,) if isinstance(self.option, str) else self.option
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """An entry that has one value in every model of the family that can be built here.
+
+    Attributes:
+      key: of the entry.
+      value: its value, which is also what a file without it means.
+      absent: what a file without it means, where that is another value: then it must be there.
+    """
+
+    key: str
+    value: Any
+    absent: Any = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """See `ConfigRule`."""
+        return (self.key,)
+
+    def read(self, config: Config) -> Mapping[str, Any]:
+        """See `ConfigRule`."""
+        value = config.get(self.key)
+        value = (self.value if self.absent is None else self.absent) if value is None else value
+        if value != self.value:
+            raise UserError(_no_such(self.key, value, [self.value]))
+        return {}
+
+    def write(self, model: Any) -> Mapping[str, Any]:
+        """See `ConfigRule`."""
+        return {self.key: self.value}
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived:
+    """An option that has no entry, because it follows from others.
+
+    Attributes:
+      option: its dotted path below `model`; or several that have the one value.
+      value: from the whole of a `config.json` to it.
+    """
+
+    option: str | tuple[str, ...]
+    value: Callable[[Config], Any]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """See `ConfigRule`."""
+        return ()
+
+    def read(self, config: Config) -> Mapping[str, Any]:
+        """See `ConfigRule`."""
+        options = (self.option,) if isinstance(self.option, str) else self.option
+        return dict.fromkeys(options, self.value(config))
+
+    def write(self, model: Any) -> Mapping[str, Any]:
+        """See `ConfigRule`."""
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation:
+    """Entries that mean options here only together, by two functions.
+
+    Attributes:
+      keys: of the entries.
+      reader: from the whole of a `config.json` to options here by dotted path.
+      writer: from a model's options to the entries.
+    """
+
+    keys: tuple[str, ...]
+    reader: Callable[[Config], Mapping[str, Any]]
+    writer: Callable[[Any], Mapping[str, Any]]
+
+    def read(self, config: Config) -> Mapping[str, Any]:
+        """See `ConfigRule`."""
+        return self.reader(config)
+
+    def write(self, model: Any) -> Mapping[str, Any]:
+        """See `ConfigRule`."""
+        return self.writer(model)
+
+
+# --- A family's form --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFace:
+    """Hugging Face's form of a family.
+
+    Attributes:
+      model_type: in `config.json`.
+      architectures: class names in `config.json`, and the options by which they differ, by dotted path below `model`;
+        the first is meant where none is given.
+      config: rules for all other entries.
+      tensors: a function from a model's options to its entries.
+      when: values of entries that tell this family from others of the same `model_type`.
+      neutral: entries beside `NEUTRAL` that change nothing computed here, and what is written for them.
+      ignored: patterns of tensors that hold nothing learned, such as masks.
+      prefix: what the names of all tensors but the head's begin with; files of models without a head lack it.
+    """
+
+    model_type: str
+    architectures: Mapping[str, Mapping[str, Any]]
+    config: tuple[ConfigRule, ...]
+    tensors: Callable[[Any], Iterable[Entry]]
+    when: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    neutral: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    prefix: str = ""
+
+    def read_config(self, config: Config, accepted: Iterable[str] = ()) -> dict[str, Any]:
+        """A `config.json` as options here, by dotted path below `model`.
+
+        Args:
+          config: the parsed file.
+          accepted: entries that may be passed over though nothing is known of them.
+
+        Raises:
+          UserError: naming the first entry that cannot be translated.
+        """
+        ruled = {key for rule in self.config for key in rule.keys}
+        known = ruled | {*self.neutral, *NEUTRAL, *accepted}
+        for key, value in config.items():
+            if key in _BASE and key not in known and value == _BASE[key]:
+                continue
+            if key not in known and value is not None:
+                raise UserError(
+                    f"config.json has {key}={value!r}, which may change what the model computes and means nothing to"
+                    f" the family here; {registry.suggest(key, sorted(ruled))}, or pass it over with --accept={key}"
+                )
+        given = config.get("architectures") or [next(iter(self.architectures))]
+        if given[0] not in self.architectures:
+            problem = registry.suggest(str(given[0]), self.architectures)
+            raise UserError(f"config.json has the architecture {given[0]!r} of {self.model_type!r}; {problem}")
+        options = dict(self.architectures[given[0]])
+        for rule in self.config:
+            options |= rule.read(config)
+        return options
+
+    def write_config(self, model: Any) -> dict[str, Any]:
+        """A model's options as a `config.json`.
+
+        Raises:
+          UserError: naming an option that the format has no entry for.
+        """
+        fitting = [
+            name
+            for name, options in self.architectures.items()
+            if all(option(model, path) == value for path, value in options.items())
+        ]
+        if not fitting:
+            raise UserError(f"model.head={model.head.name!r} is of no {self.model_type} model of Hugging Face's")
+        written: dict[str, Any] = {"architectures": fitting[:1], "model_type": self.model_type}
+        for rule in self.config:
+            written |= rule.write(model)
+        written |= {key: value for key, value in self.neutral.items() if value is not None}
+        return written
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+# Options that change nothing that a trained model computes in evaluation.
+_TRAINING = ("family", "size", "dropout", "dropout_inside", "init_std", "embedding_std", "residual_init")
+_COMPUTATION = ("dtype", "quantization", "balance_loss", "z_loss")
+
+
+def read_model(config: Config, accepted: Iterable[str] = ()) -> Any:
+    """The model of a `config.json`.
+
+    Args:
+      config: the parsed file.
+      accepted: entries that may be passed over though nothing is known of them.
+
+    Raises:
+      UserError: for a model that no family here is, suggesting one; and for an entry that cannot be translated.
+    """
+    family, form = _family_of(config)
+    nested: dict[str, Any] = {}
+    for path, value in form.read_config(config, accepted).items():
+        section = nested
+        *sections, last = path.split(".")
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = value
+    try:
+        return choose(Choice("model", family, "family"), {**nested, "family": family}, "model")
+    except ExperimentError as error:
+        raise UserError(f"config.json makes no model: {error}") from error
+
+
+def write_model(model: Any) -> dict[str, Any]:
+    """The `config.json` of a model; reading it gives the same model.
+
+    Raises:
+      UserError: naming an option that the format has no entry for.
+    """
+    preset = registry.load("model", model.family)
+    form = preset.hugging_face if isinstance(preset, registry.Preset) else None
+    if form is None:
+        raise UserError(f"model.family={model.family!r} has no form in Hugging Face's format")
+    written = form.write_config(model)
+    there, here = described(read_model(written)), described(model)
+    for path, value in here.items():
+        if path in there and there[path] == value:
+            continue
+        raise UserError(
+            f"model.{path}={value!r} cannot be said in Hugging Face's config.json of {form.model_type!r}, where it is"
+            f" {there.get(path)!r}"
+        )
+    return written
+
+
+def described(model: Any) -> dict[str, Any]:
+    """The options by dotted path that decide what a trained model computes, those of layers for each layer."""
+    values = plain(model)
+    for name in ("encoder", "decoder"):
+        stack = getattr(model, name, None)
+        if stack is not None:
+            group = [plain(layer) for layer in stack.group]
+            layers = {str(number): group[number % len(group)] for number in range(stack.layers)}
+            values[name] = {**values[name], "layer": layers, "pattern": None}
+    passed = {*_TRAINING, *_COMPUTATION}
+    return {path: value for path, value in flatten(values).items() if path.split(".")[-1] not in passed}
+
+
+def _family_of(config: Config) -> tuple[str, HuggingFace]:
+    kind, forms = config.get("model_type"), dict(_forms())
+    ours = {name: form for name, form in forms.items() if form.model_type == kind}
+    if not ours:
+        known = registry.suggest(str(kind), {form.model_type for form in forms.values()})
+        raise UserError(f"config.json has model_type={kind!r}, which no family here is; {known}")
+    for name, form in ours.items():
+        if all(config.get(key) == value for key, value in form.when.items()):
+            return name, form
+    key = next(iter(next(iter(ours.values())).when))
+    known = " or ".join(repr(form.when[key]) for form in ours.values())
+    raise UserError(
+        f"config.json of {kind!r} has {key}={config.get(key)!r}, which no family here is; it must be {known}"
+    )
+
+
+def _forms() -> Iterator[tuple[str, HuggingFace]]:
+    """The families that have a form of Hugging Face's, by their names in the registry."""
+    for name in registry.names("model"):
+        entry = registry.load("model", name)
+        if isinstance(entry, registry.Preset) and entry.hugging_face is not None:
+            yield name, entry.hugging_face
+
+
+def option(model: Any, path: str) -> Any:
+    """The option of a model at a dotted path."""
+    for name in path.split("."):
+        model = getattr(model, name)
+    return model
+
+
+def _no_such(key: str, value: Any, known: Iterable[Any]) -> str:
+    there = " or ".join(f"{each!r}" for each in known)
+    return f"config.json has {key}={value!r}, which no option here means; it must be {there}"
