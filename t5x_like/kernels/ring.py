@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from t5x_like.kernels import ring_block, splash
-from t5x_like.kernels.ring_block import Block, Inputs, Seen
+from t5x_like.kernels.ring_block import Inputs, TurnOptions, Visibility
 from t5x_like.kernels.specification import RESIDUAL, AttentionSpec
 from t5x_like.kernels.xla import MASKED
 from t5x_like.parallel import layout
@@ -109,8 +109,8 @@ class _Call:
     def balanced(self) -> bool:
         return _is_balanced(self.spec)
 
-    def block(self, seen: Seen) -> Block:
-        return Block(seen, self.spec.soft_cap, self.kernel, self.interpret)
+    def block(self, seen: Visibility) -> TurnOptions:
+        return TurnOptions(seen, self.spec.soft_cap, self.kernel, self.interpret)
 
     @property
     def turns(self) -> int:
@@ -202,7 +202,7 @@ class _Pair(NamedTuple):
 
     q: Any
     k: Any
-    seen: Seen
+    seen: Visibility
     is_seen: Any = None
 
 
@@ -212,17 +212,21 @@ def _pairs(call: _Call, turn: Any, device: Any, back: bool = False) -> list[_Pai
     own = isinstance(turn, int) and turn == 0
     if call.balanced:
         if own:
-            return [_Pair(0, 0, Seen(causal=True)), _Pair(1, 0, Seen()), _Pair(1, 1, Seen(causal=True))]
+            return [
+                _Pair(0, 0, Visibility(causal=True)),
+                _Pair(1, 0, Visibility()),
+                _Pair(1, 1, Visibility(causal=True)),
+            ]
         other = jnp.where(device >= turn, 0, 1)  # whose keys are from earlier chunks than the device's first, or not
-        return [_Pair(1, 0, Seen()), _Pair(other, other, Seen())]
+        return [_Pair(1, 0, Visibility()), _Pair(other, other, Visibility())]
     if own:
-        return [_Pair(0, 0, Seen(causal, window))]
+        return [_Pair(0, 0, Visibility(causal, window))]
     if window:
         distance = turn * (call.spec.queries // call.devices)
         if back:
-            return [_Pair(0, 0, Seen(window=window, offset=-distance), device + turn < call.devices)]
-        return [_Pair(0, 0, Seen(window=window, offset=distance), device >= turn)]
-    return [_Pair(0, 0, Seen(), device >= turn if causal else None)]
+            return [_Pair(0, 0, Visibility(window=window, offset=-distance), device + turn < call.devices)]
+        return [_Pair(0, 0, Visibility(window=window, offset=distance), device >= turn)]
+    return [_Pair(0, 0, Visibility(), device >= turn if causal else None)]
 
 
 def _meet(q_ids_bc: jax.Array, k_ids_bc: jax.Array) -> jax.Array:

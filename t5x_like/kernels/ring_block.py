@@ -24,7 +24,7 @@ _BLOCK = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class Visibility:
     """The pairs of query and key of a turn that are computed, packing left aside.
 
     Attributes:
@@ -39,7 +39,7 @@ class Seen:
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class TurnOptions:
     """The static part of a turn.
 
     Attributes:
@@ -49,7 +49,7 @@ class Block:
       interpret: whether that kernel runs on any platform, slowly, for a test.
     """
 
-    seen: Seen
+    seen: Visibility
     soft_cap: float = 0.0
     kernel: bool = False
     interpret: bool = False
@@ -75,7 +75,7 @@ class Inputs(NamedTuple):
     bias: jax.Array | None = None
 
 
-def forward(given: Inputs, block: Block) -> tuple[jax.Array, jax.Array]:
+def forward(given: Inputs, block: TurnOptions) -> tuple[jax.Array, jax.Array]:
     """The mixture of the values, float32 [b, h, t, e], and log Σ exp(score), float32 [b, h, t].
 
     Where a query sees none of the keys the mixture is of no meaning and the logarithm so low that it weighs nothing.
@@ -104,7 +104,7 @@ class Gradients(NamedTuple):
 
 
 def backward(
-    given: Inputs, block: Block, mixed_bhte: jax.Array, log_sum_bht: jax.Array, grad_bhte: jax.Array
+    given: Inputs, block: TurnOptions, mixed_bhte: jax.Array, log_sum_bht: jax.Array, grad_bhte: jax.Array
 ) -> Gradients:
     """The part of the gradients that goes through this turn's pairs.
 
@@ -139,7 +139,7 @@ def backward(
 # --- The kernel -------------------------------------------------------------------------------------------------------
 
 
-def _kernel(given: Inputs, block: Block) -> Any:
+def _kernel(given: Inputs, block: TurnOptions) -> Any:
     heads, queries, keys = given.q_bhte.shape[1], given.q_bhte.shape[2], given.k_bkse.shape[2]
     seen = block.seen
     visible = splash.visible((queries, keys), seen.causal, seen.window, seen.offset)
@@ -178,7 +178,7 @@ def _grouped(x_bhte: jax.Array, kv: int) -> jax.Array:
     return x_bhte.reshape(b, kv, h // kv, *rest)
 
 
-def _scores(given: Inputs, seen: Seen, first: int, soft_cap: float) -> tuple[jax.Array, Any]:
+def _scores(given: Inputs, seen: Visibility, first: int, soft_cap: float) -> tuple[jax.Array, Any]:
     """Masked scores, float32 [b, k, g, t, s], and the slope of the soft cap, or 1."""
     kv, queries, keys = given.k_bkse.shape[1], given.q_bhte.shape[2], given.k_bkse.shape[2]
     q_bkgte = _grouped(given.q_bhte, kv)
@@ -197,7 +197,7 @@ def _scores(given: Inputs, seen: Seen, first: int, soft_cap: float) -> tuple[jax
     return jnp.where(mask_bts[:, None, None], scores, MASKED), slope
 
 
-def _mix(given: Inputs, seen: Seen, first: int, soft_cap: float) -> tuple[jax.Array, jax.Array]:
+def _mix(given: Inputs, seen: Visibility, first: int, soft_cap: float) -> tuple[jax.Array, jax.Array]:
     scores, _ = _scores(given, seen, first, soft_cap)
     highest = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - highest)
@@ -211,7 +211,7 @@ def _mix(given: Inputs, seen: Seen, first: int, soft_cap: float) -> tuple[jax.Ar
 
 def _mix_backward(
     given: Inputs,
-    seen: Seen,
+    seen: Visibility,
     first: int,
     soft_cap: float,
     log_sum_bht: jax.Array,

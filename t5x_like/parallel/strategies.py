@@ -55,6 +55,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "sp": Strategy(rest="fsdp", needs=("sequence",)),
     "ring": Strategy(rest="fsdp", needs=("sequence",), rules=OWN_TOKENS),
     "pp": Strategy(rest="fsdp", needs=("stage",)),
+    "diloco": Strategy(rest="fsdp", needs=("data",)),  # the replicas meet by the outer optimizer: see optim/diloco.py
 }
 
 

@@ -79,7 +79,9 @@ def test_a_bias_of_each_row_and_too_few_heads_to_share():
     compare(spec(bias=True), layout.make(Parallelism(sequence=8)), rows_of_bias=2)
 
 
-@pytest.mark.parametrize("seen", [ring_block.Seen(causal=True), ring_block.Seen(), ring_block.Seen(True, 100, 128)])
+@pytest.mark.parametrize(
+    "seen", [ring_block.Visibility(causal=True), ring_block.Visibility(), ring_block.Visibility(True, 100, 128)]
+)
 def test_the_kernel_of_a_turn_is_the_products_of_a_turn(seen):
     keys = jax.random.split(jax.random.key(1), 4)
     q, grad = (jax.random.normal(key, (1, 2, 128, 32)) for key in keys[:2])
@@ -89,7 +91,7 @@ def test_the_kernel_of_a_turn_is_the_products_of_a_turn(seen):
     given = ring_block.Inputs(q * 32**-0.5, k, v, jnp.asarray(ids + first), jnp.asarray(np.full_like(ids, 1 + first)))
 
     def turn(kernel):
-        block = ring_block.Block(seen, 0.0, kernel, interpret=True)
+        block = ring_block.TurnOptions(seen, 0.0, kernel, interpret=True)
         mixed, log_sum = ring_block.forward(given, block)
         sees = np.asarray(log_sum > xla.MASKED / 2)
         outside = jnp.where(sees[..., None], mixed, 0), jnp.where(sees, log_sum + 0.3, 0.0), grad * sees[..., None]
