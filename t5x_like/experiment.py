@@ -119,6 +119,10 @@ class Parallelism:
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
       deterministic: on GPUs, kernels whose results are the same in every run, and none chosen by trying; slower. TPUs
         and CPUs need nothing for it.
+      barriers: on TPUs, whether what stands between matrix products is written to memory (`on`) or fused into them
+        (`off`); `auto` as was measured for the chip.
+      attention_backward: on TPUs, one backward kernel (`fused`) or two (`split`); `auto` as was measured.
+      compiler_options: of XLA by name, for programs that train, over those that were measured to be good.
       outer: when and how the replicas meet, with the strategy `diloco`.
     """
 
@@ -136,10 +140,15 @@ class Parallelism:
     remat: str = "none"
     scan_layers: bool = True
     deterministic: bool = False
+    barriers: str = "auto"
+    attention_backward: str = "auto"
+    compiler_options: Mapping[str, str] = field(default_factory=dict)
     outer: Outer = field(default_factory=Outer)
 
     def __post_init__(self) -> None:
         require_one_of(self, "strategy", STRATEGIES)
+        require_one_of(self, "barriers", ("auto", "on", "off"))
+        require_one_of(self, "attention_backward", ("auto", "fused", "split"))
         require_positive(self, "fsdp", "stage", "sequence", "tensor", "expert", "microbatches", "stage_rounds")
         require_at_least(self, 0, "stage_microbatches")
         if self.data < 1 and self.data != -1:

@@ -14,8 +14,10 @@ from t5x_like.parallel import layout
 # mask hides. A TPU's registers are 128 wide, so a block is a multiple of that.
 BLOCKS = (512, 256, 128)
 
-# Keys of a block of the backward kernel, which makes all three gradients at once: five products where two kernels make
-# seven. The queries' gradient comes in a part for each block of keys, to be summed afterwards, so these are larger.
+# Keys of a block of the backward kernel that makes all three gradients at once: five products where two kernels make
+# seven. The queries' gradient comes in a part for each block of keys, to be summed afterwards, so these are larger. Of
+# more than one part the sum takes XLA for v6e by its own estimate 12 times what the memory's bandwidth would: rows of
+# more tokens have two kernels there (`parallel.tuning`).
 BACKWARD_KEYS = 2048
 
 
@@ -154,6 +156,7 @@ def kernel(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     queries, keys = visible.shape
+    fused = layout.current().tuning.fuses_backward(queries)
 
     def block(length: int, *first: int) -> int:
         return next(size for size in (*first, *BLOCKS) if length % size == 0)
@@ -163,9 +166,11 @@ def kernel(
         block_kv=block(keys),
         block_kv_compute=block(keys),
         block_q_dkv=block(queries),
-        block_kv_dkv=block(keys, BACKWARD_KEYS),
+        block_kv_dkv=block(keys, BACKWARD_KEYS) if fused else block(keys),
         block_kv_dkv_compute=block(keys),
-        use_fused_bwd_kernel=True,
+        block_q_dq=None if fused else block(queries),
+        block_kv_dq=None if fused else block(keys),
+        use_fused_bwd_kernel=fused,
     )
     return splash_kernel.make_splash_mha(
         masks.MultiHeadMask([visible] * heads),

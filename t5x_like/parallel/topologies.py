@@ -77,6 +77,19 @@ class Topology:
             rings = [all(rings)] * 3
         return rings[0], rings[1], len(rings) > 2 and rings[2]
 
+    def hops(self, group: int) -> int:
+        """Links that a message passes to reach every chip of a group, which fills the slice side by side.
+
+        Args:
+          group: chips that take part in a collective.
+        """
+        total = 0
+        for side, is_ring in sorted(zip(self.shape, self.wrap, strict=False), reverse=True):
+            used = min(side, group)
+            total += used // 2 if is_ring and used == side else used - 1
+            group = -(-group // used)
+        return total
+
     def devices(self) -> list[Any]:
         """The chips as JAX devices, which programs can be compiled for and not run on.
 

@@ -134,7 +134,7 @@ def _read(built: Built) -> _Reading:
     return _Reading(
         moved=moved,
         kernels=called,
-        estimate=times.estimate(module, chip, moved, called, dcn),
+        estimate=times.estimate(module, built.topology, moved, called, dcn),
         products=products.flops(module),
         per_chip=_memory(built, module, chip),
         oversized=memory.oversized(
@@ -230,6 +230,7 @@ def _time(reading: _Reading, topology: Topology, ideal: float, executed: float) 
         "scheduled_seconds": spent.scheduled,
         "kernel_seconds": spent.kernels,
         "exposed_collective_seconds": spent.exposed_collectives,
+        "collective_latency_seconds": spent.latency,
         "scheduled_over_ideal": spent.scheduled / ideal,
         "bounds_seconds": bounds,
         "bound_by": max(candidates, key=lambda name: candidates[name]),

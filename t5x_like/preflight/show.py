@@ -91,7 +91,8 @@ def _step(figures: Mapping[str, Any]) -> dict[str, str]:
         "step": f"{1000 * figures['estimated_step_seconds']:,.1f} ms:"
         f" scheduled {1000 * time['scheduled_seconds']:,.1f},"
         f" kernels {1000 * time['kernel_seconds']:,.1f},"
-        f" exposed collectives {1000 * time['exposed_collective_seconds']:,.1f}",
+        f" exposed collectives {1000 * time['exposed_collective_seconds']:,.1f},"
+        f" latency {1000 * time.get('collective_latency_seconds', 0.0):,.1f}",  # reports of earlier versions have none
         "  ideal": f"{1000 * figures['ideal_step_seconds']:,.1f} ms; {figures['estimated_over_ideal']:.3f} of it"
         f" (MFU {figures['mfu_estimate']:.1%})",
         "  bound by": f"{time['bound_by'].replace('_', ' ')} (by themselves, ms: {bounds})",

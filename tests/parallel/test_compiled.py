@@ -110,10 +110,11 @@ def test_without_work_between_its_ends_a_collective_hides_behind_nothing():
 
 def test_cycles_products_and_what_loops_write_count_once_a_turn(module):
     moved = collectives.collectives(module, MESH)
-    spent = times.estimate(module, topologies.CHIPS["v5e"], moved, [])
+    spent = times.estimate(module, topologies.parse("v5e:2x4"), moved, [])
     assert spent.scheduled == pytest.approx(5 * 3000 / 1.5e9)
     assert spent.exposed_collectives == pytest.approx(moved[0].bytes / 200e9)  # a ring of two: each sends the whole
-    assert spent.total == spent.scheduled + spent.exposed_collectives
+    assert spent.latency == moved[0].count * 1e-6  # to the neighbour
+    assert spent.total == spent.scheduled + spent.exposed_collectives + spent.latency
     assert products.flops(module) == 5 * 2 * 64 * 64 * 32
     assert memory.stacked_bytes(module) == {"activations": 5 * 64 * 64 * 4, "gradients": 0}
     backward = hlo.parse(TEXT.replace("jit(step)/jvp()/while", "jit(step)/transpose(jvp())/while"))

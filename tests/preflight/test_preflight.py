@@ -90,6 +90,7 @@ def test_what_is_computed_is_the_model_and_what_the_policy_recomputes(figures):
 def test_the_estimate_is_the_sum_of_its_terms(figures):
     time = figures["time"]
     terms = time["scheduled_seconds"] + time["kernel_seconds"] + time["exposed_collective_seconds"]
+    terms += time["collective_latency_seconds"]
     assert figures["estimated_step_seconds"] == pytest.approx(terms)
     assert all(seconds > 0 for seconds in (time["scheduled_seconds"], time["kernel_seconds"]))
     assert figures["estimated_over_ideal"] == pytest.approx(1 / figures["mfu_estimate"])
