@@ -87,8 +87,8 @@ class Outer:
     fragments: int = 1
 
     def __post_init__(self) -> None:
-        require_positive(self, "every", "learning_rate", "fragments")
-        require_at_least(self, 0, "momentum")
+        require_positive(self, "every", "fragments")
+        require_at_least(self, 0, "learning_rate", "momentum")
         if self.every % self.fragments:
             raise ExperimentError(
                 "fragments",

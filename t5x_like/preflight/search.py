@@ -44,7 +44,7 @@ class Candidate:
 
 
 def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
-    """Mesh shapes × rematerialisation × microbatches × `parallel.tuning` that by estimate fit, the likely fast ones first.
+    """Meshes × rematerialisation × microbatches × `parallel.tuning` that by estimate fit, the likely fast ones first.
 
     Fast is: few microbatches, little tensor parallelism, little recomputed, few copies of the parameters.
     """
