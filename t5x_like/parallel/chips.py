@@ -9,7 +9,7 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The peak figures of a chip.
+    """The peak figures of a chip, or of one JAX device where a chip is several.
 
     Attributes:
       name: as it stands in a topology's name.
@@ -27,6 +27,7 @@ class Chip:
       most_chips: in one slice.
       per_host: GPUs that NVLink joins; 0 for a TPU, whose network does not stop at the host.
       torus_side: multiples of this side are wired to rings, in three dimensions all sides or none; 0 for a GPU.
+      devices_per_chip: JAX devices, each with an equal part of the chip.
       sparse_cores: of a TPU, to which the compiler moves gathers, scatters and sorts; 0 where it does not.
       source: where the figures were compared, and when.
       unverified: fields whose figure has no page behind it that was looked at.
@@ -48,6 +49,7 @@ class Chip:
     source: str
     unverified: tuple[str, ...] = ()
     torus_side: int = 0
+    devices_per_chip: int = 1
     sparse_cores: int = 0
 
 
@@ -68,6 +70,7 @@ def _tpu(
     source: str,
     unverified: tuple[str, ...] = (),
     sparse_cores: int = 0,
+    devices_per_chip: int = 1,
 ) -> Chip:
     """A TPU; `hbm` is all and usable GiB, `speeds` TFLOP/s and GB/s of memory, links and network."""
     whole, usable = (int(size * GIB) for size in hbm)
@@ -77,7 +80,20 @@ def _tpu(
     # torus", docs/v5p); in two dimensions only a whole side of a pod, 16 chips, has the link back (docs/v6e, docs/v5e).
     torus_side = 4 if shape[0] == 3 else 16
     return Chip(
-        name, device_kind, "tpu", whole, usable, *rates, hertz, *shape, 0, source, unverified, torus_side, sparse_cores
+        name,
+        device_kind,
+        "tpu",
+        whole,
+        usable,
+        *rates,
+        hertz,
+        *shape,
+        0,
+        source,
+        unverified,
+        torus_side=torus_side,
+        devices_per_chip=devices_per_chip,
+        sparse_cores=sparse_cores,
     )
 
 
@@ -124,6 +140,19 @@ CHIPS: Mapping[str, Chip] = MappingProxyType(
                 (2, 256),
                 f"{_TPU}/v6e",
                 ("dcn_bandwidth",),
+                2,
+            ),
+            # A chip is two devices, each with half of its memory, compute and network; here are the halves.
+            _tpu(
+                "v7x",
+                "TPU7x",
+                (96, 94.74),
+                (1153.5, 3690, 300, 6.25),
+                2.2e9,
+                (3, 9216),
+                f"{_TPU}/tpu7x",
+                ("tensor_core_hertz",),
+                2,
                 2,
             ),
             # NVIDIA's data sheets give the peaks with sparsity, twice these, and NVLink for both directions together.

@@ -22,7 +22,15 @@ from t5x_like.parallel.chips import CHIPS, GIB, Chip
 __all__ = ["CHIPS", "GIB", "Chip", "Topology", "nearest", "parse", "prepare", "slices_of"]
 
 # What people write for a chip, and what it is called here.
-_ALIASES: Mapping[str, str] = MappingProxyType({"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e"})
+_ALIASES: Mapping[str, str] = MappingProxyType(
+    {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "tpu7x": "v7x", "ironwood": "v7x"}
+)
+
+# What libtpu calls a chip, where that is something else.
+_LIBTPU: Mapping[str, str] = MappingProxyType({"v7x": "tpu7x"})
+
+# From the oldest to the newest.
+_TPUS = [chip.name for chip in CHIPS.values() if chip.platform == "tpu"]
 
 _MEMORY_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
@@ -60,6 +68,11 @@ class Topology:
     def chips(self) -> int:
         """The number of chips over all slices."""
         return self.slices * math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of JAX devices, of which a chip of v7x is two and any other one."""
+        return self.chips * self.chip.devices_per_chip
 
     def __str__(self) -> str:
         return self.name if self.slices == 1 else f"{self.slices} × {self.name}"
@@ -112,8 +125,14 @@ class Topology:
         if math.prod(self.shape) < 4:
             options["chips_per_host_bounds"] = (*self.shape, *(1,) * (3 - len(self.shape)))
         try:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=self.name, **options)
+            name = self.name.replace(self.chip.name, _LIBTPU.get(self.chip.name, self.chip.name))
+            found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
         except jax.errors.JaxRuntimeError as error:
+            if "external name" in str(error):
+                raise UserError(
+                    f"--topology: this libtpu does not know {self.chip.name}; install the version in"
+                    f" requirements.lock, or use {_TPUS[_TPUS.index(self.chip.name) - 1]}"
+                ) from error
             raise UserError(
                 f"--topology: libtpu has no slice {self.name!r} ({str(error).splitlines()[0]}); did you mean"
                 f" {nearest(self.chip, math.prod(self.shape))}?"
@@ -146,7 +165,8 @@ def parse(name: str, slices: int = 1) -> Topology:
     family, _, shape_text = name.partition(":")
     chip = CHIPS.get(_ALIASES.get(family.lower(), family.lower()))
     if chip is None:
-        raise UserError(f"--topology: there is no chip {family!r}; {registry.suggest(family, CHIPS)}")
+        newest = f"; the newest TPU is {_TPUS[-1]}" if family.lower().startswith(("v", "tpu")) else ""
+        raise UserError(f"--topology: there is no chip {family!r}; {registry.suggest(family, CHIPS)}{newest}")
     example = f"{chip.name}:4x4x4" if chip.dimensions == 3 else f"{chip.name}:{'2x8' if chip.per_host else '16x16'}"
     sides = shape_text.lower().split("x")
     if not all(side.isascii() and side.isdigit() and int(side) for side in sides):

@@ -21,7 +21,7 @@ _VMEM = "xla_tpu_scoped_vmem_limit_kib"
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """How a step is compiled for a chip.
+    """The choices for a step on one kind of chip.
 
     Attributes:
       barriers: whether arrays between matrix products are written to memory before they are used.

@@ -83,7 +83,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
       DoesNotFitError: where the step needs more memory than a chip has.
     """
     made = layouts.make(experiment.parallelism, devices if devices is not None else topology.devices())
-    experiment = fit.resolved(experiment, topology.chips, topology.slices)
+    experiment = fit.resolved(experiment, topology.size, topology.slices)
     check_batch(experiment, made)
     program = program_of(experiment, made)
     state = program.abstract_state()
@@ -169,7 +169,7 @@ def peak_bytes(compiled: Any) -> int:
 def _does_not_fit(
     needed: int, experiment: Experiment, topology: Topology, whole: int, parameters: int
 ) -> fit.DoesNotFitError:
-    guessed = fit.estimate(experiment, topology.chips, whole, parameters).total
+    guessed = fit.estimate(experiment, topology.size, whole, parameters).total
     needed = max(needed, topology.chip.usable_hbm_bytes + 1)
     proposal = fit.proposal(experiment, topology, whole, parameters, compiled_over_guess=needed / guessed)
     return fit.DoesNotFitError(topology, needed - topology.chip.usable_hbm_bytes, needed, proposal)

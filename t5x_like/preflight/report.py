@@ -8,6 +8,7 @@ import numpy as np
 
 from t5x_like.data.packing import places_of
 from t5x_like.experiment import Experiment
+from t5x_like.parallel import ragged
 from t5x_like.parallel import schedule as schedules
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, roofline, times
 from t5x_like.parallel.compiled.collectives import Collective
@@ -45,7 +46,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
     rates = prices.read(topology.chip.name, prices_file)
     reading = _read(built)
     described = describe(experiment)
-    step_flops = described["flops_per_step"] / topology.chips
+    step_flops = described["flops_per_step"] / topology.size
     ideal = step_flops / topology.chip.peak_flops
     seconds = reading.estimate.total
     executed = reading.products + sum(kernel.flops for kernel in reading.kernels)
@@ -59,11 +60,12 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "topology": topology.name,
         "slices": topology.slices,
         "chips": topology.chips,
+        "devices": topology.size,
         "mesh": dict(built.layout.mesh.shape),  # type: ignore[union-attr]
         "remat": experiment.parallelism.remat,
         "microbatches": experiment.parallelism.microbatches,
         "stage_idle": 0.0 if schedule is None else schedule.bubble,
-        "rows_per_chip": experiment.data.batch_size / topology.chips,
+        "rows_per_chip": experiment.data.batch_size / topology.size,
         "sequence_length": experiment.data.sequence_length,
         "per_chip": reading.per_chip,
         "fits": reading.per_chip["peak_bytes"] <= reading.per_chip["hbm_bytes"],
@@ -175,7 +177,8 @@ def _grouped_share(built: Built) -> float:
     sizes, p = built.sizes, built.experiment.parallelism
     if not sizes.experts or p.expert == 1:
         return 1.0
-    return sizes.experts_per_token / (p.expert * min(sizes.experts_per_token, sizes.experts // p.expert))
+    room = p.expert * min(sizes.experts_per_token, sizes.experts // p.expert) / sizes.experts_per_token
+    return 1 / min(room, ragged.EVEN_ROOM)
 
 
 def _memory(built: Built, module: hlo.Module, chip: Chip) -> dict[str, int]:

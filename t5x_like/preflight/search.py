@@ -52,7 +52,7 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
     whole, parameters = build.whole_bytes(shapes), build.whole_bytes(shapes["parameters"])
     found = []
     for changed in _ways(experiment, topology):
-        need = fit.estimate(changed, topology.chips, whole, parameters).total
+        need = fit.estimate(changed, topology.size, whole, parameters).total
         if need <= topology.chip.usable_hbm_bytes:
             found.append(Candidate(changed, need))
     return sorted(found, key=_slowness)
@@ -105,7 +105,7 @@ def _report(experiment: Experiment, topology: Topology, prices_file: str) -> dic
 
 def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
     p, rows, sizes = experiment.parallelism, experiment.data.batch_size, experiment.model.dimensions()
-    per_slice = topology.chips // topology.slices // (p.stage * p.sequence * p.expert)
+    per_slice = topology.size // topology.slices // (p.stage * p.sequence * p.expert)
     for tensor in _powers(per_slice):
         if not sizes.divided_by("tensor", tensor):
             continue
@@ -120,21 +120,22 @@ def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
                     break
                 for remat, other in itertools.product(_PRICED, _otherwise(p, topology, experiment)):
                     changed = dataclasses.replace(
-                        p, data=data, fsdp=fsdp, tensor=tensor, microbatches=parts, remat=remat, **other
+                        other, data=data, fsdp=fsdp, tensor=tensor, microbatches=parts, remat=remat
                     )
                     yield dataclasses.replace(experiment, parallelism=changed)
 
 
-def _otherwise(p: Parallelism, topology: Topology, experiment: Experiment) -> list[dict[str, str]]:
+def _otherwise(p: Parallelism, topology: Topology, experiment: Experiment) -> list[Parallelism]:
     """The choices of `parallel.tuning` as they are, then each the other way, where the experiment leaves them open."""
-    ways: list[dict[str, str]] = [{}]
+    ways = [p]
     if topology.chip.platform == "tpu":
         measured = tuning.choose(p, topology.chip.device_kind)
         if p.barriers == "auto":
-            ways.append({"barriers": "off" if measured.barriers else "on"})
+            ways.append(dataclasses.replace(p, barriers="off" if measured.barriers else "on"))
         length = experiment.data.sequence_length
         if p.attention_backward == "auto" and length > splash.BACKWARD_KEYS:
-            ways.append({"attention_backward": "split" if measured.fuses_backward(length) else "fused"})
+            other = "split" if measured.fuses_backward(length) else "fused"
+            ways.append(dataclasses.replace(p, attention_backward=other))
     return ways
 
 

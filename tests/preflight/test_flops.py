@@ -30,5 +30,5 @@ def test_a_large_step_has_the_products_of_its_shapes(name, topology, flags, back
     loaded = configdict.load(f"configs/{name}.py", [f"--config.parallelism.{flag}" for flag in flags])
     place = topologies.parse(topology)
     found = report.report(build.build(loaded, place))
-    expected = product_shapes.executed_flops(loaded, place.chips, backward_products=backward_products, rotations=2)
+    expected = product_shapes.executed_flops(loaded, place.size, backward_products=backward_products, rotations=2)
     assert counted(found) == pytest.approx(expected, rel=5e-3)
