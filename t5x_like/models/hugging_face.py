@@ -387,9 +387,8 @@ def described(model: Any) -> dict[str, Any]:
     for name in ("encoder", "decoder"):
         stack = getattr(model, name, None)
         if stack is not None:
-            group = [plain(layer) for layer in stack.group]
-            layers = {str(number): group[number % len(group)] for number in range(stack.layers)}
-            values[name] = {**values[name], "layer": layers, "pattern": None}
+            layers = {str(number): plain(layer) for number, layer in enumerate(stack.every_layer)}
+            values[name] = {**values[name], "layer": layers, "pattern": None, "leading": None}
     passed = {*_TRAINING, *_COMPUTATION}
     return {path: value for path, value in flatten(values).items() if path.split(".")[-1] not in passed}
 

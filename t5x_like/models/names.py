@@ -135,9 +135,9 @@ class Tensor:
         return found
 
 
-# From the path of a stack (`encoder.` or nothing), a layer's number and the rest of a path to the path of the variable
-# that holds it and its place along the first axis; None past the last layer.
-Locate = Callable[[str, int], tuple[str, int] | None]
+# From the path of a stack's blocks and a layer's number to what the paths of the layer's variables begin with, and its
+# place along their first axis, which is empty where a layer has variables of its own; None past the last layer.
+Locate = Callable[[str, int], tuple[str, tuple[int, ...]] | None]
 
 _LAYER = "{layer}"
 _EXPERT = "{expert}"
@@ -202,7 +202,7 @@ class NameMap:
             found = self.locate(before, layer)
             if found is None:
                 return None
-            places.append((f"{found[0]}.{after}", (found[1],)))
+            places.append((f"{found[0]}.{after}", found[1]))
         return places
 
     def _of_layer(

@@ -6,13 +6,13 @@ import random
 import pytest
 import sentencepiece
 import tokenizers
-from t5x_like.data.vocabulary_files import load
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from t5x_like.data.detokenization import StreamingDecoder, continuation
 from t5x_like.data.huggingface_vocabulary import HuggingFaceVocabulary
 from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from t5x_like.data.sentinels import SentinelVocabulary
+from t5x_like.data.vocabulary_files import load
 
 WORDS = ["the", "a", "river", "house", "walked", "green", "slowly", "and", "under", "bridge", "people", "often", "said"]
 _DRAW = random.Random(3)

@@ -6,11 +6,11 @@ import json
 import pytest
 import sentencepiece
 import tokenizers
-from t5x_like.data.vocabulary_files import load
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from t5x_like.data.huggingface_vocabulary import HuggingFaceVocabulary
 from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
+from t5x_like.data.vocabulary_files import load
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Data
 from t5x_like.sections import section

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 import sentencepiece
-from t5x_like.data.vocabulary_files import load
 
 from t5x_like.__main__ import main
 from t5x_like.data import sources, tokenizer
 from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
+from t5x_like.data.vocabulary_files import load
 from t5x_like.errors import ExperimentError, UserError
 
 

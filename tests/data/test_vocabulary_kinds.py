@@ -10,7 +10,6 @@ import pytest
 import sentencepiece
 import tokenizers
 from etils import epath
-from t5x_like.data.vocabulary_files import load, read
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from t5x_like.__main__ import main
@@ -19,6 +18,7 @@ from t5x_like.data.prepare import prepare
 from t5x_like.data.prepare_steps import Plan
 from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from t5x_like.data.token_shards import TokensTask
+from t5x_like.data.vocabulary_files import load, read
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Data
 from t5x_like.objectives.span_corruption import SpanCorruption

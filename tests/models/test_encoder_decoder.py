@@ -9,7 +9,7 @@ from flax import nnx
 
 from t5x_like import variables
 from t5x_like.models.dropout import RowRngs
-from t5x_like.models.transformer import positions as relative
+from t5x_like.models.transformer import position_bias as relative
 from t5x_like.parallel.layout import Layout
 
 TINY = {

@@ -11,7 +11,8 @@ from flax import nnx
 
 from t5x_like import variables
 from t5x_like.models.transformer import ends_options
-from t5x_like.models.transformer.positions import AlibiBias, rotation, sinusoids
+from t5x_like.models.transformer.position_bias import AlibiBias
+from t5x_like.models.transformer.positions import rotation, sinusoids
 from t5x_like.sections import changed
 
 HEADS, WIDTH, EMBED = 4, 8, 16

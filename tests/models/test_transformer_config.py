@@ -165,7 +165,7 @@ def test_an_unknown_kind_names_the_known_ones():
             "[0].norm.position: 'post' differs from layer.norm.position='pre', which the layers of a stack share with"
             " rope positions; leave it out, and set layer.norm.position",
         ),
-        ([{}] * 3, ": a group of 3 layers does not divide the 4 layers; use a multiple of 3 layers"),
+        ([{}] * 5, ": 5 layers are described, and there are 4; describe fewer, or raise layers"),
     ],
 )
 def test_an_entry_of_a_pattern_that_cannot_be_is_refused_by_its_place(pattern, sentence):

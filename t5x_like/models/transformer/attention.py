@@ -48,14 +48,17 @@ class Attention(nnx.Module):
         """
         o = self.options = options
         self.causal, self.is_cross, self.dtype = causal, cross, model.dtype
+        self.rotary_dim = o.head_dim
+        self.scale = o.scale or (o.head_dim**-0.5 if o.scaled else 1.0)
         self.dropout, self.dropout_inside = model.dropout, model.dropout_inside
         heads, kv = o.heads * o.head_dim, o.kv_heads * o.head_dim
-        linear = partial(Linear, bias=o.bias, quantization=model.quantization, rngs=rngs)
+        linear = partial(Linear, quantization=model.quantization, rngs=rngs)
+        biased = o.bias if o.output_bias is None else o.output_bias
         query_std = (model.init_std or model.embed**-0.5) * (1.0 if o.scaled else o.head_dim**-0.5)
-        self.query = linear(model.embed, heads, ("embed", "heads"), std=query_std)
-        self.key = linear(model.embed, kv, ("embed", "kv"), std=model.init_std)
-        self.value = linear(model.embed, kv, ("embed", "kv"), std=model.init_std)
-        self.output = linear(heads, model.embed, ("heads", "embed"), std=model.residual_std(heads))
+        self.query = linear(model.embed, heads, ("embed", "heads"), bias=o.bias, std=query_std)
+        self.key = linear(model.embed, kv, ("embed", "kv"), bias=o.bias, std=model.init_std)
+        self.value = linear(model.embed, kv, ("embed", "kv"), bias=o.bias, std=model.init_std)
+        self.output = linear(heads, model.embed, ("heads", "embed"), bias=biased, std=model.residual_std(heads))
         self.prefix: Any = None
 
     # --- What is static -----------------------------------------------------------------------------------------------
@@ -88,7 +91,7 @@ class Attention(nnx.Module):
             kv_heads=o.kv_heads,
             head_dim=o.head_dim,
             dtype=self.dtype,
-            scale=o.head_dim**-0.5 if o.scaled else 1.0,
+            scale=self.scale,
             soft_cap=o.soft_cap,
             rows=rows,
             documents_per_row=layout.current().documents_per_row,
@@ -124,8 +127,8 @@ class Attention(nnx.Module):
         if mask.backend.heads_first and not self.has_content_bias:
             return dropout(self._heads_first(x_btd, inputs, mask, rngs), self.dropout, rngs), None
         q_bthe, (k_bske, v_bske) = self._queries(x_btd), self.keys_and_values(x_btd)
-        if inputs.rotation is not None:
-            q_bthe, k_bske = rotate(q_bthe, inputs.rotation), rotate(k_bske, inputs.rotation)
+        if (turned := inputs.rotation_within(self.options.window)) is not None:
+            q_bthe, k_bske = rotate(q_bthe, turned), rotate(k_bske, turned)
         q_bthe, k_bske, v_bske = self._named(q_bthe, k_bske, v_bske)
         bias = self._bias(q_bthe, k_bske, inputs)
         v_bske = self._drop_weights(v_bske, rngs)
@@ -140,8 +143,8 @@ class Attention(nnx.Module):
         """Decoding: writes the new tokens' keys and values into the cache and attends to all of it."""
         assert cache is not None and inputs.slot is not None  # masks of arrays are for caches
         q_bthe, (k_btke, v_btke) = self._queries(x_btd), self.keys_and_values(x_btd)
-        if inputs.rotation is not None:
-            q_bthe, k_btke = rotate(q_bthe, inputs.rotation), rotate(k_btke, inputs.rotation)
+        if (turned := inputs.rotation_within(self.options.window)) is not None:
+            q_bthe, k_btke = rotate(q_bthe, turned), rotate(k_btke, turned)
         constrain = layout.current().constrain
         cache = Cache(*(constrain(each, CACHED) for each in write(cache, k_btke, v_btke, inputs.slot)))
         bias = (
@@ -166,8 +169,8 @@ class Attention(nnx.Module):
         mask_bts: jax.Array,
         bias: jax.Array | None = None,
     ) -> jax.Array:
-        scale = self.options.head_dim**-0.5 if self.options.scaled else 1.0
-        return attend_heads(q_bthe, k_bkse, v_bkse, mask_bts, bias, soft_cap=self.options.soft_cap, scale=scale)
+        soft_cap = self.options.soft_cap
+        return attend_heads(q_bthe, k_bkse, v_bkse, mask_bts, bias, soft_cap=soft_cap, scale=self.scale)
 
     def _bias(self, q_bthe: jax.Array, k_bske: jax.Array, inputs: AttentionInputs) -> jax.Array | None:
         """The bias by distance and the one that depends on the tokens, as backends take them."""
@@ -186,10 +189,10 @@ class Attention(nnx.Module):
         k_bkte = self.key.to_heads(x_btd, o.kv_heads)
         x_btd, q_bhte = materialize((x_btd, q_bhte))  # the third gather waits for the first product
         v_bkte = self.value.to_heads(x_btd, o.kv_heads)
-        if inputs.rotation is not None:
-            q_bhte, k_bkte = rotate_heads(q_bhte, inputs.rotation), rotate_heads(k_bkte, inputs.rotation)
+        if (turned := inputs.rotation_within(o.window)) is not None:
+            q_bhte, k_bkte = rotate_heads(q_bhte, turned), rotate_heads(k_bkte, turned)
         constrain = layout.current().constrain
-        q_bhte = constrain(q_bhte * (o.head_dim**-0.5 if o.scaled else 1), QUERIES)
+        q_bhte = constrain(q_bhte * self.scale, QUERIES)
         k_bkte, v_bkte = constrain(k_bkte, KEYS), constrain(v_bkte, KEYS)
         q_bhte, k_bkte, v_bkte = (checkpoint_name(each, "qkv") for each in (q_bhte, k_bkte, v_bkte))
         v_bkte = self._drop_weights(v_bkte.swapaxes(1, 2), rngs).swapaxes(1, 2)
@@ -199,6 +202,12 @@ class Attention(nnx.Module):
         q_bhte, k_bkte, v_bkte = (each.swapaxes(1, 2) for each in whole)
         mixed_bhte = mask.attend(q_bhte, k_bkte, v_bkte)
         return self.output.from_heads(context_parallel.own_tokens(mixed_bhte.swapaxes(1, 2)).swapaxes(1, 2))
+
+    def empty_cache(self, batch: int, slots: int) -> Cache:
+        """Room for the keys and values of `slots` tokens, in the computation's dtype."""
+        zeros = jnp.zeros((batch, self.options.kv_heads, slots, self.options.head_dim), self.dtype)
+        zeros = layout.current().constrain(zeros, CACHED)
+        return Cache(zeros, zeros)
 
     # --- Attention to an encoder's states -----------------------------------------------------------------------------
 

@@ -39,7 +39,8 @@ class Stack:
       layer: what they have in common.
       pattern: how the layers of a repeated group differ from `layer`, one entry a layer of the group with the options
         that it changes: `[{"attention": {"window": 4096}}, {}]` for local and global layers in turn. Empty for equal
-        layers. The length of the pattern divides `layers`.
+        layers. The last repetition may be cut short.
+      leading: how the layers before the repeated ones differ from `layer`, one entry a layer; they count in `layers`.
       positions: how a token's place in its row is told.
       embeddings: what goes into the first layer.
     """
@@ -47,24 +48,26 @@ class Stack:
     layers: int
     layer: LayerOptions
     pattern: tuple[Mapping[str, Any], ...] = ()
+    leading: tuple[Mapping[str, Any], ...] = ()
     positions: Annotated[Any, Choice("positions", default="rope")]
     embeddings: Annotated[Any, Choice("embeddings", default="tokens")]
 
     def __post_init__(self) -> None:
         require_size(self, "layers")
-        if self.pattern and self.layers % len(self.pattern):
+        if self.layers < len(self.leading) + len(self.group):
             raise ExperimentError(
-                "pattern",
-                f"a group of {len(self.pattern)} layers does not divide the {self.layers} layers; use a multiple of"
-                f" {len(self.pattern)} layers",
+                "pattern" if self.pattern else "leading",
+                f"{len(self.leading) + len(self.group)} layers are described, and there are {self.layers}; describe"
+                " fewer, or raise layers",
             )
-        for number, layer in enumerate(self.group):
-            self._check_shared(number, layer)
+        for name, layers in (("pattern", self.group), ("leading", self.leading_layers)):
+            for number, layer in enumerate(layers):
+                self._check_shared(f"{name}[{number}]", layer)
         if self.positions.name == "rope":
             self._check_rope()
 
-    def _check_shared(self, number: int, layer: LayerOptions) -> None:
-        """Raises ExperimentError where a layer of a pattern has its own of what all layers of a stack share."""
+    def _check_shared(self, where: str, layer: LayerOptions) -> None:
+        """Raises ExperimentError where a layer has its own of what all layers of a stack share."""
         shared = ["norm.position"]
         if self.positions.name == "rope":
             shared.append("attention.head_dim")
@@ -75,13 +78,13 @@ class Stack:
             own, common = (getattr(getattr(each, section), field, None) for each in (layer, self.layer))
             if own != common:
                 raise ExperimentError(
-                    f"pattern[{number}].{path}",
+                    f"{where}.{path}",
                     f"{own!r} differs from layer.{path}={common!r}, which the layers of a stack share with"
                     f" {self.positions.name} positions; leave it out, and set layer.{path}",
                 )
 
     def _check_rope(self) -> None:
-        head_dim, fraction = getattr(self.layer.attention, "head_dim", 0), self.positions.fraction
+        head_dim, fraction = self.layer.attention.head_dim, self.positions.fraction
         rotated = round(head_dim * fraction)
         if rotated % 2:
             part = "" if fraction == 1 else f", as {fraction} of {head_dim} is,"
@@ -94,17 +97,38 @@ class Stack:
             )
 
     def __hash__(self) -> int:
-        return hash((self.layers, self.layer, self.positions, self.embeddings, repr(self.pattern)))
+        return hash((self.layers, self.layer, self.positions, self.embeddings, repr((self.pattern, self.leading))))
 
     @cached_property
     def group(self) -> tuple[LayerOptions, ...]:
         """The layers of one repetition of the pattern: one where all layers are equal."""
-        if not self.pattern:
-            return (self.layer,)
+        return self._changed("pattern", self.pattern) if self.pattern else (self.layer,)
+
+    @cached_property
+    def leading_layers(self) -> tuple[LayerOptions, ...]:
+        """The layers before the repeated ones."""
+        return self._changed("leading", self.leading)
+
+    @property
+    def repetitions(self) -> int:
+        """How often the group is repeated as a whole."""
+        return (self.layers - len(self.leading)) // len(self.group)
+
+    @property
+    def trailing_layers(self) -> tuple[LayerOptions, ...]:
+        """The layers of a last repetition that is cut short."""
+        return self.group[: (self.layers - len(self.leading)) % len(self.group)]
+
+    @property
+    def every_layer(self) -> tuple[LayerOptions, ...]:
+        """All layers in their order."""
+        return (*self.leading_layers, *self.group * self.repetitions, *self.trailing_layers)
+
+    def _changed(self, name: str, entries: tuple[Mapping[str, Any], ...]) -> tuple[LayerOptions, ...]:
         common = plain(self.layer)
         return tuple(
-            section(LayerOptions, merged(LayerOptions, common, changes), f"pattern[{number}]")
-            for number, changes in enumerate(self.pattern)
+            section(LayerOptions, merged(LayerOptions, common, changes), f"{name}[{number}]")
+            for number, changes in enumerate(entries)
         )
 
 
@@ -167,7 +191,7 @@ class Transformer:
             raise ExperimentError(
                 "embed", f"{self.embed} is odd; a sinusoid is a pair of sine and cosine, so make it even"
             )
-        for layer in stack.group:
+        for layer in (*stack.leading_layers, *stack.group):
             attention, half = layer.attention, layer.feed_forward
             widest = max(
                 getattr(attention, "heads", 0) * getattr(attention, "head_dim", 0),
@@ -191,8 +215,8 @@ class Transformer:
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The model with its first parameters."""
-        kind = "EncoderDecoder" if self.encoder and self.decoder else "LanguageModel"
-        return registry.imported(f"t5x_like.models.transformer.model:{kind}")(self, rngs)
+        kind = "encoder_decoder:EncoderDecoder" if self.encoder and self.decoder else "model:LanguageModel"
+        return registry.imported(f"t5x_like.models.transformer.{kind}")(self, rngs)
 
     def check(self, layout: Layout | None, data: Any, rows: int) -> None:
         """See `Architecture.check`."""
@@ -210,11 +234,11 @@ class Transformer:
 
     def dimensions(self) -> Dimensions:
         """See `Architecture.dimensions`; of layers that differ, the largest sizes."""
-        layers = [layer for stack in (self.encoder, self.decoder) if stack for layer in stack.group]
+        layers = [layer for stack in self._stacks().values() for layer in (*stack.leading_layers, *stack.group)]
         attentions, halves = [layer.attention for layer in layers], [layer.feed_forward for layer in layers]
         mixed = [half for half in halves if isinstance(half, Experts)]
         main = self.main
-        windows = {layer.attention.window for layer in main.group}
+        windows = {layer.attention.window for layer in main.every_layer}
         return Dimensions(
             vocab=self.vocab_size,
             embed=self.embed,
@@ -233,9 +257,7 @@ class Transformer:
             or any(each.has_content_bias for each in attentions),
             itemsize=2 if self.dtype == "bfloat16" else 4,
             cuts=tuple(self._cuts()),
-            stacks=tuple(
-                (f"{name}.layers", stack.layers // len(stack.group)) for name, stack in self._stacks().items()
-            ),
+            stacks=tuple((f"{name}.layers", stack.repetitions) for name, stack in self._stacks().items()),
         )
 
     @property
@@ -250,8 +272,10 @@ class Transformer:
     def _cuts(self) -> Iterator[Cut]:
         """Every size that a mesh may cut, once."""
         for name, stack in self._stacks().items():
-            for number, layer in enumerate(stack.group):
-                where = f"{name}.pattern[{number}]" if stack.pattern else f"{name}.layer"
+            pattern = [(f"pattern[{i}]" if stack.pattern else "layer", each) for i, each in enumerate(stack.group)]
+            leading = [(f"leading[{i}]", each) for i, each in enumerate(stack.leading_layers)]
+            for place, layer in (*leading, *pattern):
+                where = f"{name}.{place}"
                 attention, half = layer.attention, layer.feed_forward
                 yield Cut(f"{where}.attention.heads", attention.heads, "heads", "tensor")
                 yield Cut(f"{where}.attention.kv_heads", attention.kv_heads, "kv", "tensor")
@@ -274,21 +298,26 @@ class Transformer:
             raise ExperimentError("family", f"{self.family!r} has no names in Hugging Face's format; give it some")
         return NameMap(tuple(form.tensors(self)), self.locate_layer, form.ignored, form.prefix)
 
-    def locate_layer(self, blocks: str, layer: int) -> tuple[str, int] | None:
-        """Where the variables of a layer are: the path that they begin with, and their place along the first axis.
+    def locate_layer(self, blocks: str, layer: int) -> tuple[str, tuple[int, ...]] | None:
+        """Where the variables of a layer are: what their paths begin with, and their place along the first axis.
 
         Args:
           blocks: the path of a stack's layers: `blocks`, or `encoder.blocks` of an encoder with a decoder.
           layer: its number in the stack.
 
         Returns:
-          None past the last layer.
+          None past the last layer; the place is empty where the layer is none of the repeated ones.
         """
         stack = self.encoder if self.encoder and self.decoder and blocks == "encoder.blocks" else self.main
         if layer >= stack.layers:
             return None
-        repetition, number = divmod(layer, len(stack.group))
-        return f"{blocks}.layer" + (f".layers.{number}" if len(stack.group) > 1 else ""), repetition
+        before, first = blocks.removesuffix("blocks"), len(stack.leading)
+        if layer < first:
+            return f"{before}leading.layers.{layer}", ()
+        repetition, number = divmod(layer - first, len(stack.group))
+        if repetition == stack.repetitions:
+            return f"{before}trailing.layers.{number}", ()
+        return f"{blocks}.layer" + (f".layers.{number}" if len(stack.group) > 1 else ""), (repetition,)
 
     # --- Shared by the parts ------------------------------------------------------------------------------------------
 

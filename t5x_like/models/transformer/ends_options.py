@@ -9,7 +9,7 @@ from t5x_like.checks import require_at_least, require_below, require_one_of, req
 from t5x_like.errors import ExperimentError
 from t5x_like.models.transformer.layer_options import ACTIVATIONS
 
-ROPE_SCALINGS = ("none", "linear", "llama3")
+ROPE_SCALINGS = ("none", "linear", "llama3", "yarn")
 
 # --- Positions --------------------------------------------------------------------------------------------------------
 
@@ -49,11 +49,14 @@ class RopeScaling:
 
     Attributes:
       kind: `none`; `linear`, all wavelengths times `factor` (Chen et al. 2023); or `llama3`, the long ones times
-        `factor`, the short ones as they are, and a passage between (Grattafiori et al. 2024, as released).
+        `factor`, the short ones as they are, and a passage between (Grattafiori et al. 2024, as released); or `yarn`,
+        likewise, with a passage that is linear in the number of the wavelength (Peng et al. 2023, section 3.2).
       factor: of the wavelengths.
       low: wavelengths above original_length / low are long.
-      high: wavelengths below original_length / high are short.
+      high: wavelengths below original_length / high are short; 4 is Llama's, YaRN's is 32.
       original_length: that the model was first trained on.
+      rounded: whether YaRN's passage begins and ends at a whole number of a wavelength.
+      attention_factor: what YaRN multiplies rotated queries and keys by, as a rule 0.1 · ln(factor) + 1 (section 3.4).
     """
 
     kind: str = "none"
@@ -61,10 +64,15 @@ class RopeScaling:
     low: float = 1.0
     high: float = 4.0
     original_length: int = 8192
+    rounded: bool = True
+    attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
         require_one_of(self, "kind", ROPE_SCALINGS)
-        require_positive(self, "factor", "original_length")
+        require_positive(self, "factor", "original_length", "attention_factor")
+        if self.kind != "yarn" and (self.attention_factor != 1 or not self.rounded):
+            field = "rounded" if self.attention_factor == 1 else "attention_factor"
+            raise ExperimentError(field, f"it does nothing with kind={self.kind!r}; choose 'yarn' or leave it out")
         if not 0 < self.low < self.high:
             raise ExperimentError("low", f"{self.low} must be above 0 and below high={self.high}")
         if self.kind == "none" and self.factor != 1:
@@ -79,15 +87,19 @@ class Rope:
       theta: base of the wavelengths.
       fraction: of a head's width that is rotated, from its beginning; the rest carries no position.
       scaling: of the wavelengths.
+      local_theta: base of the wavelengths in layers with a window, where nothing is scaled (Gemma 3, 2025, section 2);
+        0 for the same as in the others.
     """
 
     name: str = "rope"
     theta: float = 10000.0
     fraction: float = 1.0
     scaling: RopeScaling
+    local_theta: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive(self, "theta")
+        require_at_least(self, 0, "local_theta")
         if not 0 < self.fraction <= 1:
             raise ExperimentError("fraction", f"{self.fraction} is no part of a head; it must be above 0 and at most 1")
 
@@ -137,11 +149,13 @@ class Tokens:
       types: kinds of token that have an embedding of their own beside the token's, such as BERT's two for the first and
         the second of two texts; 0 for none.
       norm: whether there is a norm after the embeddings.
+      scaled: whether the tokens' embeddings are multiplied by √embed (Vaswani et al. 2017, section 3.4).
     """
 
     name: str = "tokens"
     types: int = 0
     norm: bool = False
+    scaled: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "types")

@@ -46,6 +46,7 @@ class AttentionInputs:
       masks: who may attend to whom, one for each distinct kind of self-attention: prepared for the chosen backend, or
         with caches bool [batch, length, slots].
       rotation: rotary angles, or None.
+      local_rotation: those of layers with a window, where they differ.
       bias: float32 [1 or batch, heads, queries, keys], added to the scores of self-attention; or None.
       encoded_bsd: an encoder's states, or None where there is none or caches hold keys and values of it.
       encoded_mask: who may attend to what of them, or None.
@@ -56,6 +57,7 @@ class AttentionInputs:
     segment_ids_bt: jax.Array
     masks: tuple[PreparedAttention | jax.Array, ...]
     rotation: Rotation | None = None
+    local_rotation: Rotation | None = None
     bias: jax.Array | None = None
     encoded_bsd: jax.Array | None = None
     encoded_mask: jax.Array | None = None
@@ -69,6 +71,10 @@ class AttentionInputs:
     def key_positions(self, keys: int) -> jax.Array:
         """int32 [batch or 1, keys], each key's place in its segment: of a cache, its slot."""
         return self.positions_bt if self.slot is None else jax.numpy.arange(keys)[None]
+
+    def rotation_within(self, window: int) -> Rotation | None:
+        """The rotary angles of a layer that sees so far; 0 is the whole row."""
+        return self.local_rotation if window and self.local_rotation is not None else self.rotation
 
     def by_row(self) -> "AttentionInputs":
         """The same with masks of which each row's part can be taken, for a pipeline of microbatches."""

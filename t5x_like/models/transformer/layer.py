@@ -66,23 +66,27 @@ class Layer(nnx.Module):
         own, encoded = cache if cache is not None and self.cross is not None else (cache, None)
         read_btd = stream.gather(self._before(self.attention_norm, x_btd))
         mixed, own = self.attention(read_btd, inputs, inputs.masks[self.mask_number], rngs and rngs.fold(0), own)
-        x_btd = stream.constrain(self._after(self.attention_norm, x_btd + stream.scatter(mixed)))
+        x_btd = stream.constrain(self._added(self.attention_norm, x_btd, stream.scatter(mixed)))
         if self.cross is not None and self.cross_norm is not None and inputs.encoded_mask is not None:
             read_btd = stream.gather(self._before(self.cross_norm, x_btd))
             mixed = self.cross.cross(read_btd, inputs, rngs and rngs.fold(2), encoded)
-            x_btd = stream.constrain(self._after(self.cross_norm, x_btd + stream.scatter(mixed)))
+            x_btd = stream.constrain(self._added(self.cross_norm, x_btd, stream.scatter(mixed)))
         read_btd = stream.gather(self._before(self.mlp_norm, x_btd))
         made_btd = stream.scatter(self.mlp(read_btd, inputs.real_bt, rngs and rngs.fold(3)))
-        x_btd = self._after(self.mlp_norm, x_btd + dropout(made_btd, self.dropout, rngs and rngs.fold(1)))
+        x_btd = self._added(self.mlp_norm, x_btd, dropout(made_btd, self.dropout, rngs and rngs.fold(1)))
         return stream.constrain(x_btd), (own, encoded) if encoded is not None else own
 
     def _before(self, norm: Norm, x_btd: jax.Array) -> jax.Array:
         """What a part reads."""
         return x_btd if self.post else materialize(norm(x_btd))
 
-    def _after(self, norm: Norm, x_btd: jax.Array) -> jax.Array:
-        """What the next part reads, or adds to."""
-        return norm(x_btd) if self.post else x_btd
+    def _added(self, norm: Norm, x_btd: jax.Array, made_btd: jax.Array) -> jax.Array:
+        """The stream with what a part made of it, which the next part reads, or adds to."""
+        return norm(x_btd + made_btd) if self.post else x_btd + made_btd
+
+    def empty_cache(self, batch: int, slots: int) -> LayerCache:
+        """Room for what later tokens need of `slots` tokens."""
+        return self.attention.empty_cache(batch, slots)
 
     @property
     def parts(self) -> tuple["Layer", ...]:
@@ -112,6 +116,10 @@ class LayerGroup(nnx.Module):
             x_btd, own = layer(x_btd, own, rngs and rngs.fold(number), inputs)
             caches.append(own)
         return x_btd, None if cache is None else tuple(caches)
+
+    def empty_cache(self, batch: int, slots: int) -> LayerCache:
+        """See `Layer.empty_cache`."""
+        return tuple(layer.empty_cache(batch, slots) for layer in self.layers)
 
     @property
     def parts(self) -> tuple[Layer, ...]:

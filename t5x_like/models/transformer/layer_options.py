@@ -11,7 +11,8 @@ from t5x_like.errors import ExperimentError
 from t5x_like.sections import Choice
 
 NORMS = ("layernorm", "rmsnorm")
-NORM_POSITIONS = ("pre", "post")
+NORM_POSITIONS = ("pre", "post", "inside", "around")
+ARRANGEMENTS = ("sequential", "parallel", "parallel_two_norms")
 ACTIVATIONS = ("gelu", "gelu_exact", "relu", "silu")
 
 
@@ -23,14 +24,19 @@ class NormOptions:
       kind: `layernorm` (Ba et al. 2016) or `rmsnorm` (Zhang & Sennrich 2019).
       epsilon: added under the root.
       bias: whether there is a learned bias beside the learned scale.
-      position: `pre`, before each part of a layer and once after the last layer; or `post`, after each part is added to
-        the stream (Vaswani et al. 2017, section 3.1), and not again at the end.
+      position: `pre`, before each part of a layer and once after the last layer; `post`, after each part is added to
+        the stream (Vaswani et al. 2017, section 3.1), and not again at the end; `inside`, of what a part gives, before
+        it is added (OLMo 2, 2025, section 3.1); or `around`, before a part and of what it gives (Gemma 2, 2024, section
+        2). The last two have a norm after the last layer too.
+      unit_offset: whether the scale is stored as its difference from one (Gemma's code), which weight decay then draws
+        to one.
     """
 
     kind: str = "rmsnorm"
     epsilon: float = 1e-6
     bias: bool = False
     position: str = "pre"
+    unit_offset: bool = False
 
     def __post_init__(self) -> None:
         require_one_of(self, "kind", NORMS)
@@ -46,9 +52,11 @@ class DotProduct:
       heads: query heads.
       kv_heads: key and value heads; a divisor of `heads`.
       head_dim: width of a head.
-      bias: whether the four projections have biases.
+      bias: whether the projections of queries, keys and values have biases.
+      output_bias: whether the output's has; nothing is the same as `bias`.
       scaled: whether the products of queries and keys are divided by √head_dim; without, the queries' first weights
         are.
+      scale: what the products are multiplied by in place of that; 0 leaves it to `scaled`.
       window: how many tokens before itself a token sees in self-attention, and where later ones are seen, as many of
         those (Beltagy et al. 2020, section 3.1; Mistral 7B, Jiang et al. 2023, section 2); 0 for all.
       soft_cap: c of c·tanh(score / c), which keeps the scores between −c and c (Gemma 2, 2024, section 2); 0 for none.
@@ -62,13 +70,15 @@ class DotProduct:
     kv_heads: int
     head_dim: int
     bias: bool = False
+    output_bias: bool | None = None
     scaled: bool = True
+    scale: float = 0.0
     window: int = 0
     soft_cap: float = 0.0
 
     def __post_init__(self) -> None:
         require_size(self, "heads", "kv_heads", "head_dim")
-        require_at_least(self, 0, "window", "soft_cap")
+        require_at_least(self, 0, "window", "soft_cap", "scale")
         require_below(self, 1 << 31, "window")
         if self.heads % self.kv_heads:
             raise ExperimentError(
@@ -158,8 +168,26 @@ class LayerOptions:
       attention: how tokens look at each other.
       feed_forward: what is computed of each token by itself.
       norm: of the residual stream.
+      arrangement: `sequential`, where feed_forward reads what attention has added; or `parallel`, where both read the
+        same and are added at once (GPT-J, 2021), by way of one norm, or with `parallel_two_norms` of one each.
     """
 
     attention: Annotated[Any, Choice("attention", default="dot_product")]
     feed_forward: Annotated[Any, Choice("feed_forward", default="dense")]
     norm: NormOptions
+    arrangement: str = "sequential"
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "arrangement", ARRANGEMENTS)
+        if self.arrangement != "sequential" and self.norm.position != "pre":
+            raise ExperimentError(
+                "norm.position", f"{self.norm.position!r} is of sequential layers; with parallel parts use 'pre'"
+            )
+
+    def build(self, model: Any, rngs: nnx.Rngs, *, causal: bool, cross: bool, mask_number: int) -> nnx.Module:
+        """The module; see `Layer`."""
+        kinds = {"inside": "layer_kinds:NormInside", "around": "layer_kinds:NormAround"}
+        kind = kinds.get(self.norm.position, "layer:Layer")
+        kind = kind if self.arrangement == "sequential" else "layer_kinds:Parallel"
+        layer = registry.imported(f"t5x_like.models.transformer.{kind}")
+        return layer(model, self, rngs, causal=causal, cross=cross, mask_number=mask_number)

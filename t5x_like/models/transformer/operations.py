@@ -36,8 +36,7 @@ def flops(model: Any, shapes: Mapping[str, tuple[int, ...]], *, head: bool = Tru
 
 def _stack(model: Any, stack: Any, length: int, inputs: int, *, causal: bool) -> float:
     """Of one row through a stack, which attends to `inputs` tokens of an encoder."""
-    group = sum(_layer(model, layer, length, inputs, causal=causal) for layer in stack.group)
-    return (stack.layers // len(stack.group)) * group
+    return sum(_layer(model, layer, length, inputs, causal=causal) for layer in stack.every_layer)
 
 
 def _layer(model: Any, layer: Any, length: int, inputs: int, *, causal: bool) -> float:

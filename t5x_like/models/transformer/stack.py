@@ -1,163 +1,29 @@
-"""A stack of layers: stacked parameters and the loop over them, with the bias by distance and the final norm.
-
-Layers that are equal, or the groups of a repeated pattern, are one set of parameters with a leading `layers` axis.
-Whether the loop is compiled as a loop or unrolled, whether layers are in stages on devices of their own, and what the
-backward pass recomputes, is the layout's choice; the parameters, and so the checkpoints, are the same.
+"""A stack of layers with what comes before and after them: positions, the bias by distance, and the final norm.
 
 Shapes: b batch, t length, d width.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like import variables
 from t5x_like.kernels import attention as kernels
 from t5x_like.kernels.xla import within
-from t5x_like.models import auxiliary
-from t5x_like.models.auxiliary import Reports
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Embedding
 from t5x_like.models.norm import Norm
-from t5x_like.models.transformer import config, pipeline
+from t5x_like.models.transformer import config
 from t5x_like.models.transformer import residual_stream as stream
-from t5x_like.models.transformer.inputs import CACHED, AttentionInputs, Cache, Encoded
-from t5x_like.models.transformer.layer import Layer, LayerGroup
-from t5x_like.models.transformer.positions import bias_of, rotation, sinusoids
-from t5x_like.parallel import layout
-from t5x_like.parallel import schedule as schedules
-
-_POLICIES = jax.checkpoint_policies
-REMAT: Mapping[str, Callable[..., Any] | None] = {
-    "none": None,
-    "full": _POLICIES.nothing_saveable,
-    "save_dots": _POLICIES.dots_with_no_batch_dims_saveable,
-    "save_attention": _POLICIES.save_only_these_names("attention"),
-    "save_qkv_attention": _POLICIES.save_only_these_names("qkv", "attention"),
-    # What `save_qkv_attention` keeps waits in the memory of the devices' host.
-    "offload_qkv_attention": _POLICIES.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=["qkv", "attention"],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
-}
-
-
-class Layers(nnx.Module):
-    """Copies of a layer, or of a group of layers, called one after the other."""
-
-    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> None:
-        """Args: `build`, what makes one copy; how many; `rngs`, split so that each copy draws its own values."""
-        self.count = count
-
-        @nnx.split_rngs(splits=count)
-        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
-        def stacked(rngs: nnx.Rngs) -> nnx.Module:
-            return build(rngs)
-
-        self.layer: nnx.Module = stacked(rngs)
-
-    def __call__(
-        self, x_btd: jax.Array, caches: Any, rngs: RowRngs | None, inputs: AttentionInputs
-    ) -> tuple[jax.Array, Any]:
-        """Runs the residual stream through the layers; in stages, where the layout has several and there are no caches.
-
-        Args:
-          x_btd: [batch, length, embed].
-          caches: one for each layer, or None. With caches the layers are written out, so that each cache is an array of
-            its own, which a loop over tokens updates in place.
-          rngs: folded with the layer's number; None for none.
-          inputs: see `AttentionInputs`.
-
-        Returns:
-          The last layer's stream, and the caches.
-        """
-        if caches is not None:
-            new: list[Any] = []
-            for layer, cache in zip(self.each(lambda layer: layer), caches, strict=True):
-                x_btd, cache = layer(x_btd, cache, rngs and rngs.fold(len(new)), inputs)
-                new.append(cache)
-            return x_btd, tuple(new)
-        structure, parameters = variables.split(self.layer)
-        schedule = schedules.of(layout.current(), len(x_btd))
-        if schedule is None:
-            x_btd, reports = _through(structure, x_btd, parameters, jnp.arange(self.count), rngs, inputs)
-        else:
-            layers = partial(_through, structure)
-            x_btd, reports = pipeline.run(layers, schedule, parameters, structure.infos(), rngs, x_btd, inputs)
-        auxiliary.absorb(reports, self.layer)
-        return x_btd, None
-
-    def each(self, function: Callable[[Any], Any]) -> tuple[Any, ...]:
-        """The results of a function of each layer, the first one first."""
-        return tuple(function(layer) for layer in (self.layer if isinstance(self.layer, nnx.List) else self._slices()))
-
-    def unstack(self) -> None:
-        """Replaces the stacked parameters by those of each layer: a loop over tokens would slice them for each token.
-
-        Afterwards the layers run with caches only.
-        """
-        self.layer = nnx.List(self._slices())
-
-    @property
-    def first(self) -> Any:
-        """A layer, or the stacked layers, whose static options are those of all."""
-        return self.layer[0] if isinstance(self.layer, nnx.List) else self.layer
-
-    def _slices(self) -> list[Any]:
-        structure, parameters = variables.split(self.layer)
-        one, constrain = structure.unstacked(), layout.current().constrain
-        infos = one.infos()
-
-        def layer(index: int) -> Any:
-            return one.merge(jax.tree.map(lambda x, info: constrain(x[index], info.axes), parameters, infos))
-
-        return [layer(index) for index in range(self.count)]
-
-
-def _through(
-    structure: variables.Functional,
-    x_btd: jax.Array,
-    parameters: Any,
-    numbers: jax.Array,
-    rngs: RowRngs | None,
-    inputs: AttentionInputs,
-) -> tuple[jax.Array, Reports]:
-    """The stream through the layers whose parameters and numbers these are, and what they reported."""
-    setting = layout.current()
-
-    def body(x_btd: jax.Array, sliced: tuple[Any, jax.Array]) -> tuple[jax.Array, Any]:
-        parameters, number = sliced
-        layer = structure.merge(parameters)
-        # What a layer reports must leave the loop as one of its results.
-        with auxiliary.nested(layer) as reports:
-            x_btd, _ = layer(x_btd, None, rngs and rngs.fold(number), inputs)
-        return x_btd, reports
-
-    policy = REMAT[setting.remat]
-    if policy is not None:
-        body = jax.checkpoint(body, policy=policy, prevent_cse=not setting.scan_layers)
-    loop = jax.lax.scan if setting.scan_layers else _unrolled
-    x_btd, reports = loop(body, x_btd, (parameters, numbers))
-    return x_btd, auxiliary.summed_over_layers(reports)
-
-
-def _unrolled(body: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
-    """The loop written out."""
-    leaves, structure = jax.tree.flatten(stacked)
-    layers = len(leaves[0])
-    # One split, whose gradient is one concatenation; indexing would add up a padded array for each layer.
-    slices = [jax.lax.split(leaf, (1,) * layers) for leaf in leaves]
-    outputs = []
-    for layer in range(layers):
-        x, output = body(x, structure.unflatten([leaf[layer].reshape(leaf[layer].shape[1:]) for leaf in slices]))
-        outputs.append(output)
-    return x, jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *outputs)
+from t5x_like.models.transformer.inputs import AttentionInputs, Encoded
+from t5x_like.models.transformer.layer import LayerGroup
+from t5x_like.models.transformer.layer_options import LayerOptions
+from t5x_like.models.transformer.layers import Layers
+from t5x_like.models.transformer.position_bias import bias_of
+from t5x_like.models.transformer.positions import local_rotation, rotation, sinusoids
+from t5x_like.models.transformer.single_layers import SingleLayers
 
 
 class TransformerStack(nnx.Module):
@@ -188,24 +54,23 @@ class TransformerStack(nnx.Module):
         self.types = Embedding(types, model.embed, "position", std=table, rngs=rngs) if types else None
         self.embedding_norm = Norm(o.layer.norm, model.embed, rngs) if getattr(o.embeddings, "norm", False) else None
         self.bias = bias_of(o.positions, o.layer.attention.heads, rngs, causal=causal)
-        self.mask_kinds = tuple(dict.fromkeys(layer.attention for layer in o.group))
-        self.blocks = Layers(lambda rngs: self._group(rngs, cross), o.layers // len(o.group), rngs)
+        self.mask_kinds = tuple(dict.fromkeys(layer.attention for layer in (*o.leading_layers, *o.group)))
+
+        def group(rngs: nnx.Rngs) -> nnx.Module:
+            layers = [self._layer(layer, rngs, cross) for layer in o.group]
+            return layers[0] if len(layers) == 1 else LayerGroup(layers)
+
+        def single(layers: tuple[LayerOptions, ...]) -> SingleLayers | None:
+            return SingleLayers([self._layer(layer, rngs, cross) for layer in layers]) if layers else None
+
+        self.leading = single(o.leading_layers)
+        self.blocks = Layers(group, o.repetitions, rngs)
+        self.trailing = single(o.trailing_layers)
         self.norm = None if o.layer.norm.position == "post" else Norm(o.layer.norm, model.embed, rngs)
 
-    def _group(self, rngs: nnx.Rngs, cross: bool) -> nnx.Module:
-        """One repetition of the pattern: a layer, or a group of several."""
-        layers = [
-            Layer(
-                self.model,
-                layer,
-                rngs,
-                causal=self.causal,
-                cross=cross,
-                mask_number=self.mask_kinds.index(layer.attention),
-            )
-            for layer in self.stack.group
-        ]
-        return layers[0] if len(layers) == 1 else LayerGroup(layers)
+    def _layer(self, options: LayerOptions, rngs: nnx.Rngs, cross: bool) -> Any:
+        number = self.mask_kinds.index(options.attention)
+        return options.build(self.model, rngs, causal=self.causal, cross=cross, mask_number=number)
 
     # --- Embedding ----------------------------------------------------------------------------------------------------
 
@@ -232,6 +97,8 @@ class TransformerStack(nnx.Module):
         else:
             assert tokens is not None  # embeddings of tokens have a table
             x_btd = stream.gather_lookup(tokens(rows, dtype))
+            if self.stack.embeddings.scaled:
+                x_btd = x_btd * self.model.embed**0.5
         if self.positions is not None:
             x_btd = x_btd + self.positions(positions_bt, dtype)
         if self.stack.positions.name == "sinusoidal":
@@ -265,8 +132,24 @@ class TransformerStack(nnx.Module):
           mask_bts: bool [batch, length, length], who may attend to whom in place of what segments and kind say.
         """
         inputs = self._inputs(x_btd, positions_bt, segment_ids_bt, encoded, mask_bts)
-        x_btd, _ = self.blocks(x_btd, None, rngs, inputs)
+        x_btd, _ = self._through(x_btd, None, rngs, inputs)
         return x_btd if self.norm is None else self.norm(x_btd)
+
+    def _through(
+        self, x_btd: jax.Array, caches: Any, rngs: RowRngs | None, inputs: AttentionInputs
+    ) -> tuple[jax.Array, Any]:
+        """The stream through all layers; with caches, one for each group or layer that is none of a group."""
+        if self.leading is None and self.trailing is None:
+            return self.blocks(x_btd, caches, rngs, inputs)
+        new: list[Any] = []
+        count = self.blocks.count
+        for number, layers in ((count, self.leading), (0, self.blocks), (count + 1, self.trailing)):
+            if layers is not None:
+                own, caches = (None, None) if caches is None else (caches[: layers.count], caches[layers.count :])
+                folded = rngs and rngs.fold(number) if number else rngs
+                x_btd, own = layers(x_btd, own, folded, inputs)
+                new.extend(own or ())
+        return x_btd, tuple(new) if new else None
 
     def _inputs(
         self,
@@ -300,7 +183,7 @@ class TransformerStack(nnx.Module):
             positions_bt=positions_bt,
             segment_ids_bt=segment_ids_bt,
             masks=tuple(masks),
-            rotation=self._rotation(positions_bt),
+            **self._rotations(positions_bt),
             bias=bias,
             encoded_bsd=None if encoded is None else encoded.states_bsd,
             encoded_mask=encoded_mask,
@@ -308,13 +191,18 @@ class TransformerStack(nnx.Module):
 
     def _kinds(self) -> list[Any]:
         """One attention module of each distinct kind in the stack, in the order of their masks."""
-        attentions = self.blocks.first.self_attentions
-        kinds = [layer.attention for layer in self.stack.group]
+        first = self.blocks.first.self_attentions
+        attentions = first if self.leading is None else (*self.leading.self_attentions, *first)
+        kinds = [layer.attention for layer in (*self.stack.leading_layers, *self.stack.group)]
         return [attentions[kinds.index(kind)] for kind in self.mask_kinds]
 
-    def _rotation(self, positions_bt: jax.Array) -> Any:
+    def _rotations(self, positions_bt: jax.Array) -> dict[str, Any]:
+        """Rotary angles as fields of `AttentionInputs`."""
         o = self.stack
-        return rotation(positions_bt, o.layer.attention.head_dim, o.positions) if o.positions.name == "rope" else None
+        if o.positions.name != "rope":
+            return {}
+        place = positions_bt, self._kinds()[0].rotary_dim, o.positions
+        return {"rotation": rotation(*place), "local_rotation": local_rotation(*place)}
 
     # --- Decoding -----------------------------------------------------------------------------------------------------
 
@@ -324,15 +212,13 @@ class TransformerStack(nnx.Module):
 
     def empty_cache(self, batch: int, slots: int) -> tuple[Any, ...]:
         """Room for the keys and values of `slots` tokens in every layer, in the computation's dtype."""
+        parts = (part for part in (self.leading, self.blocks, self.trailing) if part is not None)
+        return tuple(cache for part in parts for cache in part.empty_caches(batch, slots))
 
-        def room(attention: Any) -> Cache:
-            zeros = jnp.zeros((batch, attention.kv_heads, slots, attention.head_dim), self.model.dtype)
-            zeros = layout.current().constrain(zeros, CACHED)
-            return Cache(zeros, zeros)
-
-        group = tuple(layer.attention for layer in self.stack.group)
-        caches = [tuple(map(room, group)) for _ in range(self.stack.layers // len(group))]
-        return tuple(each[0] if len(group) == 1 else each for each in caches)
+    def each(self, function: Callable[[Any], Any]) -> tuple[Any, ...]:
+        """The results of a function of each group, or layer that is none of a group; the first one first."""
+        parts = (part for part in (self.leading, self.blocks, self.trailing) if part is not None)
+        return tuple(found for part in parts for found in part.each(function))
 
     def continued(
         self,
@@ -364,12 +250,12 @@ class TransformerStack(nnx.Module):
             positions_bt=positions_bt,
             segment_ids_bt=jnp.ones_like(positions_bt),
             masks=tuple(masks),
-            rotation=self._rotation(positions_bt),
+            **self._rotations(positions_bt),
             bias=bias,
             encoded_mask=encoded_mask,
             slot=slot,
         )
-        x_btd, caches = self.blocks(x_btd, caches, None, inputs)
+        x_btd, caches = self._through(x_btd, caches, None, inputs)
         return x_btd if self.norm is None else self.norm(x_btd), caches
 
 
