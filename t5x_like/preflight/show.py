@@ -35,6 +35,18 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[st
     console.print(table if table.row_count else "the two are the same")
 
 
+def moved(changed: Mapping[str, tuple[float, float]], file: str) -> None:
+    """Prints the figures that are not those of a file of golden ones."""
+    console = Console()
+    if not changed:
+        console.print(f"all figures are those recorded in {file}", soft_wrap=True)
+        return
+    table = Table("figure", "recorded", "now", "ratio", box=None)
+    for name, (old, new) in changed.items():
+        table.add_row(name, format_number(old), format_number(new), f"{new / old:.3f}" if old else "")
+    console.print(table)
+
+
 def ranking(reports: list[dict[str, Any]]) -> None:
     """Prints what a search found, the fastest first."""
     console = Console()

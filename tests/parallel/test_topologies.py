@@ -43,7 +43,11 @@ def test_a_name_is_chips(name, slices, chips, spelled):
     "name, slices, sentence",
     [
         ("v5w:16x16", 1, "there is no chip 'v5w'; did you mean 'v5"),
-        ("tpu:4x4", 1, "there is no chip 'tpu'; it must be one of v4, v5e, v5p, v6e, v7x, a100, h100, h200; the newest"),
+        (
+            "tpu:4x4",
+            1,
+            "there is no chip 'tpu'; it must be one of v4, v5e, v5p, v6e, v7x, a100, h100, h200; the newest",
+        ),
         ("v5e", 1, "'v5e' says no shape; write it as v5e:16x16"),
         ("v5e:256", 1, "did you mean v5e:16x16?"),
         ("v5e:4x0", 1, "says no shape"),
@@ -127,7 +131,14 @@ def test_every_figure_has_a_source_or_is_marked():
 
 @pytest.mark.parametrize(
     "name, slices, devices",
-    [("v4:2x2x1", 1, 4), ("v5e:4x4", 1, 16), ("v5e:1x1", 1, 1), ("v5p:2x2x2", 1, 8), ("v6e:2x2", 2, 8), ("v7x:2x2x1", 1, 8)],
+    [
+        ("v4:2x2x1", 1, 4),
+        ("v5e:4x4", 1, 16),
+        ("v5e:1x1", 1, 1),
+        ("v5p:2x2x2", 1, 8),
+        ("v6e:2x2", 2, 8),
+        ("v7x:2x2x1", 1, 8),
+    ],
 )
 def test_devices_are_chips_of_the_kind(name, slices, devices):
     topology = topologies.parse(name, slices)

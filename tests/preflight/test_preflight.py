@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import product_shapes
+import program_reader
 import pytest
 import tiny
 
@@ -96,6 +97,16 @@ def test_the_estimate_is_the_sum_of_its_terms(figures):
     assert figures["estimated_over_ideal"] == pytest.approx(1 / figures["mfu_estimate"])
     assert figures["estimated_over_ideal"] > 1
     assert time["scheduled_over_ideal"] == pytest.approx(time["scheduled_seconds"] / figures["ideal_step_seconds"])
+
+
+def test_another_reader_of_the_program_finds_the_same_cycles_and_collectives(built, figures):
+    cycles = program_reader.cycles(built.text)
+    assert cycles / TOPOLOGY.chip.tensor_core_hertz == pytest.approx(figures["time"]["scheduled_seconds"])
+    moved = sum(program_reader.synchronous_wire_bytes(built.text, TOPOLOGY.size).values())
+    kinds = ("all-gather", "all-reduce", "reduce-scatter")
+    ours = [item for item in figures["collectives"] if item["kind"] in kinds and not item["async"]]
+    wire = sum(item["bytes"] * (2 if item["kind"] == "all-reduce" else 1) * (1 - 1 / item["group"]) for item in ours)
+    assert moved == pytest.approx(wire, rel=0.02)
 
 
 def test_collectives_are_over_the_axis_that_shares_the_parameters(figures):
