@@ -89,6 +89,13 @@ class Journal:
         while len(self._in_flight) > IN_FLIGHT:
             self._complete_oldest()
 
+    def compiled(self, seconds: Mapping[str, float], peak_bytes: int) -> None:
+        """Takes the seconds of the step's compilation, by phase, and the memory that it needs on one device."""
+        self._news |= {f"startup/{phase}_seconds": taken for phase, taken in seconds.items()}
+        self._news["memory/device_predicted_bytes"] = float(peak_bytes)
+        phases = ", ".join(f"{phase} {taken:.1f} s" for phase, taken in seconds.items())
+        self.message(f"the step is compiled: {phases}; it needs {peak_bytes / 2**30:.3g} GiB a device")
+
     def drain(self) -> None:
         """Waits for the steps in flight and writes their lines."""
         while self._in_flight:

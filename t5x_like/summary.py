@@ -20,9 +20,10 @@ def write(experiment: Experiment, workdir: epath.Path, outcome: TrainingResult) 
     A run that was complete before this process began keeps the speed its last process had.
     """
     store = CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint)
-    evaluated: dict[str, Any] = {}
+    latest: dict[str, Any] = {}
     for line in read_metrics(workdir):
-        evaluated |= {name: value for name, value in line.items() if name.split("/")[0] in experiment.evaluators}
+        latest |= line
+    evaluated = {name: value for name, value in latest.items() if name.split("/")[0] in experiment.evaluators}
     found = workdir / files.SUMMARY_FILE
     before = read_json(found, dict) or {}
     again = before.get("step") == outcome.step and not outcome.rates.steps
@@ -43,6 +44,9 @@ def write(experiment: Experiment, workdir: epath.Path, outcome: TrainingResult) 
         "samples": str(workdir / SAMPLES_FILE) if read_samples(workdir) else None,
         "report": str(workdir / "report.html"),
     }
+    if "memory/device_peak_bytes" in latest:  # which a CPU does not tell
+        summary["device_peak_bytes"] = latest["memory/device_peak_bytes"]
+        summary["device_predicted_bytes"] = latest.get("memory/device_predicted_bytes")
     if outcome.profile is not None:
         summary["profile"] = str(outcome.profile)
     store.close()
@@ -62,6 +66,7 @@ def show(summary: dict[str, Any], workdir: epath.Path) -> None:
         "speed": f"{format_number(summary['tokens_per_second'] or 0)} tokens/s,"
         f" {(summary['flops_per_second'] or 0) / 1e9:,.1f} GFLOP/s",
         "first step": f"{format_seconds(summary['first_step_seconds'] or 0)} after the start",
+        **_memory(summary),
         "checkpoint": summary["checkpoint"],
         "report": summary["report"],
         **({"samples": summary["samples"]} if summary["samples"] else {}),
@@ -69,3 +74,13 @@ def show(summary: dict[str, Any], workdir: epath.Path) -> None:
         "go on with": f't5x_like generate --checkpoint={workdir} --prompt="Fellow citizens"',
     }
     summary_table(f"{summary['name']}: {summary['step']} steps", rows)
+
+
+def _memory(summary: dict[str, Any]) -> dict[str, str]:
+    """The row on the fullest device's memory: the most that was in use, and what the compiled step needs."""
+    if not (peak := summary.get("device_peak_bytes")):
+        return {}
+    text = f"{peak / 2**30:.2f} GiB of a device"
+    if planned := summary.get("device_predicted_bytes"):
+        text += f", where the compiled step needs {planned / 2**30:.2f}"
+    return {"memory": text}

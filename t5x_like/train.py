@@ -18,8 +18,9 @@ from t5x_like import variables
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.commits import Commits, Totals
+from t5x_like.compilation import compile_step
 from t5x_like.data.batches import Feed
-from t5x_like.distributed import agreement, exchange
+from t5x_like.distributed import agreement
 from t5x_like.distributed.host_sync import HostSync
 from t5x_like.distributed.interruption import Interruption
 from t5x_like.errors import ExperimentError
@@ -31,10 +32,9 @@ from t5x_like.io.files import write_json
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.ownership import own
 from t5x_like.parallel import divisibility, executables, layout
-from t5x_like.parallel.placement import Share, batch_shapes, place, share
+from t5x_like.parallel.placement import Share, place, share
 from t5x_like.program import Program, State, program
 from t5x_like.sections import flatten
-from t5x_like.step import compiled_step
 from t5x_like.telemetry.environment import environment, versions
 from t5x_like.telemetry.profile import Profile, Steps
 from t5x_like.telemetry.throughput import Speed
@@ -119,7 +119,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         batches = stack.enter_context(contextlib.closing(source.start(feed)))
         interruption, sync = stack.enter_context(Interruption()), HostSync(part.index, delay=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
-        take_step = step_of(experiment, run, job, journal)
+        take_step = compile_step(experiment, run, journal, job.executable)
         announce(experiment, job, journal, start.step, first)
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
@@ -267,25 +267,6 @@ def agree(
             "data": "give every host the same corpus",
         },
     )
-
-
-# --- The step ---------------------------------------------------------------------------------------------------------
-
-
-def step_of(experiment: Experiment, run: Program, job: RunOptions, journal: Journal) -> Any:
-    """The compiled step: one that was compiled ahead of the job where there is one, else what compiles when called."""
-    step, mesh = compiled_step(run), run.layout.mesh
-    if not job.executable or mesh is None:
-        return step
-    devices = [*mesh.devices.flat]
-    lowered = step.lower(run.abstract_state(), batch_shapes(experiment, run.layout))
-    key = executables.key(lowered, devices, versions(), run.layout.compiler_options)
-    fields = flatten(experiment.to_dict()) | {f"parallelism.{axis}": size for axis, size in mesh.shape.items()}
-    loaded, sentence = executables.find(epath.Path(job.executable).expanduser(), key, fields, devices)
-    if not exchange.gather(np.array([loaded is not None], np.uint32)).all():  # all run the same, or none
-        loaded = None
-    journal.message(sentence)
-    return loaded or step
 
 
 # --- What is written down beside the state --------------------------------------------------------------------------

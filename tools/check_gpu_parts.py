@@ -157,7 +157,7 @@ def _first_step(setting: Setting, *, most_seconds: float = 0, memory: bool = Fal
     startup = prepared()
     import jax
 
-    from t5x_like.preflight.build import peak_bytes
+    from t5x_like.parallel.compiled.memory import peak_bytes
     from t5x_like.program import program
     from t5x_like.step import compiled_step
 

@@ -100,7 +100,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
             raise
         needed = needed_bytes(str(error), memory.state_bytes((state, batch)))
         raise _does_not_fit(needed, experiment, topology, whole, parameters) from error
-    if topology.chip.platform == "cuda" and (needed := peak_bytes(compiled)) > topology.chip.usable_hbm_bytes:
+    if topology.chip.platform == "cuda" and (needed := memory.peak_bytes(compiled)) > topology.chip.usable_hbm_bytes:
         raise _does_not_fit(needed, experiment, topology, whole, parameters)  # which the GPU's compiler does not say
     seconds, core_seconds = time.perf_counter() - begin, time.process_time() - begin_core
     return Built(experiment, topology, made, lowered, compiled, text, state, batch, seconds, core_seconds)
@@ -157,13 +157,6 @@ def needed_bytes(message: str, arguments: int) -> int:
         return arguments + int(float(found[1]) * _UNITS[found[2]])
     found = _USED.search(message)
     return int(float(found[1]) * _UNITS[found[2]]) if found else 0
-
-
-def peak_bytes(compiled: Any) -> int:
-    """Peak bytes of a compiled program: arguments, results that are not aliased to them, and temporaries."""
-    stats = compiled.memory_analysis()
-    given, made = stats.argument_size_in_bytes, stats.output_size_in_bytes
-    return int(given + made - stats.alias_size_in_bytes + stats.temp_size_in_bytes)
 
 
 def _does_not_fit(

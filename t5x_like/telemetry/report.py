@@ -136,6 +136,8 @@ def _tiles(run: RunRecord) -> list[_Tile]:
             tiles.append(_Tile("trained parameters", compact(roles.get(_TRAINED, 0))))
     if memory := first("memory/device_peak_bytes", "memory/host_peak_bytes"):
         tiles.append(_Tile("peak memory", f"{memory / 2**30:.3g}", "GiB"))
+    if known.get("memory/device_peak_bytes") and (needed := first("memory/device_predicted_bytes")):
+        tiles.append(_Tile("memory by the plan", f"{needed / 2**30:.3g}", "GiB"))
     return tiles
 
 

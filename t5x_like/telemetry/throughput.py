@@ -46,6 +46,23 @@ class Speed:
         )
 
 
+class Phases:
+    """The seconds of phases that follow each other.
+
+    Attributes:
+      seconds: of each phase that has ended, by name.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.perf_counter):
+        self.seconds: dict[str, float] = {}
+        self._clock, self._began = clock, clock()
+
+    def end(self, name: str) -> None:
+        """Ends a phase, and begins the next."""
+        began, self._began = self._began, self._clock()
+        self.seconds[name] = self._began - began
+
+
 class Throughput:
     """Counts steps and tokens against training time.
 

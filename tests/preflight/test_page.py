@@ -51,7 +51,7 @@ def test_a_gpus_report_has_the_figures_of_a_tpus(figures):
 
 def test_what_a_gpu_has_no_room_for_is_said_with_what_would_fit(monkeypatch):
     topology = topologies.parse("h200:4")
-    monkeypatch.setattr(build, "peak_bytes", lambda compiled: topology.chip.usable_hbm_bytes + 5)
+    monkeypatch.setattr(build.memory, "peak_bytes", lambda compiled: topology.chip.usable_hbm_bytes + 5)
     with pytest.raises(fit.DoesNotFitError, match=r"of h200:4 and does not fit in the 113,548,197,888 .* by 5 bytes"):
         build.build(experiment(), topology, jax.devices()[:4])
 

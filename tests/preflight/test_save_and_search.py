@@ -13,7 +13,7 @@ from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
 from t5x_like import program as step
-from t5x_like import train
+from t5x_like.compilation import compile_step
 from t5x_like.errors import UserError
 from t5x_like.experiment import Parallelism, Telemetry
 from t5x_like.parallel import executables, topologies
@@ -87,15 +87,24 @@ def test_a_saved_executable_is_the_step(tmp_path, built):
     assert run(loaded) == run(built.compiled)
 
 
-def test_training_runs_what_was_saved_and_compiles_what_was_not(tmp_path, built):
-    program, said = step.program(experiment(), built.layout), []
-    journal = types.SimpleNamespace(message=said.append)
-    assert not isinstance(train.step_of(experiment(), program, train.RunOptions(), journal), jax.stages.Compiled)
-    job = train.RunOptions(executable=str(tmp_path))
-    assert not isinstance(train.step_of(experiment(), program, job, journal), jax.stages.Compiled)
+def test_training_runs_what_was_saved_and_compiles_what_was_not(tmp_path, built, monkeypatch):
+    program, said, measured = step.program(experiment(), built.layout), [], []
+    journal = types.SimpleNamespace(message=said.append, compiled=lambda *figures: measured.append(figures))
+    compiled = []
+    monkeypatch.setattr(
+        jax.stages.Lowered,
+        "compile",
+        lambda self, compile=jax.stages.Lowered.compile: compiled.append(self) or compile(self),
+    )
+    compile_step(experiment(), program, journal)
+    compile_step(experiment(), program, journal, str(tmp_path))
+    assert len(compiled) == 2
     build.save(built, epath.Path(tmp_path))
-    assert isinstance(train.step_of(experiment(), program, job, journal), jax.stages.Compiled)
+    compile_step(experiment(), program, journal, str(tmp_path))
+    assert len(compiled) == 2
     assert [sentence.split(":")[0] for sentence in said] == ["the step is compiled here", said[-1]]
+    assert [[*seconds] for seconds, _ in measured] == [["tracing", "lowering", "compiling"]] * 3
+    assert all(peak == measured[0][1] > 0 for _, peak in measured)
 
 
 def test_an_executable_of_other_compiler_options_is_not_run(tmp_path, built):

@@ -28,6 +28,13 @@ class Oversized:
     where: str
 
 
+def peak_bytes(compiled: Any) -> int:
+    """Peak bytes of a compiled program on one device: arguments, results not aliased to them, and temporaries."""
+    stats = compiled.memory_analysis()
+    given, made = stats.argument_size_in_bytes, stats.output_size_in_bytes
+    return int(given + made - stats.alias_size_in_bytes + stats.temp_size_in_bytes)
+
+
 def state_bytes(tree: Any) -> int:
     """One device's share of a tree of shapes with shardings, in bytes, without a layout's padding."""
     total = 0
