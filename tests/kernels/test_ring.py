@@ -1,5 +1,6 @@
 """Ring attention on eight devices against the plain products on one: results, gradients, and what travels."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,10 +10,10 @@ import pytest
 
 from t5x_like.experiment import Parallelism
 from t5x_like.kernels import attention as backends
-from t5x_like.kernels import ring, ring_block, splash, xla
+from t5x_like.kernels import ring, ring_block, xla
 from t5x_like.kernels.specification import AttentionSpec
-from t5x_like.parallel import layout
-from t5x_like.parallel.compiled import collectives, hlo
+from t5x_like.parallel import layout, topologies
+from t5x_like.parallel.compiled import collectives, hlo, kernels
 
 LENGTH, HEADS, KV, WIDTH = 64, 4, 2, 8
 
@@ -137,7 +138,30 @@ def test_every_turn_has_the_same_work_for_every_device():
     assert met == {(q, k) for q in range(8) for k in range(q + 1)}
 
 
-def test_splash_is_asked_only_for_chunks_that_it_can_take():
-    assert splash.BLOCKS[-1] == 128
-    made = layout.make(Parallelism(strategy="ring", sequence=8))
-    assert not ring._takes_kernel(spec(causal=True), made)  # on no TPU
+@pytest.mark.filterwarnings("ignore:.*cache.*")
+def test_on_a_tpu_every_turn_is_the_kernel_and_on_others_none():
+    asked = dataclasses.replace(spec(causal=True), queries=1024, keys=1024, head_dim=128, dtype="bfloat16")
+    made = layout.make(Parallelism(strategy="ring", sequence=4), topologies.parse("v5e:2x2").devices())
+    assert ring._takes_kernel(asked, made)
+    assert not ring._takes_kernel(asked, layout.make(Parallelism(strategy="ring", sequence=8)))
+    tokens = made.sharding(("batch", "length", None, None))
+    q = jax.ShapeDtypeStruct((2, 1024, HEADS, 128), jnp.bfloat16, sharding=tokens)
+    k = jax.ShapeDtypeStruct((2, 1024, KV, 128), jnp.bfloat16, sharding=tokens)
+    ids = jax.ShapeDtypeStruct((2, 1024), jnp.int32, sharding=made.sharding(("batch", "length")))
+
+    def loss(q, k, v, ids):
+        return jnp.sum(backends.packed(asked, ids, ids).attend(q, k, v).astype(jnp.float32) ** 2)
+
+    with made.use():
+        module = hlo.parse(jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, k, k, ids).compile().as_text())
+    calls = kernels.kernels(module, visible=kernels.Visible(causal=False))
+    assert {call.forward for call in calls} == {True, False} and all(call.attention for call in calls)
+    # Of 8 × 8 pairs of chunks 8 are on the diagonal and half of the others before it: of each device 2 and 7.
+    assert sum(call.count for call in calls if call.forward) == 2 + 7
+    assert not [
+        array
+        for part in module.computations.values()
+        for i in part
+        for array in i.arrays
+        if array.dims[-2:] == (1024, 1024)
+    ]

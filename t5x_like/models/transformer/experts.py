@@ -163,7 +163,7 @@ def _in_enough_room_backward(rooms: _Rooms, kept: Any, grad_md: jax.Array) -> tu
 
     def back(route: ragged.Route) -> Any:
         through = partial(_through, sizes_pe=sizes_pe, route=route, activation=rooms.activation)
-        return jax.vjp(lambda rows, kernels: through(rows, kernels), sorted_md, kernels)[1](grad_md)
+        return jax.vjp(through, sorted_md, kernels)[1](grad_md)
 
     grad_rows, grad_kernels = _seldom(is_too_much, partial(back, rooms.enough), partial(back, rooms.even))
     return grad_rows, grad_kernels, None, None
