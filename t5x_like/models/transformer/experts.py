@@ -130,7 +130,7 @@ def _spread(
     if even.room >= route.room:
         return _through(sorted_md, kernels, sizes_pe, route, activation)
     sizes_pp = _between(sizes_pe, here)
-    everywhere = tuple({*setting.cut("batch"), *setting.cut("length")})
+    everywhere = tuple(dict.fromkeys((*setting.cut("batch"), *setting.cut("length"))))
     is_too_much = jax.lax.pmax(even.is_exceeded(sizes_pp).astype(jnp.int32), everywhere) > 0
     return _in_enough_room(sorted_md, kernels, sizes_pe, is_too_much, _Rooms(even, route, activation))
 
