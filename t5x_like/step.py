@@ -12,6 +12,7 @@ from t5x_like import variables
 from t5x_like.models.auxiliary import Reports
 from t5x_like.objectives.base import Batch, Loss, Mode
 from t5x_like.objectives.roles import Ema, Statistics
+from t5x_like.optim import diloco
 from t5x_like.program import Program, State, purpose_key
 from t5x_like.variables import Tree
 
@@ -22,6 +23,8 @@ AUXILIARY = "auxiliary"
 def compiled_step(program: Program) -> Any:
     """`train_step` of a program under `jax.jit`, the state donated, everything placed by the layout."""
     step, layout = functools.partial(train_step, program), program.layout
+    if program.outer and layout.mesh is not None:
+        step = functools.partial(diloco.step, program.outer, program.parameter_infos(), layout, step)
     if layout.mesh is None:
         return jax.jit(step, donate_argnums=0, compiler_options=layout.compiler_options)
     state = program.shardings(jax.eval_shape(program.init))

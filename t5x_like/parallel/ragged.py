@@ -23,6 +23,10 @@ def is_supported(layout: Layout) -> bool:
     return layout.mesh.devices.flat[0].device_kind != "TPU v5 lite" or layout.mesh.size <= 16
 
 
+# Room for received rows, as a multiple of what every device receives where all receive the same.
+EVEN_ROOM = 1.5
+
+
 @dataclasses.dataclass(frozen=True)
 class Route:
     """The static sizes of an exchange; `back` are those of the inverse exchange.
@@ -46,6 +50,17 @@ class Route:
     def back(self) -> "Route":
         """The sizes of the inverse exchange."""
         return dataclasses.replace(self, room=self.home, home=self.room)
+
+    def for_even_shares(self, devices: int) -> "Route":
+        """The sizes where no device receives much more than its even share, `EVEN_ROOM` times it at most."""
+        most = -(-int(EVEN_ROOM * self.home) // devices)
+        return dataclasses.replace(self, room=devices * most, most=most)
+
+    def is_exceeded(self, sizes_pp: jax.Array) -> jax.Array:
+        """Whether an exchange of these numbers of rows (see `exchange`) has no room, on any device: bool scalar."""
+        if self.ragged:
+            return sizes_pp.sum(0).max() > self.room
+        return sizes_pp.max() > self.most
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -110,10 +110,11 @@ def test_without_work_between_its_ends_a_collective_hides_behind_nothing():
 
 def test_cycles_products_and_what_loops_write_count_once_a_turn(module):
     moved = collectives.collectives(module, MESH)
-    spent = times.estimate(module, topologies.CHIPS["v5e"], moved, [])
+    spent = times.estimate(module, topologies.parse("v5e:2x4"), moved, [])
     assert spent.scheduled == pytest.approx(5 * 3000 / 1.5e9)
     assert spent.exposed_collectives == pytest.approx(moved[0].bytes / 200e9)  # a ring of two: each sends the whole
-    assert spent.total == spent.scheduled + spent.exposed_collectives
+    assert spent.latency == moved[0].count * 1e-6  # to the neighbour
+    assert spent.total == spent.scheduled + spent.exposed_collectives + spent.latency
     assert products.flops(module) == 5 * 2 * 64 * 64 * 32
     assert memory.stacked_bytes(module) == {"activations": 5 * 64 * 64 * 4, "gradients": 0}
     backward = hlo.parse(TEXT.replace("jit(step)/jvp()/while", "jit(step)/transpose(jvp())/while"))
@@ -181,6 +182,15 @@ frontend_attributes={kernel_metadata={
     assert kernels.kernels(hlo.parse(longer), visible=kernels.Visible())[0].blocks == 1  # all keys are one block
     (dkv,) = kernels.kernels(hlo.parse(call.replace("_fwd", "_dkv")), visible=kernels.Visible(causal=False))
     assert dkv.flops == 4 * 2 * (2 * 4 * 256 * 256 * 64) and not dkv.forward
+    # One that gives three gradients computes all five products; so this kernel is called whatever it computes.
+    head = "ROOT %splash = bf16[2,4,256,64]{3,2,1,0} custom-call"
+    three = (
+        "(f32[2,256,64]{2,1,0}, bf16[2,1,4,256,64]{4,3,2,1,0}, bf16[2,4,256,64]{3,2,1,0}, bf16[2,4,256,64]{3,2,1,0})"
+    )
+    for gradients, products_of_it in ((three, 5), (three.replace("bf16[2,1,4,256,64]{4,3,2,1,0}, ", ""), 4)):
+        text = call.replace("_fwd", "_dkv").replace(head, f"ROOT %splash = {gradients} custom-call")
+        (backward,) = kernels.kernels(hlo.parse(text), visible=kernels.Visible())
+        assert backward.flops == products_of_it * (2 * 4 * 256 * 256 * 64)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -3,14 +3,16 @@
 A token's copies, one for each of its experts, are sorted by expert, and one grouped product goes over all of them: on a
 TPU `ragged_dot` is a kernel of the compiler's own (as MegaBlocks, Gale et al. 2023, and megablox). With experts spread
 over devices the sorted copies travel to their experts and back in two all-to-alls. Arrays have fixed shapes and routing
-has not, so a device has room for the case that every token wants its experts.
+has not. So a device has room for an even share and half as much again, in which the work between the products is done;
+when more tokens than that want the experts of any device, all devices of that step have room for every token instead.
 
 Shapes: b batch, t length, n = b·t on one device, d width, f hidden, e experts, k chosen, m = n·k copies, r rows that a
 device has room for, p devices along `expert`.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from t5x_like.models.transformer.feed_forward import FUNCTIONS
 from t5x_like.models.transformer.layer_options import Experts
 from t5x_like.models.transformer.router import Router
 from t5x_like.parallel import layout, ragged
+from t5x_like.parallel.compiled.loops import SELDOM
 from t5x_like.parallel.layout import Layout
 
 WIDE, NARROW = ("expert", "expert_embed", "mlp"), ("expert", "mlp", "expert_embed")
@@ -119,14 +122,84 @@ def _spread(
     if devices == 1:
         return _grouped(sorted_md, sizes_e, kernels, activation)
     (axis,) = setting.rules["expert"]
+    sizes_pe = jax.lax.all_gather(sizes_e, axis)
     # A token is sent to different experts, so a device gets no more copies of it than it has experts.
     most = len(sorted_md) // k * min(k, here)
-    sizes_pe = jax.lax.all_gather(sizes_e, axis)
-    sizes_pp = sizes_pe.reshape(devices, devices, here).sum(-1)
     route = ragged.Route(devices * most, len(sorted_md), most, axis, ragged.is_supported(setting))
+    even = route.for_even_shares(sizes_pe.shape[0])
+    if even.room >= route.room:
+        return _through(sorted_md, kernels, sizes_pe, route, activation)
+    sizes_pp = _between(sizes_pe, here)
+    everywhere = tuple(dict.fromkeys((*setting.cut("batch"), *setting.cut("length"))))
+    is_too_much = jax.lax.pmax(even.is_exceeded(sizes_pp).astype(jnp.int32), everywhere) > 0
+    return _in_enough_room(sorted_md, kernels, sizes_pe, is_too_much, _Rooms(even, route, activation))
+
+
+class _Rooms(NamedTuple):
+    """The static part of an exchange with experts: what is tried, what always suffices, and the experts' activation."""
+
+    even: ragged.Route
+    enough: ragged.Route
+    activation: str
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _in_enough_room(
+    sorted_md: jax.Array, kernels: dict[str, jax.Array], sizes_pe: jax.Array, is_too_much: jax.Array, rooms: _Rooms
+) -> jax.Array:
+    """`_through` in the smaller room where that is enough. Nothing inside is kept for the backward pass.
+
+    Of a conditional JAX would keep what either branch needs, so that the large room was written after all.
+    """
+
+    def through(route: ragged.Route) -> jax.Array:
+        return _through(sorted_md, kernels, sizes_pe, route, rooms.activation)
+
+    return _seldom(is_too_much, partial(through, rooms.enough), partial(through, rooms.even))
+
+
+def _in_enough_room_backward(rooms: _Rooms, kept: Any, grad_md: jax.Array) -> tuple[Any, ...]:
+    sorted_md, kernels, sizes_pe, is_too_much = kept
+
+    def back(route: ragged.Route) -> Any:
+        through = partial(_through, sizes_pe=sizes_pe, route=route, activation=rooms.activation)
+        return jax.vjp(through, sorted_md, kernels)[1](grad_md)
+
+    grad_rows, grad_kernels = _seldom(is_too_much, partial(back, rooms.enough), partial(back, rooms.even))
+    return grad_rows, grad_kernels, None, None
+
+
+_in_enough_room.defvjp(
+    lambda *given: (_in_enough_room(*given), given[:4]),
+    _in_enough_room_backward,
+)
+
+
+def _seldom(condition: jax.Array, seldom: Callable[[], Any], mostly: Callable[[], Any]) -> Any:
+    """A conditional whose rare branch a reader of the program's text knows by its name."""
+
+    def named() -> Any:
+        with jax.named_scope(SELDOM):
+            return seldom()
+
+    return jax.lax.cond(condition, named, mostly)
+
+
+def _between(sizes_pe: jax.Array, here: int) -> jax.Array:
+    """The number of copies from each device to each, of those from each device for each expert."""
+    return sizes_pe.reshape(len(sizes_pe), len(sizes_pe), here).sum(-1)
+
+
+def _through(
+    sorted_md: jax.Array, kernels: dict[str, jax.Array], sizes_pe: jax.Array, route: ragged.Route, activation: str
+) -> jax.Array:
+    """The way of sorted copies to the devices of their experts, through these, and back."""
+    devices, here = len(sizes_pe), len(kernels["up"])
+    sizes_pp = _between(sizes_pe, here)
     came_rd = ragged.exchange(sorted_md, sizes_pp, route)
-    total = sizes_pp[:, jax.lax.axis_index(axis)].sum()
-    own_pe = jax.lax.dynamic_slice_in_dim(sizes_pe, jax.lax.axis_index(axis) * here, here, axis=1)
+    me = jax.lax.axis_index(route.axis)
+    total = sizes_pp[:, me].sum()
+    own_pe = jax.lax.dynamic_slice_in_dim(sizes_pe, me * here, here, axis=1)
     if here > 1:  # the copies came sorted by device, and by expert within each
         expert_r = jnp.repeat(jnp.tile(jnp.arange(here), devices), own_pe.reshape(-1), total_repeat_length=len(came_rd))
         order_r = jnp.argsort(jnp.where(jnp.arange(len(came_rd)) < total, expert_r, here), stable=True)

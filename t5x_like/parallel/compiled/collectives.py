@@ -88,7 +88,7 @@ def collectives(
     found = []
     for computation in loops.scheduled(module):
         times = round(counts[computation.name])
-        for site in _sites(module, computation):
+        for site in _sites(module, computation) if times else ():
             kind = site.between_slices or site.instruction.opcode.removesuffix("-start")
             groups = participants(site.instruction.attributes, mesh_shape)
             group = slices if site.between_slices else groups.shape[-1]
