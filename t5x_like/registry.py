@@ -36,6 +36,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "roberta": "t5x_like.models.families.roberta:FAMILY",
         "t5": "t5x_like.models.families.t5:ORIGINAL",
         "t5_1_1": "t5x_like.models.families.t5:VERSION_1_1",
+        "t5_decoder": "t5x_like.models.families.t5:DECODER",
         "ul2": "t5x_like.models.families.t5:UL2",
         "umt5": "t5x_like.models.families.t5:UNI_MAX",
         "xlnet": "t5x_like.models.families.xlnet:FAMILY",
@@ -126,6 +127,8 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "cosine": "t5x_like.optim.schedules:Cosine",
         "rsqrt": "t5x_like.optim.schedules:ReciprocalSquareRoot",
         "wsd": "t5x_like.optim.schedules:WarmupStableDecay",
+        "factors": "t5x_like.optim.schedules_t5x:Factors",
+        "optax": "t5x_like.optim.schedules_optax:OptaxSchedule",
     },
     "source": {
         "none": "t5x_like.experiment:NoSource",

@@ -141,6 +141,8 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
         announce(experiment, job, journal, events, start.step, first)
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
+        elif experiment.evaluate_first and first:
+            evaluate(evaluators, tuple(experiment.evaluators), journal, commits, False, start.step, state, None)
 
         every = experiment.health.replicas_every
 
@@ -155,7 +157,7 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
                 journal.step(number, results, sync.send(interruption.signal, counts))
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
-            due, commit = evaluators.due(number), sync.stop or commits.due(number)
+            due, commit = evaluators.due(number), commits.due(number, bool(sync.stop))
             if every and (commit or number % every == 0):
                 replicas.require_equal(leaves.flatten(state), number)
             if due or commit:
@@ -227,7 +229,8 @@ def evaluate(
     try:
         evaluations = evaluators.run(keys, state, number)
     except ExperimentError:
-        if not committed and position is not None and jax.process_count() == 1:
+        kept = committed or not commits.due(number, stopping=True)
+        if not kept and position is not None and jax.process_count() == 1:
             commits.save(number, state, position, journal.tokens, keys)
             commits.wait()
         raise

@@ -11,7 +11,7 @@ The first values are T5X's: 1 for the table, 1/√inputs for matrices, by √hea
 from collections.abc import Mapping
 from typing import Any
 
-from t5x_like.models.families import encoder_decoder, t5_names
+from t5x_like.models.families import decoder, encoder_decoder, t5_names
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
 
@@ -55,6 +55,23 @@ ORIGINAL = Preset(
         "large": encoder_decoder(layers=24, embed=1024, heads=16, head_dim=64, hidden=4096),
         "3b": encoder_decoder(layers=24, embed=1024, heads=32, head_dim=128, hidden=16384),
         "11b": encoder_decoder(layers=24, embed=1024, heads=128, head_dim=128, hidden=65536),
+    },
+)
+
+# T5X's decoder_only example: T5 1.1's decoder by itself, with the token table for a head.
+DECODER = Preset(
+    Transformer,
+    values={
+        **_COMMON,
+        "decoder": _stacks({"activation": "gelu", "gated": True})["decoder"],
+        "head": {"name": "tied", "rescaled": True},
+        "dropout": 0.0,
+    },
+    sizes={
+        "base": decoder(layers=12, embed=768, heads=12, head_dim=64, hidden=2048),
+        "large": decoder(layers=24, embed=1024, heads=16, head_dim=64, hidden=2816),
+        "xl": decoder(layers=24, embed=2048, heads=32, head_dim=64, hidden=5120),
+        "xxl": decoder(layers=24, embed=4096, heads=64, head_dim=64, hidden=10240),
     },
 )
 
