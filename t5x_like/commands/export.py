@@ -45,15 +45,26 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     common.require_given("--checkpoint", options.checkpoint)
     common.require_given("--output", options.output)
     common.import_modules(options.module)
+    return run_export(
+        options.checkpoint,
+        options.output,
+        dtype=options.dtype,
+        shard_bytes=options.shard_mb << 20,
+        json_output=options.json,
+    )
+
+
+def run_export(
+    checkpoint: str, output: str, *, dtype: str = "", shard_bytes: int = 5120 << 20, json_output: bool = False
+) -> int:
+    """Exports a checkpoint as a folder of Hugging Face's, and says what is in it; see the flags."""
     from t5x_like.checkpoint.layout import absolute
     from t5x_like.interop.exporting import export_model
 
     began = time.perf_counter()
-    done = export_model(
-        options.checkpoint, absolute(options.output), dtype=options.dtype, shard_bytes=options.shard_mb << 20
-    )
+    done = export_model(checkpoint, absolute(output), dtype=dtype, shard_bytes=shard_bytes)
     seconds = time.perf_counter() - began
-    if options.json:
+    if json_output:
         common.print_json(
             {
                 "output": str(done.path),
