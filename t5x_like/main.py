@@ -253,11 +253,12 @@ def _infer(run: "GinRun", options: argparse.Namespace) -> int:
 
 
 def _export(run: "GinRun", options: argparse.Namespace) -> int:
-    from t5x_like.commands.export import run_export
+    from t5x_like.commands import export
 
     if run.job is None:
         raise UserError("--run_mode=export needs a run's file, such as --gin_file=t5x/configs/runs/export.gin")
-    return run_export(run.job.checkpoints[0], run.job.output)
+    flags = {"checkpoint": run.job.checkpoints[0], "to": "hf", "output": run.job.output, "dtype": "", "shard_mb": 5120}
+    return export.run(argparse.Namespace(**flags, module=[], json=options.json), ())
 
 
 def _require_workdir(run: "GinRun") -> None:

@@ -35,6 +35,8 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="MiB of a file at most (default 5120)",
     )
+    parser.add_argument("--license", default="", metavar="ID", help="for the model card, such as apache-2.0")
+    parser.add_argument("--intended-use", default="", metavar="TEXT", help="for the model card, a sentence")
     common.add_modules(parser)
     common.add_json(parser)
 
@@ -48,21 +50,28 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return run_export(
         options.checkpoint,
         options.output,
+        json_output=options.json,
         dtype=options.dtype,
         shard_bytes=options.shard_mb << 20,
-        json_output=options.json,
+        license_=options.license,
+        intended_use=options.intended_use,
     )
 
 
-def run_export(
-    checkpoint: str, output: str, *, dtype: str = "", shard_bytes: int = 5120 << 20, json_output: bool = False
-) -> int:
-    """Exports a checkpoint as a folder of Hugging Face's, and says what is in it; see the flags."""
+def run_export(checkpoint: str, output: str, *, json_output: bool = False, **options: Any) -> int:
+    """Exports a checkpoint as a folder of Hugging Face's, and says what is in it.
+
+    Args:
+      checkpoint: a run's work directory, or one step inside it.
+      output: a folder that is missing or empty.
+      json_output: print one JSON object.
+      options: further ones of `exporting.export_model`.
+    """
     from t5x_like.checkpoint.layout import absolute
     from t5x_like.interop.exporting import export_model
 
     began = time.perf_counter()
-    done = export_model(checkpoint, absolute(output), dtype=dtype, shard_bytes=shard_bytes)
+    done = export_model(checkpoint, absolute(output), **options)
     seconds = time.perf_counter() - began
     if json_output:
         common.print_json(
