@@ -26,6 +26,7 @@ COMMANDS = (
     "supervise",
     "jobs",
     "checkpoint",
+    "sweep",
 )
 
 

@@ -17,14 +17,18 @@ from etils import epath
 from t5x_like.data.batches import BatchCounts
 from t5x_like.distributed import startup
 from t5x_like.distributed.host_sync import StepReport
+from t5x_like.distributed.waiting import watch
 from t5x_like.errors import DivergedError
 from t5x_like.evaluation.base import Evaluation
 from t5x_like.evaluation.schedule import full_names
 from t5x_like.experiment import Experiment
+from t5x_like.io.events import Events
 from t5x_like.program import flops_per_step
 from t5x_like.telemetry.devices import memory_metrics, mfu
+from t5x_like.telemetry.goodput import Goodput
 from t5x_like.telemetry.progress import Progress, format_seconds
 from t5x_like.telemetry.spikes import SpikeDetector
+from t5x_like.telemetry.stragglers import Stragglers
 from t5x_like.telemetry.throughput import Throughput
 from t5x_like.telemetry.writer import MetricsWriter
 
@@ -67,7 +71,10 @@ class Journal:
             if first
             else None
         )
+        self._goodput = Goodput(workdir, watch().accounts.seconds, fresh=not start) if first else None
         self._progress = Progress(experiment.steps, start) if show and first else None
+        self._events = Events(workdir, "run") if first else None
+        self._stragglers = Stragglers()
         self._spikes = SpikeDetector(experiment.health.spike_factor, experiment.health.spike_steps)
         self._news: dict[str, float] = {}  # what the next line tells once
         self._in_flight: collections.deque[tuple[int, Mapping[str, Any], StepReport]] = collections.deque()
@@ -119,6 +126,11 @@ class Journal:
         if metrics:
             self.message(f"step {number}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
+    def goodput_written(self) -> None:
+        """Writes where the time went so far, as it is done with each commit."""
+        if self._goodput:
+            self._goodput.write()
+
     def message(self, text: str) -> None:
         """Says something to the person watching."""
         if self._progress:
@@ -135,6 +147,10 @@ class Journal:
         """Reads the results of the oldest step in flight."""
         number, results, report = self._in_flight.popleft()
         counts = BatchCounts.combined(report.counts)
+        if slow := self._stragglers.look(report.own_seconds):
+            self.message(slow)
+            if self._events:
+                self._events.say("straggler", slow, step=number)
         row = int(results["skipped_in_a_row"])
         if row >= self.experiment.optimizer.nonfinite_limit:
             raise DivergedError(self._why_skipped(number, results), number, number - row + 1, counts.examples)

@@ -106,6 +106,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
 def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> TrainingResult:
     """One attempt of `train`, which ends with a `DivergedError` when it diverges."""
     began = time.perf_counter()
+    watch().accounts.begin()
     with contextlib.ExitStack() as stack:
         # --- Set up -------------------------------------------------------------------------------------------------
         placed = layout.make(experiment.parallelism)
@@ -123,7 +124,8 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
         commits = Commits(experiment, store, fingerprint, lease, began)
         first = initialization(experiment, run, fingerprint) if commits.latest() is None else None
-        start = commits.start(run, first, job.accept_changes)
+        with watch().during("the restore", COMPILATION, "restore"):
+            start = commits.start(run, first, job.accept_changes)
         if events and commits.changes:
             events.say("changed", f"the run goes on from step {start.step} with {commits.changed()}", step=start.step)
         description.write(experiment, run, workdir)
@@ -136,7 +138,7 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
         batches = stack.enter_context(contextlib.closing(source.start(feed)))
         interruption, sync = stack.enter_context(Interruption()), HostSync(part.index, delay=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
-        with watch().during("the compilation of the step", COMPILATION):
+        with watch().during("the compilation of the step", COMPILATION, "compile"):
             take_step = compile_step(experiment, run, journal, job.executable)
         announce(experiment, job, journal, events, start.step, first)
         if unevaluated:
@@ -150,11 +152,14 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
         for number in range(start.step + 1, experiment.steps + 1):
             batches.observe(number - 1, state)
             with watch().step(f"training step {number}"):
+                began = time.perf_counter()
                 with profile.around(number):
-                    with journal.throughput.waiting(), watch().during("the next batch", watch().limit()):
+                    with journal.throughput.waiting(), watch().during("the next batch", watch().limit(), "data_wait"):
                         batch, position, counts = next(batches)
+                    waited = time.perf_counter() - began
                     state, results = take_step(state, place(batch, placed))
-                journal.step(number, results, sync.send(interruption.signal, counts))
+                report = sync.send(interruption.signal, counts, waited)
+                journal.step(number, results, report)
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
             due, commit = evaluators.due(number), commits.due(number, bool(sync.stop))
@@ -162,19 +167,24 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
                 replicas.require_equal(leaves.flatten(state), number)
             if due or commit:
                 journal.drain()
-                with journal.throughput.paused(), watch().during("evaluation or commit", EVALUATION):
+                with journal.throughput.paused(), watch().during("the commit or its evaluation", EVALUATION, "save"):
                     if commit:
                         journal.flush()
                         commits.save(number, state, position, journal.tokens, due)
+                        journal.goodput_written()
                     if due and not sync.stop:
                         evaluate(evaluators, due, journal, commits, bool(commit), number, state, position)
             if sync.stop:
                 break
-        with journal.throughput.paused():
+        with journal.throughput.paused(), watch().during("the last commit", EVALUATION, "save"):
             commits.wait()
         profile.close()
+        journal.goodput_written()
         if events:
-            stopped = f"{sync.stop.name}: the state of step {number} is saved" if sync.stop else "all steps are done"
+            stopped = "all steps are done"
+            if sync.stop:
+                saved = "saved" if commits.due(number, stopping=True) else "not saved, as checkpoint.every=0 says"
+                stopped = f"{sync.stop.name}: the state of step {number} is {saved}"
             events.say("stopped" if sync.stop else "done", stopped, step=int(state["step"]))
         return TrainingResult(
             step=int(state["step"]),
@@ -227,7 +237,8 @@ def evaluate(
     if committed:
         commits.wait()
     try:
-        evaluations = evaluators.run(keys, state, number)
+        with watch().during("the evaluation", EVALUATION, "evaluation"):
+            evaluations = evaluators.run(keys, state, number)
     except ExperimentError:
         kept = committed or not commits.due(number, stopping=True)
         if not kept and position is not None and jax.process_count() == 1:

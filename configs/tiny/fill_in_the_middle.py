@@ -2,7 +2,7 @@
 
     t5x_like train --config=configs/tiny/fill_in_the_middle.py --workdir=runs/fill_in_the_middle
 
-TODO
+Takes about a minute on one CPU core; docs/objectives.md says how its validation loss is compared with a baseline.
 """
 
 import ml_collections

@@ -176,11 +176,13 @@ def _hand_over(bundle: "Bundle", argv: Sequence[str], text: str, options: argpar
     Raises:
       UserError: when it is not installed, or refuses.
     """
+    from t5x_like.io import files
     from t5x_like.launch import jobs
 
     if shutil.which(argv[0]) is None:
         raise UserError(f"{argv[0]} is not installed here; --dry-run prints what it would be given")
-    os.makedirs(os.path.join(bundle.workdir, "logs"), exist_ok=True) if bundle.launcher == "slurm" else None
+    if bundle.launcher == "slurm" and not files.is_remote(bundle.workdir):
+        os.makedirs(os.path.join(bundle.workdir, "logs"), exist_ok=True)
     done = subprocess.run(list(argv), input=text, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]

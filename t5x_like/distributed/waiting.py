@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from t5x_like import compat
+from t5x_like.distributed import startup
+from t5x_like.distributed.accounts import TimeAccounts
 
 # Seconds until a person is told who is waited for, and until the run ends. Others may be compiling, or reading a corpus
 # from the other end of the world; what is still not there after the limit hangs.
@@ -54,9 +56,11 @@ class Watch:
 
     Attributes:
       patience: seconds, see `PATIENCE`.
+      accounts: where the time of this process goes.
     """
 
     def __init__(self) -> None:
+        self.accounts = TimeAccounts(before=startup.seconds())
         self.patience = PATIENCE
         self._exchanges = 0
         self._waits: list[_Wait] = []  # the innermost is the last
@@ -80,21 +84,22 @@ class Watch:
             yield
 
     @contextlib.contextmanager
-    def during(self, purpose: str, limit: float) -> Iterator[None]:
+    def during(self, purpose: str, limit: float, account: str) -> Iterator[None]:
         """While entered, this process is at something that must end.
 
         Args:
           purpose: names it to a person.
           limit: seconds after which the run ends, to be started again.
+          account: that its time goes to.
         """
-        with self._at(_Wait(self._exchanges, purpose, time.monotonic(), limit)):
+        with self._at(_Wait(self._exchanges, purpose, time.monotonic(), limit)), self.accounts.of(account):
             yield
 
     @contextlib.contextmanager
     def step(self, purpose: str) -> Iterator[None]:
         """While entered, this process is at a training step, whose limit is learned from those before."""
         began = time.monotonic()
-        with self.during(purpose, self.limit()):
+        with self.during(purpose, self.limit(), "step"):
             yield
         self._steps.append(time.monotonic() - began)
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import stat
 import uuid
 from typing import Any, TypeVar
 
@@ -123,6 +124,23 @@ def make_directory(path: epath.Path) -> list[epath.Path]:
         require_directory(path, *path.parents)
         raise cannot_write(path, error) from error
     return made
+
+
+def writable_by_others(path: epath.Path) -> str:
+    """Half a sentence where another user could have put a file there; empty where none could.
+
+    The file and its directory must belong to this user, or to root, and nobody else may write there. What an object
+    store says of its users is not known here.
+    """
+    if is_remote(path):
+        return ""
+    for place in (pathlib.Path(path), pathlib.Path(path).resolve().parent):
+        found = place.stat()
+        if found.st_uid not in (os.getuid(), 0):
+            return f"{place} belongs to another user"
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            return f"{place} can be written by every user"
+    return ""
 
 
 def require_directory(*paths: epath.Path) -> None:

@@ -6,6 +6,7 @@ A record a job lies in `$XDG_STATE_HOME/t5x_like/jobs/NAME.json`, below ~/.local
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ class SubmittedJob:
         """One word: running, a state of SLURM's, or how it ended by its last event."""
         if self.launcher == "local" and self.pid and self._lives():
             return "running"
-        if self.launcher == "slurm":
+        if self.launcher == "slurm" and shutil.which("squeue"):
             asked = subprocess.run(
                 ["squeue", "--noheader", f"--job={self.number}", "--format=%T"], capture_output=True, text=True
             )

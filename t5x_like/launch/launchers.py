@@ -12,6 +12,7 @@ import yaml
 from t5x_like import exits
 from t5x_like.errors import UserError
 from t5x_like.exits import Verdict
+from t5x_like.io import files
 from t5x_like.launch.bundle import Bundle
 from t5x_like.parallel import topologies
 
@@ -91,7 +92,7 @@ def _slurm(bundle: Bundle) -> Artefact:
         "job-name": bundle.job,
         "nodes": nodes,
         "ntasks-per-node": max(bundle.processes // nodes, 1),
-        "output": f"{bundle.workdir}/logs/slurm-%j.out",
+        "output": "slurm-%j.out" if files.is_remote(bundle.workdir) else f"{bundle.workdir}/logs/slurm-%j.out",
         "open-mode": "append",
         "signal": "TERM@120",
     }

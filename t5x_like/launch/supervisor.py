@@ -136,7 +136,7 @@ class Supervisor:
 
     def _watch(self, processes: list[subprocess.Popen[bytes]]) -> bool:
         """Returns when all have ended, or must be killed; whether that is because the run stood still."""
-        lease = _Lease(self._workdir / LEASE_FILE)
+        lease = _Lease(self._workdir / LEASE_FILE, [process.pid for process in processes])
         told: set[float] = set()
         first: float | None = None
         orderly = True
@@ -213,16 +213,21 @@ _IN_ORDER = (exits.DONE, exits.PREEMPTED, exits.INTERRUPTED)
 class _Lease:
     """The lease of a run, as a sign of life: process 0 renews it."""
 
-    def __init__(self, file: epath.Path) -> None:
-        self._file, self._seen, self._since = file, "", time.monotonic()
+    def __init__(self, file: epath.Path, holders: list[int]) -> None:
+        """Looks at nothing yet; the lease of anybody but `holders`, by their process ids, does not count."""
+        self._file, self._holders = file, holders
+        self._seen, self._since, self._looked = "", time.monotonic(), 0.0
 
     def unchanged(self) -> float:
         """Seconds for which it has been the same; 0 where there is none."""
-        now, holder = time.monotonic(), files.read_json(self._file, dict)
-        seen = "" if holder is None else f"{holder.get('id')} {holder.get('renewed')}"
-        if seen != self._seen:
-            self._seen, self._since = seen, now
-        return now - self._since if seen else 0.0
+        now = time.monotonic()
+        if now - self._looked > RENEWED / 4:  # it may be in an object store
+            self._looked, holder = now, files.read_json(self._file, dict)
+            ours = holder is not None and holder.get("pid") in self._holders
+            seen = f"{holder.get('id')} {holder.get('renewed')}" if ours and holder else ""
+            if seen != self._seen:
+                self._seen, self._since = seen, now
+        return now - self._since if self._seen else 0.0
 
 
 @contextlib.contextmanager

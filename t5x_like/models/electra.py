@@ -21,7 +21,7 @@ def generator_options(discriminator: Transformer, share: float) -> Transformer:
     half["hidden"] = less(half["hidden"])
     embed, table = less(discriminator.embed), discriminator.table_width
     stack["embeddings"]["width"] = table if table != embed else 0
-    return changed(discriminator, {"embed": embed, "encoder": stack, "head": {"name": "masked_lm"}})
+    return changed(discriminator, {"embed": embed, "encoder": stack, "head": {"name": "masked_lm", "classes": 0}})
 
 
 def build_generator(options: Transformer, discriminator: LanguageModel, rngs: nnx.Rngs) -> LanguageModel:

@@ -7,9 +7,8 @@ import numpy as np
 
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.base import Record
-from t5x_like.objectives.sentence_pairs import NO_PAIR, SegmentPair, SentencePairs
-from t5x_like.objectives.sentences import sentence_starts
-from t5x_like.objectives.sequences import without_end
+from t5x_like.objectives.sentence_pairs import SegmentPair, SentencePairs
+from t5x_like.objectives.sentences import sentence_starts, whole_sentences
 
 FOLLOWS, RANDOM = 1, 2
 
@@ -18,9 +17,9 @@ FOLLOWS, RANDOM = 1, 2
 class NextSentence(SentencePairs):
     """Options beside those of `SentencePairs`.
 
-    The first segment is the beginning of what a window holds of a document, up to a sentence's end that is drawn. The
-    second is the rest of it; or, as often, sentences of another document of the corpus, as many tokens at most. What
-    then is left of the window is not read in that epoch, where BERT's code begins another pair with it.
+    The first segment is the first sentences that a window holds of a document, up to an end that is drawn. The second
+    is the others; or, as often, sentences of another document of the corpus, of as many tokens at most. What then is
+    left of the window is not read in that epoch, where BERT's code begins another pair with it.
 
     Attributes:
       another_share: share of the pairs whose second segment is of another document.
@@ -37,21 +36,25 @@ class NextSentence(SentencePairs):
             raise ExperimentError("another_share", f"{self.another_share} must be at least 0 and at most 1")
 
     def segments(self, text: np.ndarray, record: Record, rng: np.random.Generator) -> SegmentPair:
-        """Two segments and whether they follow each other; a text of one sentence is one segment alone."""
-        starts = sentence_starts(text, self.sentence_ends)
-        if len(starts) < 2:
-            return SegmentPair(text, text[:0], NO_PAIR)
-        end = int(rng.choice(starts[1:]))
+        """Two segments, and whether they follow each other."""
+        end = int(rng.choice(sentence_starts(text, self.sentence_ends)[1:]))
         if rng.random() < self.another_share:
-            other = self._beginning_anywhere(record, rng)[: len(text) - end]
+            other = self._beginning_anywhere(record, rng, len(text) - end)
             if len(other):
                 return SegmentPair(text[:end], other, RANDOM)
         return SegmentPair(text[:end], text[end:], FOLLOWS)
 
-    def _beginning_anywhere(self, record: Record, rng: np.random.Generator) -> np.ndarray:
-        """int32: the text of another document from the beginning of a sentence on; nothing where there is none."""
+    def _beginning_anywhere(self, record: Record, rng: np.random.Generator, most: int) -> np.ndarray:
+        """int32: sentences of another document from anywhere in it, of `most` tokens; nothing where there are none.
+
+        The first one is cut where it is longer than that.
+        """
         if record["another"] is None:
             return np.zeros(0, np.int32)
-        text = without_end(record["another"]["tokens"], self.sep_id)
+        text = self.sentences(record["another"])
         starts = sentence_starts(text, self.sentence_ends)
-        return text[int(rng.choice(starts)) :] if len(starts) else text
+        if not len(starts):
+            return text
+        begin = int(rng.choice(starts))
+        fitting = whole_sentences(text[begin : begin + most], self.sentence_ends, begins=True, stops=False)
+        return fitting if len(fitting) else text[begin : begin + most]

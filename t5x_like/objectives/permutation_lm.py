@@ -34,19 +34,20 @@ class PermutationLM(SingleSequence):
     earlier rows. An example of fewer than `one_in` tokens has nothing to predict and is left out.
 
     Attributes:
-      mask_id: the token whose embedding stands in place of one that is asked for, the paper's w.
+      mask_id: the token whose embedding stands in place of one that is asked for, the paper's w; −1 for the vector that
+        a model has for it, such as `xlnet` (`model.encoder.embeddings.asked`).
       one_in: K: of K tokens one is predicted, rounded down (section 2.3, partial prediction).
     """
 
     name: str = "permutation_lm"
-    mask_id: int
+    mask_id: int = -1
     one_in: int = 6
 
     stack: ClassVar[str] = "encoder"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 0, "mask_id")
+        require_at_least(self, -1, "mask_id")
         require_at_least(self, 2, "one_in")
 
     # --- What it reads ------------------------------------------------------------------------------------------------
@@ -76,7 +77,8 @@ class PermutationLM(SingleSequence):
 
     def check_vocabulary(self, vocabulary: Any) -> None:
         """Raises ExperimentError where the mask is text."""
-        require_no_text(vocabulary, "mask_id", self.mask_id, MASKS, str(vocabulary.size))
+        if self.mask_id >= 0:
+            require_no_text(vocabulary, "mask_id", self.mask_id, MASKS, str(vocabulary.size))
 
     def ids(self, vocabulary: Any) -> int:
         """The task's, and the mask."""
@@ -97,6 +99,13 @@ class PermutationLM(SingleSequence):
                 "model.encoder.positions",
                 f"{positions!r} goes by distances in a row, and objective {self.name!r} has queries behind the tokens;"
                 " use 'learned' or 'rope'",
+            )
+        if architecture.encoder.asked != (self.mask_id < 0):
+            remedy = "-1" if architecture.encoder.asked else "an id that no text uses"
+            raise ExperimentError(
+                "objective.mask_id",
+                f"{self.mask_id} does not suit model.encoder.embeddings.asked={architecture.encoder.asked}; set it to"
+                f" {remedy}",
             )
         return model
 

@@ -17,7 +17,7 @@ from t5x_like.errors import ExperimentError
 from t5x_like.models.dropout import RowRngs
 from t5x_like.objectives.base import Batch, Loss, Mode, Record
 from t5x_like.objectives.masked_lm import MaskedLM
-from t5x_like.objectives.sentences import check_sentence_ends
+from t5x_like.objectives.sentences import check_sentence_ends, sentence_starts, whole_sentences
 from t5x_like.objectives.sequences import without_end
 
 NO_PAIR = 0  # the label where there is one segment alone; classes are counted from 1
@@ -29,7 +29,7 @@ class SegmentPair(NamedTuple):
     Attributes:
       first: int32 [n].
       second: int32 [n]; empty where the text cannot be divided.
-      label: `NO_PAIR` or a class, from 1 on.
+      label: a class, from 1 on, or `NO_PAIR`.
     """
 
     first: np.ndarray
@@ -44,7 +44,8 @@ class SentencePairs(MaskedLM):
     Attributes:
       cls_id: the token before the first segment, whose state the label is predicted from.
       sep_id: the token behind each segment. An end of a document that is the same token is left out first.
-      sentence_ends: tokens with which a sentence ends; a segment is one sentence or several.
+      sentence_ends: tokens with which a sentence ends; a segment is whole sentences, one or several. A window with
+        fewer than two is one segment, without a label.
       pair_weight: of the label's loss, beside that of the masked tokens.
     """
 
@@ -68,11 +69,20 @@ class SentencePairs(MaskedLM):
         """Divides a text.
 
         Args:
-          text: int32 [n], one token at least.
+          text: int32 [n], two whole sentences at least.
           record: that it is from.
           rng: draws.
         """
         raise NotImplementedError
+
+    def sentences(self, record: Record) -> np.ndarray:
+        """int32: the whole sentences of what a window holds of a document.
+
+        With parts of sentences at the window's edges, those would tell which segment comes first.
+        """
+        text = without_end(record["tokens"], self.sep_id)
+        stops = len(text) < len(record["tokens"])
+        return whole_sentences(text, self.sentence_ends, begins=record["start"] == 0, stops=stops)
 
     # --- What it reads ------------------------------------------------------------------------------------------------
 
@@ -94,7 +104,11 @@ class SentencePairs(MaskedLM):
         text = without_end(record["tokens"], self.sep_id)
         if not text.size:
             return {}
-        first, second, label = self.segments(text, record, rng)
+        sentences = self.sentences(record)
+        if len(sentence_starts(sentences, self.sentence_ends)) > 1:
+            first, second, label = self.segments(sentences, record, rng)
+        else:
+            first, second, label = text, text[:0], NO_PAIR
         begin, end = np.array([self.cls_id], np.int32), np.array([self.sep_id], np.int32)
         tokens = np.concatenate([begin, first, end, *([second, end] if len(second) else [])])
         types, labels = np.zeros((2, len(tokens)), np.int32)
@@ -135,7 +149,9 @@ class SentencePairs(MaskedLM):
 
     def denominators(self, batch: Batch) -> Mapping[str, jax.Array]:
         """Of the masked tokens by `normalization`, and the number of labels."""
-        return {**super().denominators(batch), "pair": (batch["labels"] > 0).sum(dtype=jnp.float32)}
+        labels = (batch["labels"] > 0).sum(dtype=jnp.float32)
+        # Without any there is still something to learn: a denominator of zero would skip the step.
+        return {**super().denominators(batch), "pair": jnp.maximum(labels, 1.0)}
 
     def loss(self, model: Any, batch: Batch, rngs: RowRngs, mode: Mode) -> Loss:
         """The sums of `TokenLoss` over the masked tokens, and −log p of the labels."""

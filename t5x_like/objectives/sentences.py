@@ -25,6 +25,22 @@ def sentence_starts(tokens: np.ndarray, ends: tuple[int, ...]) -> np.ndarray:
     return np.flatnonzero(begins)
 
 
+def whole_sentences(tokens: np.ndarray, ends: tuple[int, ...], *, begins: bool, stops: bool) -> np.ndarray:
+    """[m]: the part of a window of text that is whole sentences; none of it where there is no whole one.
+
+    Args:
+      tokens: integers [n].
+      ends: ids with which sentences end.
+      begins: whether the first token begins a sentence, as at the beginning of a document.
+      stops: whether the last one ends a sentence, as at the end of a document.
+    """
+    starts = sentence_starts(tokens, ends)
+    first = 0 if begins else int(starts[1]) if len(starts) > 1 else len(tokens)
+    is_end = np.flatnonzero(np.isin(tokens, ends))
+    last = len(tokens) if stops else int(is_end[-1]) + 1 if len(is_end) else 0
+    return tokens[first : max(first, last)]
+
+
 def check_sentence_ends(ends: tuple[int, ...], vocabulary: Any) -> None:
     """Raises ExperimentError where `objective.sentence_ends` are not given, or are no ids of the task's vocabulary."""
     problem = f"{max(ends)} is no id of data.task" if ends and max(ends) >= vocabulary.size else ""

@@ -36,8 +36,8 @@ def of_record(options):
     """An objective that reads more of a record than its tokens."""
 
     def example(tokens, rng):
-        other = {"tokens": text(80, seed=9)}
-        return options.example({"tokens": tokens, "previous": np.roll(tokens, 1), "another": other}, rng)
+        other = {"tokens": text(80, seed=9), "start": 0}
+        return options.example({"tokens": tokens, "start": 0, "another": other}, rng)
 
     return example
 

@@ -109,7 +109,7 @@ CASES = {
         ReplacedTokens(**MASKED, rate=0.4, generator_share=0.5),
         records.documents,
         learning_rate=0.002,
-        architecture=bert({"name": "token_classes"}),
+        architecture=bert({"name": "token_classes", "classes": 1}),
     ),
     "permutation_lm": Case(
         PermutationLM(mask_id=2, one_in=2), records.documents, dropout=0.1, model={"family": "bert"}

@@ -92,5 +92,7 @@ def test_distances_in_a_row_are_refused_as_positions():
     architecture = tiny.architecture(family="bert", positions="alibi")
     with pytest.raises(ExperimentError, match=r"model\.encoder\.positions: 'alibi' goes by distances"):
         OBJECTIVE.build(architecture, nnx.Rngs(params=0))
+    with pytest.raises(ExperimentError, match=r"objective\.mask_id: -1 does not suit .* set it to an id that no text"):
+        PermutationLM().build(tiny.architecture(family="bert"), nnx.Rngs(params=0))
     with pytest.raises(ExperimentError, match="one_in: 1 is too small; it must be at least 2"):
         PermutationLM(mask_id=2, one_in=1)

@@ -21,7 +21,7 @@ OPTIONS = {"mask_id": 2, "vocab_size": tiny.VOCABULARY, "special_ids": (0, 1), "
 
 
 def discriminator(**options):
-    return changed(tiny.architecture(family="bert", **options), {"head": {"name": "token_classes"}})
+    return changed(tiny.architecture(family="bert", **options), {"head": {"name": "token_classes", "classes": 1}})
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,18 @@ from t5x_like.objectives.base import Mode
 from t5x_like.objectives.next_sentence import FOLLOWS, RANDOM, NextSentence
 from t5x_like.objectives.sentence_order import IN_ORDER, SWAPPED, SentenceOrder
 from t5x_like.objectives.sentence_pairs import NO_PAIR
-from t5x_like.objectives.sentences import ids_that_end_sentences, sentence_starts
+from t5x_like.objectives.sentences import ids_that_end_sentences, sentence_starts, whole_sentences
 from t5x_like.sections import changed
 
 CLS, SEP, MASK, STOP = 2, 3, 4, 5
 OPTIONS = {"vocab_size": 30_000, "mask_id": MASK, "cls_id": CLS, "sep_id": SEP, "sentence_ends": (STOP,)}
 TEXT = np.array([10, 11, STOP, 12, STOP, STOP, 13, 14, 15, STOP, SEP], np.int32)
 CUTS = (3, 6)
-OTHER = np.array([20, STOP, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, SEP], np.int32)
+OTHER = np.array([20, STOP, 21, 22, STOP, 23, 24, 25, 26, 27, 28, 29, 30, STOP, SEP], np.int32)
+
+
+def whole(tokens, start=0, another=None):
+    return {"tokens": tokens, "start": start, "another": another and {"tokens": another[0], "start": another[1]}}
 
 
 def restored(example):
@@ -53,39 +57,52 @@ def test_a_sentence_begins_behind_all_ends_in_a_row():
 
 
 def test_the_second_segment_follows_or_is_of_another_document():
-    pairs = many(NextSentence(**OPTIONS), {"tokens": TEXT, "another": {"tokens": OTHER}})
+    pairs = many(NextSentence(**OPTIONS), whole(TEXT, another=(OTHER, 0)))
     text, other = TEXT[:-1].tolist(), OTHER[:-1].tolist()
     for first, second, label in pairs:
         assert len(first) in CUTS and first == text[: len(first)]
         if label == FOLLOWS:
             assert first + second == text
         else:
-            start = other.index(second[0])
-            assert start in (0, 2) and second == other[start : start + len(second)]
-            assert len(second) == min(len(text) - len(first), len(other) - start)
+            start, most = other.index(second[0]), len(text) - len(first)
+            assert start in (0, 2, 5) and second == other[start : start + len(second)]
+            # Whole sentences, as many as there is room for; of one that is too long, its beginning.
+            stops = [place + 1 for place in range(start, len(other)) if other[place] == STOP and place < start + most]
+            assert len(second) == (max(stops) - start if stops else most)
     assert_share(sum(label == RANDOM for *_, label in pairs), len(pairs), 0.5)
     assert_distribution([sum(len(first) == cut for first, *_ in pairs) for cut in CUTS], [1, 1])
 
 
-@pytest.mark.parametrize("another", [None, {"tokens": np.array([SEP])}])
+@pytest.mark.parametrize("another", [None, (np.array([SEP]), 0), (OTHER[5:8], 5)])
 def test_where_there_is_no_other_document_the_second_follows(another):
-    pairs = many(NextSentence(**OPTIONS), {"tokens": TEXT, "another": another}, 20)
+    pairs = many(NextSentence(**OPTIONS), whole(TEXT, another=another), 20)
     assert {label for *_, label in pairs} == {FOLLOWS}
 
 
 def test_the_order_of_two_segments():
-    pairs = many(SentenceOrder(**OPTIONS), {"tokens": TEXT})
+    pairs = many(SentenceOrder(**OPTIONS), whole(TEXT))
     for first, second, label in pairs:
         assert (second + first if label == SWAPPED else first + second) == TEXT[:-1].tolist()
     assert_share(sum(label == SWAPPED for *_, label in pairs), len(pairs), 0.5)
     assert {label for *_, label in pairs} == {IN_ORDER, SWAPPED}
 
 
+def test_parts_of_sentences_at_the_edges_of_a_window_are_left_out():
+    """They would tell which segment comes first."""
+    window = np.array([9, STOP, *TEXT[:-1], 16], np.int32)
+    for first, second, label in many(SentenceOrder(**OPTIONS), whole(window, start=7), 30):
+        assert (second + first if label == SWAPPED else first + second) == TEXT[:-1].tolist()
+    begins, stops = whole_sentences(window, (STOP,), begins=True, stops=False), TEXT[:-1]
+    assert begins.tolist() == window[:-1].tolist()
+    assert whole_sentences(window, (STOP,), begins=False, stops=True).tolist() == [*stops.tolist(), 16]
+    assert not whole_sentences(window[:1], (STOP,), begins=False, stops=False).size
+
+
 @pytest.mark.parametrize("kind", [NextSentence, SentenceOrder])
 def test_a_single_sentence_is_no_pair(kind):
-    example = kind(**OPTIONS).example({"tokens": TEXT[:2], "another": {"tokens": OTHER}}, np.random.default_rng(0))
+    example = kind(**OPTIONS).example(whole(TEXT[:2], another=(OTHER, 0)), np.random.default_rng(0))
     assert example["targets"].tolist() == [CLS, 10, 11, SEP] and example["labels"].tolist() == [NO_PAIR] * 4
-    assert kind(**OPTIONS).example({"tokens": np.array([SEP]), "another": None}, np.random.default_rng(0)) == {}
+    assert kind(**OPTIONS).example(whole(np.array([SEP])), np.random.default_rng(0)) == {}
 
 
 # --- Where the other document comes from ------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class LanguageModel(TransformerStack):
         self.transform = o.head.build_transform(o, rngs)
         self.head = o.head.build_table(o, rngs)
         self.pooler = o.head.build_pooler(o, rngs)
+        self.head_bias = o.head.build_bias(o, rngs)
 
     def __call__(  # type: ignore[override]
         self, tokens_bt: jax.Array, *, rngs: RowRngs | None = None, **inputs: Any
@@ -97,8 +98,8 @@ class LanguageModel(TransformerStack):
     def output_head(self) -> OutputHead:
         """The table, bias and soft cap that turn hidden states into logits."""
         table: Any = self.tokens if self.head is None else self.head
-        bias_v = None if self.transform is None else self.transform.bias[...]
-        return OutputHead(table.table[...], bias_v, self.options.head.soft_cap)
+        bias: Any = self.head_bias if self.transform is None else self.transform.bias
+        return OutputHead(table.table[...], None if bias is None else bias[...], self.options.head.soft_cap)
 
     def logits(self, hidden_btd: jax.Array) -> jax.Array:
         """float32 [batch, length, vocab] scores of every token of the vocabulary."""

@@ -58,6 +58,8 @@ def _batch(*_):
     global _batches
     _batches += 1
     time.sleep(_SLOW)
+    if _KIND == "slow" and os.environ.get("JAX_PROCESS_ID", "0") == _PROCESS:
+        time.sleep(0.1)
     if _strikes("hang", _batches):
         threading.Event().wait()
     if _strikes("kill", _batches) or _strikes("always-kill", _batches):

@@ -77,3 +77,10 @@ def test_25_a_flipped_bit_is_found_and_named_and_never_committed(submit, undistu
     assert ended == [77, 77, 0, 0]
     said(events, "restart: started again from the commit of step 10")
     assert job.digest() == undisturbed
+
+
+@pytest.mark.slow
+def test_24_a_slow_host_is_named(submit):
+    job = submit("--config.steps=60", fault="slow@:1")
+    [first, *_] = said(job.finish(), "straggler: ")
+    assert first.startswith("straggler: process 1 keeps the others waiting: it needs 0.1")
