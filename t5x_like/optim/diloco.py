@@ -21,13 +21,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like.experiment import Outer
 from t5x_like.optim.build import OptimizerState
+from t5x_like.parallel.compiled.loops import SELDOM
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.parameters import ParameterInfo
 
 AXIS = "data"
 REPLICAS = "replicas"
-# What each replica has for itself.
+# What each replica has for itself, and what is the same on all after a step.
 _OWN = ("parameters", "optimizer")
+_COUNTED = ("step", "model_state")
 
 State = dict[str, Any]
 
@@ -75,32 +77,33 @@ def step(
 
     def on_replica(shared: State, replicas: State, batch: Any) -> Any:
         own = {name: jax.tree.map(lambda x: x[0], replicas[name]) for name in _OWN}
-        moved, metrics = inner({**{name: shared[name] for name in shared if name not in _OWN}, **own}, batch)
-        metrics = jax.tree.map(lambda x: jax.lax.pmean(x.astype(jnp.float32), AXIS), metrics)
-        skipped = jax.lax.pmax(moved["skipped"], AXIS)
-        metrics |= {"skipped_steps": skipped["total"], "skipped_in_a_row": skipped["consecutive"]}
-        given = _Parameters(shared["parameters"], shared["optimizer"].direction, moved["parameters"])
-        met = _meet(options, infos, moved["step"], given)
-        outer = OptimizerState(shared["optimizer"].count + 1, met.momentum)
-        now = {**moved, "parameters": met.shared, "optimizer": outer, "skipped": skipped}
-        own = {"parameters": met.own, "optimizer": moved["optimizer"]}
-        return now, {name: jax.tree.map(lambda x: x[None], own[name]) for name in _OWN}, metrics
+        moved, metrics = inner({**shared, **own}, batch)
+        parts = {name: moved[name] for name in _OWN}, metrics, moved["skipped"]
+        return {name: moved[name] for name in _COUNTED}, jax.tree.map(lambda x: x[None], parts)
 
-    shared = {name: value for name, value in state.items() if name != REPLICAS}
+    # What meets does so outside: within, nothing of one replica is seen by another.
     on_each = jax.shard_map(
         on_replica,
         mesh=layout.mesh,
         in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(AXIS)),
-        out_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
+        out_specs=(PartitionSpec(), PartitionSpec(AXIS)),
         axis_names={AXIS},
         check_vma=False,
     )
-    now, replicas, metrics = on_each(shared, state[REPLICAS], batch)
-    return {**now, REPLICAS: replicas}, metrics
+    shared = {name: state[name] for name in state if name not in (*_OWN, REPLICAS)}
+    now, (replicas, metrics, skipped) = on_each(shared, state[REPLICAS], batch)
+    skipped = jax.tree.map(lambda x: x.max(0), skipped)
+    metrics = jax.tree.map(lambda x: x.astype(jnp.float32).mean(0), metrics)
+    metrics |= {"skipped_steps": skipped["total"], "skipped_in_a_row": skipped["consecutive"]}
+    given = _Parameters(state["parameters"], state["optimizer"].direction, replicas["parameters"])
+    met = _meet(options, infos, now["step"], given)
+    outer = OptimizerState(state["optimizer"].count + 1, met.momentum)
+    replicas["parameters"] = met.own
+    return {**now, "parameters": met.shared, "optimizer": outer, "skipped": skipped, REPLICAS: replicas}, metrics
 
 
 class _Parameters(NamedTuple):
-    """Trees of the parameters' structure: the shared ones, the outer momentum, and a replica's own."""
+    """Trees of the parameters' structure: shared, the outer momentum, and the replicas' own, [replicas, ...]."""
 
     shared: Any
     momentum: Any
@@ -112,11 +115,16 @@ def _meet(options: Outer, infos: Any, count: jax.Array, given: _Parameters) -> _
     interval = options.every // options.fragments
     branches = [functools.partial(_outer_step, options, infos, number) for number in range(options.fragments)]
     due = (count // interval - 1) % options.fragments
-    return jax.lax.cond(count % interval == 0, lambda: jax.lax.switch(due, branches, given), lambda: given)
+
+    def meeting() -> _Parameters:
+        with jax.named_scope(SELDOM):
+            return jax.lax.switch(due, branches, given)
+
+    return jax.lax.cond(count % interval == 0, meeting, lambda: given)
 
 
 def _outer_step(options: Outer, infos: Any, number: int, given: _Parameters) -> _Parameters:
-    """SGD with Nesterov momentum on one fragment: the shared parameters move, and the replica's become them."""
+    """SGD with Nesterov momentum on one fragment: the shared parameters move, and the replicas' become them."""
     leaves, structure = jax.tree.flatten(infos)
     made = []
     for index, (info, *arrays) in enumerate(
@@ -126,11 +134,11 @@ def _outer_step(options: Outer, infos: Any, number: int, given: _Parameters) -> 
         if part is None:
             made.append(arrays)
             continue
-        shared, momentum, own = (x[part] for x in arrays)
-        gradient = jax.lax.pmean(shared - own, AXIS)
-        momentum = options.momentum * momentum + gradient
-        shared = shared - options.learning_rate * (gradient + options.momentum * momentum)
-        made.append([x.at[part].set(new) for x, new in zip(arrays, (shared, momentum, shared), strict=True)])
+        shared, momentum, own = arrays
+        gradient = shared[part] - own[:, part].mean(0)
+        moving = options.momentum * momentum[part] + gradient
+        new = shared[part] - options.learning_rate * (gradient + options.momentum * moving)
+        made.append([shared.at[part].set(new), momentum.at[part].set(moving), own.at[:, part].set(new)])
     return _Parameters(*(structure.unflatten(column) for column in zip(*made, strict=True)))
 
 
