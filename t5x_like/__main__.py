@@ -10,7 +10,7 @@ from t5x_like import __version__
 from t5x_like.distributed import startup
 from t5x_like.errors import StuckError, explain
 
-COMMANDS = ("train", "evaluate", "generate", "report", "config", "models", "data", "preflight")
+COMMANDS = ("train", "evaluate", "generate", "report", "config", "models", "data", "preflight", "import", "export")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

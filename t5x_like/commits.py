@@ -102,7 +102,8 @@ class Commits:
         self._frozen = run.frozen_paths()
         latest = None if first else self._store.latest()
         if latest is None:
-            return Start((first or Initialization(run)).state())
+            first = first or Initialization(run)
+            return Start(first.state(), step=first.step)
         workdir.require_same(self._store.commit(latest), self._experiment)
         restored = self._store.restore(latest, run.abstract_state())
         self._require_same_data(restored.meta["data"], latest)
@@ -115,9 +116,10 @@ class Commits:
             unevaluated = tuple(restored.meta[evaluation.DUE])
         return Start(restored.state, restored.position, self.totals, latest, unevaluated)
 
-    def due(self, step: int) -> bool:
-        """Whether the state after `step` updates is committed."""
-        return is_due(step, self._experiment.checkpoint.every, self._experiment.steps)
+    def due(self, step: int, stopping: bool = False) -> bool:
+        """Whether the state after `step` updates is committed; the last one before an early end is."""
+        every = self._experiment.checkpoint.every
+        return bool(every) and (stopping or is_due(step, every, self._experiment.steps))
 
     def save(self, step: int, state: State, position: np.ndarray, tokens: int, evaluators: Iterable[str] = ()) -> None:
         """Commits a step in the background.

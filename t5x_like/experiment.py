@@ -34,7 +34,9 @@ class Data:
       workers: threads that decode images, sound and other encoded records; 0 is one for each core, and 16 at most.
       streaming: read files from their beginning, through a shuffle window, and not by index: for corpora too large to
         be tokenised first.
+      shuffle: whether the order is another one each epoch; else records come as they lie.
       shuffle_window: documents that are permuted together when streaming.
+      seed: of the order, and of the objective's random numbers; None takes the experiment's.
       documents_per_row: the most documents (or pieces of them) that are packed into a row, which is closed where it
         has as many; 0 for as many as fit. cuDNN's attention on GPUs has room for a fixed number, and is used where
         this is set; docs/data.md says to what.
@@ -52,7 +54,9 @@ class Data:
     prefetch: int = 4
     workers: int = 0
     streaming: bool = False
+    shuffle: bool = True
     shuffle_window: int = 1024
+    seed: int | None = None
     documents_per_row: int = 0
     skip: tuple[tuple[int, ...], ...] = ()
     source: Annotated[Any, Choice("batch_source", default="pipeline")] = field(default_factory=_pipeline)
@@ -199,7 +203,8 @@ class Checkpoint:
     """Schedule of the checkpoints, and their retention.
 
     Attributes:
-      every: steps between commits; the last step and an interruption commit too.
+      every: steps between commits; the last step and an interruption commit too. 0 commits nothing at all, so that the
+        run can be neither resumed nor used.
       keep: how many of the latest commits stay.
       keep_every: commits at multiples of this step stay for good; 0 for none.
       best_metric: the metric whose best commit stays beside the latest; empty for none.
@@ -216,8 +221,8 @@ class Checkpoint:
     write_seconds: int = 3600
 
     def __post_init__(self) -> None:
-        require_positive(self, "every", "keep", "write_seconds")
-        require_at_least(self, 0, "keep_every")
+        require_positive(self, "keep", "write_seconds")
+        require_at_least(self, 0, "every", "keep_every")
         require_one_of(self, "best_mode", ("min", "max"))
 
 
@@ -244,6 +249,10 @@ class Initialize:
       unused: patterns of variables of the source that may be left.
       reshaped: `PATTERN -> HOW`: variables here that may have another shape in the source, and how they are fitted:
         `cut_or_pad`, `mean` or `interpolate`.
+      keep_step: whether the run goes on counting from the source's step, as T5X's fine-tuning does: `steps` is then the
+        last step in that count, the learning rate is that of the step, and the optimizer's state is the source's where
+        it has one for each variable that is trained. Otherwise the run begins at step 0 with a fresh optimizer.
+      fresh_optimizer: with `keep_step`, whether the optimizer's state begins anew nevertheless.
       accept: patterns of options, such as `model.decoder.positions.theta`, that change what the model computes and
       that may differ
         from those the source was trained with.
@@ -256,8 +265,12 @@ class Initialize:
     unused: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
+    keep_step: bool = False
+    fresh_optimizer: bool = False
 
     def __post_init__(self) -> None:
+        if self.fresh_optimizer and not self.keep_step:
+            raise ExperimentError("fresh_optimizer", "the optimizer begins anew in any case; leave it out")
         if self.checkpoint and not isinstance(self.source, NoSource):
             raise ExperimentError("checkpoint", "initialize.source is given too; give one of the two")
         parse_rules(self.rules, "rules")
@@ -268,7 +281,7 @@ class Initialize:
                 problem = f"{rule.target!r} is no way to reshape; {registry.suggest(rule.target, RESHAPINGS)}"
                 raise ExperimentError(f"reshaped[{number}]", problem)
         if not self.checkpoint and isinstance(self.source, NoSource):
-            for field_name in ("rules", "missing", "unused", "reshaped", "accept"):
+            for field_name in ("rules", "missing", "unused", "reshaped", "accept", "keep_step"):
                 if getattr(self, field_name):
                     raise ExperimentError(field_name, "there is no source; give initialize.checkpoint or leave it out")
 
@@ -297,7 +310,8 @@ class Experiment:
       name: what the run is called in reports.
       seed: the source of every random number, from −2⁶³ to 2⁶³ − 1. First parameters and dropout follow from its lowest
         32 bits, the order of the data from all.
-      steps: optimizer updates in the whole run.
+      steps: optimizer updates in the whole run; 0 trains nothing, and measures what it starts with.
+      evaluate_first: whether every evaluator runs before the first update, too.
       model: the architecture, a family's table with overrides.
       objective: what is predicted.
       adaptations: changes to the model that are trained in its place, by names of the user's choosing, in order.
@@ -315,6 +329,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = 0
     steps: int = 1000
+    evaluate_first: bool = False
     model: Annotated[Any, Choice("model", default="llama", tag="family")]
     objective: Annotated[Any, Choice("objective", default="causal_lm")]
     adaptations: Annotated[Mapping[str, Any], Choices("adaptation")]
@@ -328,12 +343,13 @@ class Experiment:
     compilation_cache: str = "auto"
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps")
+        require_at_least(self, 0 if self.evaluate_first else 1, "steps")
         require_below(self, 1 << 31, "steps")  # which are counted in 32 bits
         self._check_batch()
         self._check_meetings()
         self.model.check(None, self.data, 0)
-        self.optimizer.schedule.check(self.steps)
+        if self.steps:
+            self.optimizer.schedule.check(self.steps)
 
     def _check_meetings(self) -> None:
         every, commits = self.parallelism.outer.every, self.checkpoint.every

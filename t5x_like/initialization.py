@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from t5x_like.checkpoint import leaves, mapping, sources
 from t5x_like.checkpoint.sources import OpenSource
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Experiment
+from t5x_like.experiment import Experiment, Initialize
 from t5x_like.program import Program, State
 from t5x_like.sections import flatten
 
@@ -22,17 +23,28 @@ class Initialization:
       run: the program whose state it is.
       source: what values are taken from; None where every variable starts fresh.
       plan: which variable takes which value; None likewise.
+      options: the experiment's `initialize`.
     """
 
     run: Program
     source: OpenSource | None = None
     plan: mapping.VariableMapping | None = None
+    options: Initialize = dataclasses.field(default_factory=Initialize)
+
+    @property
+    def step(self) -> int:
+        """The updates that the first state counts: those of the source where the run goes on counting from them."""
+        return self.source.step if self.source is not None and self.options.keep_step else 0
 
     def lines(self, *, whole: bool = False) -> list[str]:
         """The plan as a user is shown it, see `VariableMapping.lines`; nothing where every variable starts fresh."""
         if self.plan is None or self.source is None:
             return []
-        return self.plan.lines(_variables(self.run.abstract_state()), self.source.leaves, whole=whole)
+        lines = self.plan.lines(_variables(self.run.abstract_state()), self.source.leaves, whole=whole)
+        if not self.options.keep_step:
+            return lines
+        moments = "the optimizer's state is taken, too" if self._takes_optimizer() else "the optimizer's state is fresh"
+        return [*lines, f"steps count on from {self.step}; {moments}"]
 
     def state(self) -> State:
         """The state of step 0, placed by the layout. A variable with a value from the source is not initialised first.
@@ -46,7 +58,28 @@ class Initialization:
             return jax.jit(self.run.init, out_shardings=shardings)()
         values = mapping.take(self.plan, _variables(abstract), self.source, lambda paths: self.initialiser(paths)())
         start = jax.jit(self.run.start_from, out_shardings=shardings, donate_argnums=0)
-        return start({tuple(path.split(".")): value for path, value in values.items()})
+        state = start({tuple(path.split(".")): value for path, value in values.items()})
+        return self._counted_on(state) if self.options.keep_step else state
+
+    def _takes_optimizer(self) -> bool:
+        """Whether the source's optimizer state is that of the variables that are trained here, each as it is there."""
+        assert self.source is not None and self.plan is not None
+        abstract = self.run.abstract_state()
+        wanted = leaves.flatten(abstract["optimizer"])
+        same = all(self.plan.taken.get(path) == path for path in leaves.flatten(abstract["parameters"]))
+        unlike = self.options.fresh_optimizer or self.plan.reshaped or leaves.misfits(wanted, self.source.optimizer)
+        return same and not unlike
+
+    def _counted_on(self, state: State) -> State:
+        """The state with the source's count of updates, and its optimizer's state where that is taken."""
+        assert self.source is not None
+        step = jnp.asarray(self.step, jnp.int32)
+        if self._takes_optimizer() and self.source.read_optimizer is not None:
+            abstract = self.run.abstract_state()["optimizer"]
+            read = self.source.read_optimizer(leaves.flatten(abstract))
+            return {**state, "step": _like(step, state["step"]), "optimizer": leaves.unflatten(abstract, read)}
+        optimizer = state["optimizer"]._replace(count=_like(step, state["optimizer"].count))
+        return {**state, "step": _like(step, state["step"]), "optimizer": optimizer}
 
     def initialiser(self, paths: frozenset[str]) -> Any:
         """A jitted function of no arguments that gives the fresh values of some variables and computes no others."""
@@ -81,7 +114,18 @@ def initialization(experiment: Experiment, run: Program, fingerprint: Mapping[st
     copies = {".".join(path) for path, assignment in run.roles.items() if assignment.source is not None}
     here = {**flatten(experiment.to_dict()), **fingerprint}
     wanted = _variables(run.abstract_state())
-    return Initialization(run, found, mapping.plan(experiment.initialize, where, wanted, copies, found, here))
+    plan = mapping.plan(experiment.initialize, where, wanted, copies, found, here)
+    first = Initialization(run, found, plan, experiment.initialize)
+    if first.step and first.step >= experiment.steps:
+        raise ExperimentError(
+            "steps", f"{experiment.steps} are done: {found.name} has {first.step}, from which they count on; raise it"
+        )
+    return first
+
+
+def _like(value: jax.Array, other: jax.Array) -> jax.Array:
+    """A value where another one is."""
+    return jax.device_put(value, other.sharding)
 
 
 def _variables(state: State) -> dict[str, jax.ShapeDtypeStruct]:

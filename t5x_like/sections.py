@@ -231,7 +231,7 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in arguments:
         return None
     others = [hint for hint in arguments if hint is not type(None)]
-    if len(others) == 1 and dataclasses.is_dataclass(others[0]):
+    if len(others) == 1 and (dataclasses.is_dataclass(others[0]) or typing.get_origin(others[0]) is Annotated):
         return _convert(value, others[0], where)
     for hint in arguments:
         try:

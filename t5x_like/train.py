@@ -123,6 +123,8 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         announce(experiment, job, journal, start.step, first)
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
+        elif experiment.evaluate_first and first:
+            evaluate(evaluators, tuple(experiment.evaluators), journal, commits, False, start.step, state, None)
 
         # --- Loop ---------------------------------------------------------------------------------------------------
         for number in range(start.step + 1, experiment.steps + 1):
@@ -134,7 +136,7 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
             journal.step(number, results, sync.send(interruption.signal, counts))
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
-            due, commit = evaluators.due(number), sync.stop or commits.due(number)
+            due, commit = evaluators.due(number), commits.due(number, bool(sync.stop))
             if due or commit:
                 journal.drain()
                 with journal.throughput.paused():
@@ -201,7 +203,8 @@ def evaluate(
     try:
         evaluations = evaluators.run(keys, state, number)
     except ExperimentError:
-        if not committed and position is not None and jax.process_count() == 1:
+        kept = committed or not commits.due(number, stopping=True)
+        if not kept and position is not None and jax.process_count() == 1:
             commits.save(number, state, position, journal.tokens, keys)
             commits.wait()
         raise

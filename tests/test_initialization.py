@@ -63,6 +63,33 @@ def test_parameters_are_taken_and_the_optimizer_starts_anew(tmp_path, parallelis
     tiny.assert_same_bits(state["optimizer"], tiny.initial(program(tiny.experiment(CausalLM())))["optimizer"])
 
 
+@pytest.mark.parametrize("fresh", [False, True], ids=["moments taken", "moments fresh"])
+def test_a_run_may_count_on_from_the_sources_step(tmp_path, fresh):
+    """As T5X's fine-tuning does: the step and the optimizer's count are the source's, and so are its moments."""
+    scratch = tiny.initial(program(tiny.experiment(CausalLM())))
+    moments = jax.tree.map(lambda leaf: leaf + 2, scratch["optimizer"])
+    saved = write(tmp_path, CausalLM(), {**scratch, "optimizer": moments})
+    options = {"keep_step": True, "fresh_optimizer": fresh}
+    _, state = first_state(tmp_path, CausalLM(), options=options, steps=9)
+    tiny.assert_same_bits(state["parameters"], saved["parameters"])
+    assert int(state["step"]) == 5
+    if fresh:
+        assert int(state["optimizer"].count) == 5  # where the schedule stands
+        tiny.assert_same_bits(state["optimizer"].direction, scratch["optimizer"].direction)
+    else:
+        tiny.assert_same_bits(state["optimizer"], moments)
+
+
+def test_moments_are_fresh_where_a_variable_is(tmp_path):
+    write(tmp_path, CausalLM(), model=tiny.architecture(tied_head=True))
+    options = {"missing": ("head.**",), "accept": ("model.head.name",), "keep_step": True}
+    experiment = tiny.experiment(CausalLM(), initialize=Initialize(checkpoint=str(tmp_path), **options), steps=9)
+    run = program(experiment)
+    assert initialization(experiment, run, {}).lines()[-1] == ("steps count on from 5; the optimizer's state is fresh")
+    with pytest.raises(ExperimentError, match=r"^steps: 5 are done: .* has 5, from which they count on; raise it$"):
+        initialization(dataclasses.replace(experiment, steps=5), run, {})
+
+
 def test_a_language_model_becomes_policy_and_reference(tmp_path):
     saved = write(tmp_path, CausalLM())
     _, state = first_state(tmp_path, DPO(), options={"rules": ("** -> policy.**",)})

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from t5x_like import registry
 from t5x_like.__main__ import COMMANDS
 from t5x_like.experiment import Experiment
-from t5x_like.frontends import gin_twins
+from t5x_like.frontends.gin.signatures import SIGNATURES
 from t5x_like.sections import Choice, Choices
 
 GOLDEN = Path(__file__).parent / "golden" / "options.txt"
@@ -45,7 +45,7 @@ def test_the_listing_sees_fields_choices_presets_flags_and_names():
         "model[gpt2].embed: int, required",
         "model[gpt2].size: str = '', one of 124m, 350m, 774m, 1.5b",
         "command train: --workdir",
-        "gin: TRAIN_STEPS",
+        "gin: t5x.utils.DatasetConfig.batch_size",
     ):
         assert line in lines
 
@@ -61,7 +61,7 @@ def all_options() -> Iterator[str]:
                 sizes = preset.sizes if line.startswith(f"{kind}[{name}].size:") else ()
                 yield f"{line}, one of {', '.join(sizes)}" if sizes else line
     yield from flags()
-    yield from (f"gin: {name}" for name in (*gin_twins.MACROS, *gin_twins.PARAMETERS))
+    yield from (f"gin: {name}.{argument}" for name, known in SIGNATURES.items() for argument in known)
 
 
 def options_of(options: type, prefix: str, preset: Mapping[str, Any]) -> Iterator[str]:

@@ -5,7 +5,8 @@ import pytest
 from t5x_like import schema1_model
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment
-from t5x_like.frontends import gin, pairs
+from t5x_like.frontends import pairs
+from t5x_like.frontends.gin import load as gin
 
 NAMES = {
     *schema1_model._MOVED,

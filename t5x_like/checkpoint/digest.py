@@ -8,6 +8,7 @@ bytes on the devices that hold them, and finds accidents, not forgery.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -39,11 +40,32 @@ def compile_ahead(arrays: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         _sums.lower(array).compile()
 
 
-@jax.jit
-def _sums(array: jax.Array) -> tuple[jax.Array, ...]:
-    """The digest's two lanes, uint32 scalars."""
+class PartialDigest:
+    """The digest of an array that is seen part by part, in any order."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        """Begins with no part of an array of this shape."""
+        self._shape, self._lanes = shape, np.zeros(2, np.uint32)
+
+    def add(self, part: np.ndarray, start: tuple[int, ...]) -> None:
+        """Adds a part, of as many dimensions as the array and of at most 32 bits an element, that begins at `start`."""
+        sums = _sums(part, self._shape, np.array(start, np.uint32))
+        self._lanes += np.array(jax.device_get(sums), np.uint32)
+
+    def text(self) -> str:
+        """The digest, when every part has been added."""
+        return "".join(f"{int(lane):08x}" for lane in self._lanes)
+
+
+@partial(jax.jit, static_argnums=1)
+def _sums(
+    array: jax.Array, whole: tuple[int, ...] | None = None, start: jax.Array | None = None
+) -> tuple[jax.Array, ...]:
+    """The digest's two lanes, uint32 scalars; of a part of the `whole`, where it begins is given."""
     words = _words(array)
-    mixed = tuple(_mix(words ^ _place(words.shape, lane), finaliser) for lane, finaliser in enumerate(_FINALISERS))
+    mixed = tuple(
+        _mix(words ^ _place(words.shape, lane, whole, start), finaliser) for lane, finaliser in enumerate(_FINALISERS)
+    )
     # Both lanes in one reduction: XLA's CPU compiler makes a loop of it that is seven times as fast as two sums.
     zeros = (np.uint32(0),) * len(mixed)
     return lax.reduce(mixed, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), range(words.ndim))
@@ -61,16 +83,19 @@ def _words(array: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(array, f"uint{bits}").astype(jnp.uint32)
 
 
-def _place(shape: tuple[int, ...], lane: int) -> jax.Array:
-    """A number for every index of an array, uint32.
+def _place(
+    shape: tuple[int, ...], lane: int, whole: tuple[int, ...] | None = None, start: jax.Array | None = None
+) -> jax.Array:
+    """A number for every index of an array, uint32; of a part, the numbers that its elements have in the `whole`.
 
     Lane 0 numbers the elements in row-major order. Beyond 2³² of them that repeats, so lane 1 weighs each axis with an
     odd constant of its own.
     """
     place = jnp.uint32(0)
     for axis in range(len(shape)):
-        weight = math.prod(shape[axis + 1 :]) if lane == 0 else 2 * (axis + 1) * 0x9E3779B1 + 1
+        weight = math.prod((whole or shape)[axis + 1 :]) if lane == 0 else 2 * (axis + 1) * 0x9E3779B1 + 1
         index = lax.broadcasted_iota(jnp.uint32, shape, axis)
+        index = index if start is None else index + start[axis]
         place = place + index * np.uint32(weight % 2**32)
     # Spread neighbouring places over all bits, so that small words and small places do not cancel each other.
     return jnp.broadcast_to(place, shape) * np.uint32(0x9E3779B1)

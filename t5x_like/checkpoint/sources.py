@@ -20,6 +20,7 @@ from t5x_like.sections import flatten
 
 # The parts of a state that hold a model's variables.
 _MODEL = ("parameters", "model_state")
+_OPTIMIZER = "optimizer."
 
 
 class OpenSource(NamedTuple):
@@ -32,12 +33,18 @@ class OpenSource(NamedTuple):
       under
         `data.`, fingerprints of what decides what its tokens mean. Empty where nothing is known.
       read: the values of some variables, from path to shape, dtype and sharding; shape and dtype are those of `leaves`.
+      step: updates that the variables have had; 0 where nothing is known.
+      optimizer: the leaves of the optimizer's state by path in it, where the source is a run that has one.
+      read_optimizer: their values, like `read`.
     """
 
     name: str
     leaves: Mapping[str, Leaf]
     options: Mapping[str, Any]
     read: Callable[[Mapping[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
+    step: int = 0
+    optimizer: Mapping[str, Leaf] = {}
+    read_optimizer: Callable[[Mapping[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]] | None = None
 
 
 class VariableSource(Protocol):
@@ -89,11 +96,22 @@ class CheckpointSource:
             found = reading.restore_leaves(commit, {stored[path]: shape for path, shape in wanted.items()})
             return {path: found[stored[path]] for path in wanted}
 
+        def read_optimizer(wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+            found = reading.restore_leaves(commit, {f"{_OPTIMIZER}{path}": shape for path, shape in wanted.items()})
+            return {path: found[f"{_OPTIMIZER}{path}"] for path in wanted}
+
         return OpenSource(
             name=str(commit.path),
             leaves={path: manifest.leaves[name] for path, name in stored.items()},
             options=_options(manifest.meta),
             read=read,
+            step=commit.step,
+            optimizer={
+                path.removeprefix(_OPTIMIZER): leaf
+                for path, leaf in manifest.leaves.items()
+                if path.startswith(_OPTIMIZER)
+            },
+            read_optimizer=read_optimizer,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from t5x_like.data.dataset import Dataset, DatasetRecords, empty_component
-from t5x_like.data.order import MixtureOrder, OrderStage, ShuffledOrder
+from t5x_like.data.order import MixtureOrder, OrderStage, epochs_of
 from t5x_like.data.packing import RecordRef
 from t5x_like.data.record_source import RecordSource
 
@@ -22,7 +22,7 @@ class Order(Protocol):
         """The epoch and the record of each index, all uint64 [k]."""
 
 
-def order_of(dataset: Dataset, records: DatasetRecords, batch_size: int, seed: int) -> Order:
+def order_of(dataset: Dataset, records: DatasetRecords, batch_size: int, seed: int, *, shuffle: bool = True) -> Order:
     """The order in which a dataset is trained on.
 
     A stage of a mixture begins with example `step` · `batch_size`, which is the first of that step's batch where each
@@ -35,7 +35,7 @@ def order_of(dataset: Dataset, records: DatasetRecords, batch_size: int, seed: i
     if not dataset.stages:
         if not len(records):
             raise empty_component("")
-        return ShuffledOrder(len(records), seed)
+        return epochs_of(len(records), seed, shuffle)
     counts = records.counts()
     for stage in dataset.stages:
         for component, count, weight in zip(dataset.components, counts, stage.weights, strict=True):
@@ -47,7 +47,7 @@ def order_of(dataset: Dataset, records: DatasetRecords, batch_size: int, seed: i
         OrderStage(stage.step * batch_size, tuple(w * s for w, s in zip(stage.weights, scales, strict=True)))
         for stage in dataset.stages
     ]
-    return MixtureOrder(counts, stages, seed)
+    return MixtureOrder(counts, stages, seed, shuffle=shuffle)
 
 
 class IndexedReader:
@@ -90,10 +90,12 @@ class IndexedReader:
         lanes: int,
         seed: int,
         skip: Sequence[tuple[int, int]],
+        *,
+        shuffle: bool = True,
     ) -> Callable[[int, Sequence[int]], "IndexedReader"]:
         """A function (lane, state) that opens the reader of a lane; a state of zeros is the beginning."""
         records = dataset.records(length)
-        order = order_of(dataset, records, batch_size, seed)
+        order = order_of(dataset, records, batch_size, seed, shuffle=shuffle)
         return lambda lane, state: cls(records, order, lane=lane, lanes=lanes, count=state[0], skip=skip)
 
     def state(self) -> tuple[int, ...]:

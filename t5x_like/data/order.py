@@ -55,6 +55,24 @@ class ShuffledOrder:
         return left * self._radix + right
 
 
+class RepeatedOrder:
+    """The records as they are numbered, epoch after epoch, without end."""
+
+    def __init__(self, count: int) -> None:
+        """Orders `count` records."""
+        self.count = count
+
+    def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch and the record of each example; as `ShuffledOrder.locate`."""
+        epochs, records = np.divmod(indices.astype(np.uint64), np.uint64(self.count))
+        return epochs, records
+
+
+def epochs_of(count: int, seed: int, shuffle: bool) -> ShuffledOrder | RepeatedOrder:
+    """The order of `count` records, epoch after epoch: another permutation each time, or the same as they are."""
+    return ShuffledOrder(count, seed) if shuffle else RepeatedOrder(count)
+
+
 class OrderStage(NamedTuple):
     """A range of examples with one set of mixture weights.
 
@@ -77,8 +95,11 @@ class MixtureOrder:
     again.
     """
 
-    def __init__(self, counts: Sequence[int], stages: Sequence[OrderStage], seed: int) -> None:
-        """Mixes components of `counts` records, which are numbered one component after the other."""
+    def __init__(self, counts: Sequence[int], stages: Sequence[OrderStage], seed: int, *, shuffle: bool = True) -> None:
+        """Mixes components of `counts` records, which are numbered one component after the other.
+
+        Without `shuffle` each component's own examples come as they are numbered.
+        """
         windows = np.array(counts, np.uint64)
         self.count = int(windows.sum())
         self._first = np.cumsum(windows) - windows
@@ -89,7 +110,9 @@ class MixtureOrder:
         for stage, after in itertools.pairwise(self._stages):
             self._before.append(self._before[-1] + stage.read(after.begin - stage.begin))
         seeds = _mix(np.array([self._seed], np.uint64) + np.arange(1, len(counts) + 1, dtype=np.uint64))
-        self._inside = [ShuffledOrder(int(n), int(own)) if n else None for n, own in zip(windows, seeds, strict=True)]
+        self._inside = [
+            epochs_of(int(n), int(own), shuffle) if n else None for n, own in zip(windows, seeds, strict=True)
+        ]
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The epoch of its component, and the record, of each example; as `ShuffledOrder.locate`."""

@@ -44,6 +44,7 @@ class Pipeline(BatchSource):
         seed: int,
         shuffle_window: int = 1024,
         skip: Sequence[tuple[int, int]] = (),
+        shuffle: bool = True,
         host_index: int = 0,
         host_count: int = 1,
         state: np.ndarray | None = None,
@@ -63,6 +64,7 @@ class Pipeline(BatchSource):
           seed: of the order and of the objective's randomness.
           shuffle_window: documents that are permuted together where the dataset is streamed.
           skip: ranges [a, b) of the order's examples that are left out.
+          shuffle: whether the records are permuted anew each epoch; else they come as they are numbered.
           host_index: which host this is.
           host_count: hosts that share the batch.
           state: where to go on, as the whole `PreparedBatch.state` after the last batch; None begins.
@@ -82,11 +84,13 @@ class Pipeline(BatchSource):
         length = self._maker.record_length
         if isinstance(dataset, Dataset):
             words = 2
-            open_reader: Any = IndexedReader.factory(dataset, length, batch_size, lanes, seed, skip)
+            open_reader: Any = IndexedReader.factory(dataset, length, batch_size, lanes, seed, skip, shuffle=shuffle)
             decodes = dataset.records(length).decodes
         else:
             words = StreamingReader.words(dataset) + 1
-            open_reader = StreamingReader.factory(dataset, length, batch_size, lanes, seed, skip, shuffle_window)
+            open_reader = StreamingReader.factory(
+                dataset, length, batch_size, lanes, seed, skip, shuffle_window, shuffle=shuffle
+            )
             decodes = False
         self._state = np.zeros((lanes, words), np.uint64) if state is None else _checked_state(state, lanes, words)
         self._workers = decoding_threads(workers) if decodes else None
@@ -186,7 +190,8 @@ def pipeline_of(experiment: Any, dataset: Dataset | StreamedDataset, feed: Feed)
         sequence_length=data.sequence_length,
         batch_size=data.batch_size,
         lanes=data.lanes,
-        seed=experiment.seed,
+        seed=experiment.seed if data.seed is None else data.seed,
+        shuffle=data.shuffle,
         shuffle_window=data.shuffle_window,
         skip=[(begin, end) for begin, end in data.skip],
         host_index=feed.host_index,

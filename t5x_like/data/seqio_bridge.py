@@ -1,4 +1,4 @@
-"""SeqIO's tasks and mixtures as ours, and our tasks in its registry.
+"""SeqIO's tasks and mixtures as ours.
 
 SeqIO stands on TensorFlow, which takes ten seconds and 800 MB to import: it is imported where data is read, and nowhere
 else in the program.
@@ -7,6 +7,7 @@ else in the program.
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like import registry
-from t5x_like.data import sources
+from t5x_like.checks import require_at_least
 from t5x_like.data.byte_vocabulary import ByteVocabulary
 from t5x_like.data.dataset import Component, Dataset, MixtureStage
 from t5x_like.data.documents import Documents, Sequences
@@ -22,9 +23,7 @@ from t5x_like.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from t5x_like.data.seqio_sources import count_where_unknown, needs_lengths, outline
 from t5x_like.data.seqio_vocabularies import Ids, Wrapped, byte_length
 from t5x_like.data.streaming import StreamedComponent, StreamedDataset
-from t5x_like.data.tasks import TextTask
 from t5x_like.data.vocabulary import PAD_ID, Vocabulary
-from t5x_like.data.vocabulary_files import BYTES
 from t5x_like.errors import ExperimentError, UserError
 
 _WHERE = "data.task.mixture"
@@ -48,6 +47,8 @@ class SeqioTask:
       use_cached: read SeqIO's offline cache.
       cache_dirs: where SeqIO's offline caches are, besides where it looks already.
       data_dir: where TFDS keeps its datasets, whatever the task says; empty for what it says.
+      first_tokens: about how many tokens of each task are read, from its beginning, where it is read into memory; 0
+        reads all.
     """
 
     name: str = "seqio"
@@ -57,10 +58,12 @@ class SeqioTask:
     use_cached: bool = False
     cache_dirs: tuple[str, ...] = ()
     data_dir: str = ""
+    first_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not self.mixture:
             raise ExperimentError("mixture", "it is empty; give the name of a SeqIO task or mixture")
+        require_at_least(self, 0, "first_tokens")
         for name, length in self.features.items():
             if length < 1:
                 raise ExperimentError(f"features.{name}", f"{length} is too small; it must be at least 1")
@@ -72,6 +75,17 @@ class SeqioTask:
     def vocabulary(self) -> Any:
         """The feature's vocabulary: a `Vocabulary` where SeqIO's is SentencePiece, and otherwise one like it."""
         return self._vocabulary
+
+    def unlike(self, file: str, extra_ids: int) -> str:
+        """How SeqIO's vocabulary of the feature differs from a SentencePiece file; nothing where it does not."""
+        import seqio
+
+        found = self._provider.output_features[self.feature].vocabulary
+        if not isinstance(found, seqio.SentencePieceVocabulary):
+            return f"the task's is a {type(found).__name__}"
+        if _pieces(found.sentencepiece_model_file, found.extra_ids) != _pieces(file, extra_ids):
+            return f"the task's is {found.sentencepiece_model_file!r} with extra_ids={found.extra_ids}"
+        return ""
 
     def has_split(self, split: str) -> bool:
         """Whether SeqIO's task, or a task of its mixture, has it."""
@@ -229,11 +243,20 @@ class SeqioTask:
         return Dataset(components, (MixtureStage(0, tuple(weights)),))
 
     def _read_task(self, task: Any, split: str, vocabulary: Any) -> Documents:
-        examples = (example for _, example in self._examples(task, split))
+        examples = self._beginning(example for _, example in self._examples(task, split))
         if self.features:
             names = tuple(self.features)
             return Documents.collect_sequences(self._sized(examples, vocabulary), names, vocabulary.dtype)
         return Documents.collect(self._ended(examples, vocabulary), vocabulary.dtype)
+
+    def _beginning(self, examples: Iterator[Any]) -> Iterator[Any]:
+        """The examples with about `first_tokens` tokens, or all of them."""
+        seen = 0
+        for example in examples:
+            yield example
+            seen += len(example.tokens) if self.features else len(example)
+            if 0 < self.first_tokens <= seen:
+                return
 
     def _examples(self, task: Any, split: str, shard: Any = None, start: int = 0) -> Iterator[tuple[int, Any]]:
         """(number, the feature, or all `features`) of the examples of a task or a shard of it, from `start` on.
@@ -324,6 +347,12 @@ class SeqioTask:
         return np.append(ids[: text[-1] + 1] if len(text) else ids[:0], self._vocabulary.eos_id)
 
 
+def _pieces(file: str, extra_ids: int) -> tuple[str, int]:
+    """A SentencePiece file without the sentinels that T5's `.100extra` files hold themselves, and all sentinels."""
+    held = re.search(r"\.(\d+)extra(?=/|$)", file)
+    return (file.replace(held[0], ""), extra_ids + int(held[1])) if held else (file, extra_ids)
+
+
 @dataclass(frozen=True)
 class _Shard:
     """One of SeqIO's shards of a task."""
@@ -336,54 +365,3 @@ class _Shard:
     def records(self, start: int = 0) -> Iterator[tuple[int, Any]]:
         """(number, tokens or sequences) of the examples from number `start` on; SeqIO makes those before, too."""
         return self.owner._examples(self.task, self.split, self.info, start)
-
-
-def as_seqio(task: TextTask, name: str) -> Any:
-    """Registers one of our tasks in `seqio.TaskRegistry`, with its splits and the one feature `targets`.
-
-    SeqIO gets the tokens that our own path reads: its tokeniser sums scores in another order, and settles near ties
-    differently. Its LM converter does not split what is longer than a row: a program that reads the task through SeqIO
-    must.
-
-    Args:
-      task: the task.
-      name: what SeqIO is to call it.
-
-    Returns:
-      The `seqio.Task`.
-
-    Raises:
-      UserError: when SeqIO has a task of this name.
-    """
-    import seqio
-    import tensorflow as tf
-
-    if name in seqio.TaskRegistry.names():
-        raise UserError(f"SeqIO has a task {name!r} already; give as_seqio another name")
-
-    def read(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
-        """The documents in corpus order; SeqIO shuffles examples, and there are no files to shuffle."""
-        return tf.data.Dataset.from_generator(
-            lambda: ({"targets": d.document(n)[:-1]} for d in task.open(split).shards for n in range(len(d))),
-            output_signature={"targets": tf.TensorSpec((None,), tf.int32)},
-        )
-
-    vocabulary = _vocabulary_of(task)
-    return seqio.TaskRegistry.add(
-        name,
-        source=seqio.FunctionDataSource(read, splits=tuple(task.splits)),
-        preprocessors=[seqio.preprocessors.append_eos],
-        output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
-    )
-
-
-def _vocabulary_of(task: TextTask) -> Any:
-    """SeqIO's own vocabulary where it has the kind, and otherwise one that passes ids through."""
-    import seqio
-
-    vocabulary = task.vocabulary()
-    if task.tokenizer == BYTES:
-        return seqio.ByteVocabulary(task.extra_ids)
-    if isinstance(vocabulary, SentencePieceVocabulary):
-        return seqio.SentencePieceVocabulary(str(sources.resolve(task.tokenizer)), task.extra_ids)
-    return seqio.PassThroughVocabulary(vocabulary.size, vocabulary.eos_id)

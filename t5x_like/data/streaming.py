@@ -19,7 +19,7 @@ import numpy as np
 from t5x_like.data.cleaning.cleaner import Cleaner
 from t5x_like.data.dataset import MixtureStage, empty_component
 from t5x_like.data.documents import Piece, cut, whole
-from t5x_like.data.order import MixtureOrder, OrderStage, ShuffledOrder, derived_seed
+from t5x_like.data.order import MixtureOrder, OrderStage, derived_seed, epochs_of
 from t5x_like.data.packing import RecordRef
 
 _BLOCK_SIZE = 1 << 25  # characters, or tokens, of a block at most; what comes then begins the next
@@ -97,11 +97,13 @@ class _Block(NamedTuple):
 class _ComponentLane:
     """One lane's windows of one component."""
 
-    def __init__(self, stream: StreamedComponent, length: int, lane: int, lanes: int, window: int, seed: int) -> None:
+    def __init__(
+        self, stream: StreamedComponent, length: int, lane: int, lanes: int, window: int, seed: int, shuffle: bool
+    ) -> None:
         self._stream, self._length, self._lane, self._lanes, self._window = stream, length, lane, lanes, window
         self._of = -(-lanes // len(stream.shards))  # virtual shards of each file
-        self._order = ShuffledOrder(self._of * len(stream.shards), seed)
-        self._seed = seed
+        self._order = epochs_of(self._of * len(stream.shards), seed, shuffle)
+        self._seed, self._shuffle = seed, shuffle
         self.place = self.after = _Place(0, 0, 0)
         self._block: tuple[_Place, _Block] | None = None
         self._open: tuple[_Place, Iterator[tuple[int, Sized]]] | None = None
@@ -187,10 +189,12 @@ class _ComponentLane:
             ends = np.array([example.ends for example in encoded], np.int64).reshape(-1, len(self._stream.names))
             encoded = [example.tokens for example in encoded]
         philox = np.random.Philox(counter=[0, 0, virtual, where.record], key=[self._seed, epoch])
-        order = np.random.Generator(philox).permutation(len(encoded))
+        order = np.random.Generator(philox).permutation(len(encoded)) if self._shuffle else range(len(encoded))
         tokens = np.concatenate([np.zeros(0, self._stream.dtype), *(encoded[i] for i in order)])
         offsets = np.cumsum([0, *(len(encoded[i]) for i in order)], dtype=np.int64)
-        return _Block(tokens, offsets, ends[order] if self._stream.names else ends, next_record, cleaned)
+        return _Block(
+            tokens, offsets, ends[np.asarray(order, np.int64)] if self._stream.names else ends, next_record, cleaned
+        )
 
 
 class StreamingReader:
@@ -212,6 +216,7 @@ class StreamingReader:
         seed: int,
         state: Sequence[int],
         skip: Sequence[tuple[int, int]] = (),
+        shuffle: bool = True,
     ) -> None:
         """Starts at a place.
 
@@ -225,12 +230,13 @@ class StreamingReader:
           seed: of all permutations.
           state: as `state()` gave it; zeros begin.
           skip: ranges [a, b) of the order whose windows are read and left out.
+          shuffle: whether shards, and documents within the window, are permuted; else they come as they lie.
         """
         self._lane, self._lanes, self._skip = lane, lanes, skip
         stages = [OrderStage(stage.step * batch_size, stage.weights) for stage in corpus.stages]
         self._mixed = MixtureOrder([0] * len(corpus.components), stages, seed) if stages else None
         self._parts = [
-            _ComponentLane(part, length, lane, lanes, window, derived_seed(seed, number))
+            _ComponentLane(part, length, lane, lanes, window, derived_seed(seed, number), shuffle)
             for number, part in enumerate(corpus.components)
         ]
         self._count, *words = map(int, state)
@@ -249,10 +255,12 @@ class StreamingReader:
         seed: int,
         skip: Sequence[tuple[int, int]],
         window: int,
+        *,
+        shuffle: bool = True,
     ) -> Callable[[int, Sequence[int]], "StreamingReader"]:
         """A function (lane, state) that opens the reader of a lane; a state of zeros is the beginning."""
-        shape = {"length": length, "batch_size": batch_size, "lanes": lanes, "window": window}
-        return lambda lane, state: cls(corpus, lane=lane, state=state, seed=seed, skip=skip, **shape)
+        shape: dict[str, Any] = {"length": length, "batch_size": batch_size, "lanes": lanes, "window": window}
+        return lambda lane, state: cls(corpus, lane=lane, state=state, seed=seed, skip=skip, shuffle=shuffle, **shape)
 
     @staticmethod
     def words(corpus: StreamedDataset) -> int:

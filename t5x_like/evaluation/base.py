@@ -55,6 +55,14 @@ class Evaluator(abc.ABC):
         return None
 
 
+class NothingToMeasure(Evaluator):
+    """The evaluator of a split that a task lacks."""
+
+    def run(self, state: State, step: int) -> Evaluation:
+        """No metric."""
+        return Evaluation({})
+
+
 class EvaluatorOptions(Protocol):
     """Options of an evaluator, as the experiment holds them."""
 

@@ -1,6 +1,6 @@
 """A model taken from a checkpoint, to measure or to generate with: nothing but the checkpoint is needed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +37,9 @@ class Restored:
         commit = find(checkpoint)
         self.step, self.path = commit.step, commit.path
         self._assets = commit.workdir / ASSETS
-        self.experiment = Experiment.from_dict(commit.manifest().meta["experiment"])
+        meta = commit.manifest().meta
+        self._generation: Mapping[str, Any] = meta.get("generation", {})
+        self.experiment = Experiment.from_dict(meta["experiment"])
         self.program = program(self.experiment, layout_here(self.experiment))
         abstract = self.program.abstract_state()
         self.state: State = restore_parts(commit, {name: abstract[name] for name in ("parameters", "model_state")})
@@ -70,7 +72,7 @@ class Restored:
         """
         if not hasattr(self.program.inference_model(self.state), "decode"):
             raise UserError(f"{self.path} holds a model that does not write text")
-        generate = TextGenerator(self.program, self._vocabulary())
+        generate = TextGenerator(self.program, self._vocabulary(), **self._generation)
         key = jax.random.key(seed)
         return generate(self.state, prompts, tokens=tokens, sampling=sampling, key=key, stops=stops, reader=reader)
 

@@ -1,7 +1,7 @@
 """SeqIO's own evaluator over our models: a task's or a mixture's metrics of predictions and of scores.
 
 SeqIO postprocesses and measures; here are the two functions it asks a model for. A prediction is what the model writes
-greedily after an example's inputs, a score is the log-probability of its targets after them, ends included.
+after an example's inputs, a score is the log-probability of its targets after them, ends included.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,12 +12,12 @@ import jax
 import numpy as np
 
 from t5x_like import registry
-from t5x_like.checks import require_at_least, require_positive
+from t5x_like.checks import require_at_least
 from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.evaluation.base import Evaluation, EvaluationContext, Evaluator
+from t5x_like.evaluation.base import Evaluation, EvaluationContext, Evaluator, NothingToMeasure
+from t5x_like.inference.decoding import Decoded, Decoder, Decoding
 from t5x_like.inference.engine import Engine
-from t5x_like.inference.sampling import GREEDY
 from t5x_like.inference.scoring import Scored, Scorer
 from t5x_like.program import State
 
@@ -25,8 +25,8 @@ Enumerated = Iterable[tuple[int, Mapping[str, np.ndarray]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeqioEvaluator:
-    """Options.
+class SeqioEvaluator(Decoding):
+    """Options, those of `inference.decoding` among them, which say how predictions are chosen.
 
     What registers the mixture is imported first, with `--module`.
 
@@ -37,8 +37,11 @@ class SeqioEvaluator:
       every: steps between runs while training; 0 runs at the end alone.
       features: the tokens that each feature has at most, to which SeqIO trims it; those not named are not trimmed.
       examples: how many of each task are read; 0 for all.
-      tokens: how many the model writes at most.
+      tokens: how many the model writes at most; 0 for as many as the longest targets have.
+      use_cached: read SeqIO's offline cache.
+      log_dir: where SeqIO writes predictions and metrics, as JSON lines and for TensorBoard; empty for nowhere.
       data_dir: where TFDS keeps its datasets, whatever the task says; empty for `data.task.data_dir`, or what it says.
+      skip_missing: whether nothing is measured where no task has a metric and the split; otherwise that is an error.
     """
 
     name: str = "seqio"
@@ -48,21 +51,29 @@ class SeqioEvaluator:
     features: Mapping[str, int] = field(default_factory=dict)
     examples: int = 0
     tokens: int = 64
+    use_cached: bool = False
+    log_dir: str = ""
     data_dir: str = ""
+    skip_missing: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.mixture:
             raise ExperimentError("mixture", "it is empty; give the name of a SeqIO task or mixture")
-        require_positive(self, "tokens")
-        require_at_least(self, 0, "every", "examples")
+        require_at_least(self, 0, "every", "examples", "tokens")
 
-    def start(self, context: EvaluationContext) -> "RunningSeqio":
+    def start(self, context: EvaluationContext) -> Evaluator:
         """Reads the split."""
-        return RunningSeqio(self, context)
+        running = RunningSeqio(self, context)
+        return running if running.measures else NothingToMeasure()
 
 
 class RunningSeqio(Evaluator):
-    """The evaluator at work."""
+    """The evaluator at work.
+
+    Attributes:
+      measures: whether there is a task with a metric and the split.
+    """
 
     def __init__(self, options: SeqioEvaluator, context: EvaluationContext) -> None:
         """Has SeqIO read and keep the split.
@@ -93,13 +104,17 @@ class RunningSeqio(Evaluator):
             options.mixture,
             AsItIs(),
             eval_split=options.split,
+            use_cached=options.use_cached,
             sequence_length=dict(options.features) or None,
             num_examples=options.examples or None,
             async_compute_metrics=False,  # the functions use the devices of the training loop
+            logger_cls=(seqio.TensorBoardLogger, seqio.JSONLogger) if options.log_dir else (),
+            log_dir=options.log_dir or None,
         )
-        if not self._evaluator.eval_tasks:
+        self.measures = bool(self._evaluator.eval_tasks)
+        if not self.measures and not options.skip_missing:
             raise UserError(f"evaluators: no task of {options.mixture!r} has a metric and a split {options.split!r}")
-        self._responder = Responder(context, options.tokens)
+        self._responder = Responder(context, options.tokens, options)
 
     def run(self, state: State, step: int) -> Evaluation:
         """SeqIO's metrics that are numbers, as TASK/METRIC."""
@@ -124,22 +139,36 @@ class Responder:
     targets are one sequence, as in training.
     """
 
-    def __init__(self, context: EvaluationContext, tokens: int) -> None:
-        """Takes the run's model, and how many tokens a prediction has at most."""
+    def __init__(self, context: EvaluationContext, tokens: int, decoding: Decoding | None = None) -> None:
+        """Takes the run's model, how many tokens a prediction has at most, and how they are chosen.
+
+        Without a number of tokens a prediction has as many as the longest targets of its task.
+        """
         vocabulary = vocabulary_of(context.program.objective, context.task.vocabulary())
         self._tokens, self._end = tokens, vocabulary.eos_id
         self._engine = Engine(context.program, begin=vocabulary.pad_id, end=self._end, pieces=vocabulary.size)
+        self._decode = Decoder(context.program, self._engine, decoding or Decoding())
         self._score = Scorer(context.program)
 
     def predict(self, state: State, examples: Enumerated) -> list[tuple[int, list[int]]]:
         """(number, tokens) of each example; all are equally long, with ends behind the end."""
+        found = self.decode(state, examples)
+        tokens = max((len(best.ids) for _, (*_, best) in found), default=0)
+        tokens = self._tokens or tokens
+        return [(n, [*best.ids.tolist(), *[self._end] * (tokens - len(best.ids))]) for n, (*_, best) in found]
+
+    def decode(
+        self, state: State, examples: Enumerated, key: jax.Array | None = None
+    ) -> list[tuple[int, list[Decoded]]]:
+        """(number, every answer, the best last) of each example; `key` is of the random choices."""
         numbers, given = _listed(examples)
+        if not given:
+            return []
+        tokens = self._tokens or max(len(example["targets"]) for example in given)
         # Without an encoder a sequence begins after the padding id.
         prompts = [_inputs(example) if self._engine.encoder else np.pad(_inputs(example), (1, 0)) for example in given]
-        weights, key = self._engine.load(state), jax.random.key(0)
-        written = self._engine.write(weights, prompts, tokens=self._tokens, sampling=GREEDY, key=key)
-        filled = [[*ids.tolist(), *[self._end] * (self._tokens - len(ids))] for ids in written]
-        return list(zip(numbers, filled, strict=True))
+        weights, key = self._engine.load(state), jax.random.key(0) if key is None else key
+        return list(zip(numbers, self._decode(state, weights, prompts, tokens=tokens, key=key), strict=True))
 
     def score(self, state: State, examples: Enumerated) -> list[tuple[int, float]]:
         """(number, log p of the targets in nats) of each example."""

@@ -128,16 +128,29 @@ class Engine:
         self, weights: Weights, prompts: Sequence[np.ndarray], *, tokens: int, options: search.BeamSearch
     ) -> list[tuple[np.ndarray, float]]:
         """The best continuation of each prompt that beam search finds, and its score; see `write`."""
+        return [each[0] for each in self.all_beams(weights, prompts, tokens=tokens, options=options)]
+
+    def all_beams(
+        self, weights: Weights, prompts: Sequence[np.ndarray], *, tokens: int, options: search.BeamSearch
+    ) -> list[list[tuple[np.ndarray, float]]]:
+        """Each prompt's continuations that beam search ends with, and their scores, the best first; see `write`."""
         self.require_room(prompts, tokens)
         found: list[Any] = [None] * len(prompts)
         for group in self._groups(prompts, options.beams):
             tokens_bt, length_b, slots = self.padded([prompts[i] for i in group], tokens)
             most = length_bucket(tokens)
-            best_bt, score_b = self.beams(
-                weights.tree, tokens_bt, length_b, np.int32(tokens), slots=slots, most=most, options=options
+            found_bkt, score_bk = map(
+                np.asarray,
+                self.beams(
+                    weights.tree, tokens_bt, length_b, np.int32(tokens), slots=slots, most=most, options=options
+                ),
             )
             for row, number in enumerate(group):
-                found[number] = until(np.asarray(best_bt)[row, :tokens], self.end), float(np.asarray(score_b)[row])
+                found[number] = [
+                    (until(ids_t[:tokens], self.end), float(score))
+                    for ids_t, score in zip(found_bkt[row], score_bk[row], strict=True)
+                    if score > search.NEVER
+                ]
         return found
 
     def require_room(self, prompts: Sequence[np.ndarray], tokens: int) -> None:
@@ -260,7 +273,7 @@ class Engine:
         most: int,
         options: search.BeamSearch,
     ) -> tuple[jax.Array, jax.Array]:
-        """Beam search: int32 [batch, most], ends behind the end, and float32 [batch] scores."""
+        """Beam search: int32 [batch, beams, most], ends behind the end, and float32 [batch, beams] scores."""
         with self._layout.use():
             model = self._model(tree)
             logits_bv, cache, slot_b = self._read(model, tokens_bt, length_b, slots)
@@ -269,10 +282,10 @@ class Engine:
                 logits_ntv, cache = model.decode(token_n[:, None], cache, slot_n)
                 return logits_ntv[:, 0, : self._pieces], cache
 
-            best_bt, score_b = search.run(
+            found_bkt, score_bk = search.run(
                 step, logits_bv[:, : self._pieces], cache, slot_b, tokens, most, self.end, options
             )
-            return self._layout.constrain(best_bt, ()), self._layout.constrain(score_b, ())
+            return self._layout.constrain(found_bkt, ()), self._layout.constrain(score_bk, ())
 
 
 class _Batch:

@@ -61,6 +61,19 @@ def choose(logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling) -> jax.A
     """
     if sampling.temperature == 0:
         return likeliest(logits_bv)
+    logits_bv = restricted(logits_bv, sampling)
+    # Gumbel's noise makes the largest sum a draw (Maddison et al. 2014, section 2), as in `jax.random.categorical`.
+    noise_bv = jax.vmap(lambda key: jax.random.gumbel(key, logits_bv.shape[1:], logits_bv.dtype))(keys_b)
+    return likeliest(noise_bv + logits_bv)
+
+
+def restricted(logits_bv: jax.Array, sampling: Sampling) -> jax.Array:
+    """The logits over the temperature, −∞ where the options keep no token: float32 [batch, vocab].
+
+    Args:
+      logits_bv: float32 [batch, vocab].
+      sampling: with a temperature above 0.
+    """
     logits_bv = logits_bv / sampling.temperature
     if sampling.top_k and sampling.top_k < logits_bv.shape[1]:
         lowest_b1 = jax.lax.top_k(logits_bv, sampling.top_k)[0][:, -1:]
@@ -70,9 +83,7 @@ def choose(logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling) -> jax.A
     if sampling.min_p > 0:
         lowest_b1 = logits_bv.max(-1, keepdims=True) + math.log(sampling.min_p)
         logits_bv = jnp.where(logits_bv < lowest_b1, -jnp.inf, logits_bv)
-    # Gumbel's noise makes the largest sum a draw (Maddison et al. 2014, section 2), as in `jax.random.categorical`.
-    noise_bv = jax.vmap(lambda key: jax.random.gumbel(key, logits_bv.shape[1:], logits_bv.dtype))(keys_b)
-    return likeliest(noise_bv + logits_bv)
+    return logits_bv
 
 
 def likeliest(scores_bv: jax.Array) -> jax.Array:

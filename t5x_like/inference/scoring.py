@@ -12,6 +12,7 @@ import numpy as np
 
 from t5x_like.inference.cache import batch_bucket, length_bucket, padded
 from t5x_like.inference.engine import PREFILL_TOKENS, ROWS
+from t5x_like.inference.sampling import Sampling, restricted
 from t5x_like.program import Program, State
 
 
@@ -30,9 +31,14 @@ class Scored(NamedTuple):
 class Scorer:
     """Log-probabilities by one program's model, compiled once for each shape of a batch."""
 
-    def __init__(self, program: Program) -> None:
-        """Compiles nothing yet."""
-        self._program, self._layout = program, program.layout
+    def __init__(self, program: Program, sampling: Sampling | None = None) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          program: of the model.
+          sampling: by which tokens are chosen, whose probabilities are then meant; None for the model's own.
+        """
+        self._program, self._layout, self._sampling = program, program.layout, sampling
         self._encodes = "encoder" in program.architecture.stacks
         self._compiled = jax.jit(self._log_p)
 
@@ -95,6 +101,10 @@ class Scorer:
                 segment_ids_bt=real_bt,
                 **memory,
             )
-            log_p_btv = jax.nn.log_softmax(model.logits(hidden_btd))
+            logits_btv = model.logits(hidden_btd)
+            if self._sampling is not None:
+                logits_nv = restricted(logits_btv.reshape(-1, logits_btv.shape[-1]), self._sampling)
+                logits_btv = logits_nv.reshape(logits_btv.shape)
+            log_p_btv = jax.nn.log_softmax(logits_btv)
             log_p_bt = jnp.take_along_axis(log_p_btv, tokens_bt[:, :, None], axis=2)[:, :, 0]
             return layout.constrain(jnp.where(counted_bt, log_p_bt, 0.0).sum(1), ())

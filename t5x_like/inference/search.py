@@ -81,7 +81,7 @@ def run(
     end: int,
     options: BeamSearch,
 ) -> tuple[jax.Array, jax.Array]:
-    """The best sequence of each row.
+    """The best sequences of each row, the very best first.
 
     Args:
       step: reads a token for each of batch · beams sequences.
@@ -94,7 +94,8 @@ def run(
       options: of the search.
 
     Returns:
-      int32 [batch, most] with ends behind the end, and float32 [batch]: scores, of live beams where no beam ended.
+      int32 [batch, beams, most] with ends behind the end, and float32 [batch, beams]: scores, of live beams where none
+      ended. Where fewer ended than there are beams, the others' score is `NEVER`.
     """
     b, k = len(logits_bv), options.beams
     slot_n = jnp.repeat(slot_b, k)
@@ -124,8 +125,8 @@ def run(
 
     beams = jax.lax.while_loop(unfinished, extend, start)
     ended_b = beams.done_bk[:, 0] > NEVER
-    best_bt = jnp.where(ended_b[:, None], beams.done_bkt[:, 0], beams.live_bkt[:, 0])
-    return best_bt, jnp.where(ended_b, beams.done_bk[:, 0], beams.live_bk[:, 0] / penalty(tokens, options.alpha))
+    found_bkt = jnp.where(ended_b[:, None, None], beams.done_bkt, beams.live_bkt)
+    return found_bkt, jnp.where(ended_b[:, None], beams.done_bk, beams.live_bk / penalty(tokens, options.alpha))
 
 
 def _extended(beams: _Beams, end: int, options: BeamSearch) -> tuple[jax.Array, ...]:

@@ -26,14 +26,24 @@ class TextGenerator:
       engine: that works on ids.
     """
 
-    def __init__(self, program: Program, vocabulary: Any) -> None:
+    def __init__(self, program: Program, vocabulary: Any, *, begin: Sequence[int] | None = None, end: int = -1) -> None:
         """Takes a program, and the vocabulary of its task; what the objective adds to that is added here.
+
+        Args:
+          program: whose model writes.
+          vocabulary: of its task.
+          begin: ids in front of a text, or the one that a decoder with an encoder starts from; None is the padding id,
+            as it is in training here. An empty text begins with the padding id in any case.
+          end: the id that ends a text; −1 is the vocabulary's.
 
         Raises:
           ExperimentError: when the model's tokens see later ones, which are not there yet.
         """
         self._vocabulary = v = vocabulary_of(program.objective, vocabulary)
-        self.engine = Engine(program, begin=v.pad_id, end=v.eos_id, pieces=v.size)
+        self._begin = (v.pad_id,) if begin is None else tuple(begin)
+        self._end = v.eos_id if end < 0 else end
+        first = self._begin[0] if self._begin else v.pad_id
+        self.engine = Engine(program, begin=first, end=self._end, pieces=v.size)
 
     def __call__(
         self,
@@ -84,7 +94,7 @@ class TextGenerator:
         ]
 
         def listener(number: int, new: np.ndarray) -> bool:
-            return outputs[number].take([i for i in new.tolist() if i != self._vocabulary.eos_id])
+            return outputs[number].take([i for i in new.tolist() if i != self._end])
 
         self.engine.write(weights, read, tokens=tokens, sampling=sampling, key=key, listener=listener)
         return [output.finish() for output in outputs]
@@ -95,10 +105,12 @@ class TextGenerator:
         A document's first token is predicted from the padding id.
         """
         v = self._vocabulary
-        return np.array([*ids, v.eos_id] if self.engine.encoder else [v.pad_id, *ids], np.int32)
+        if self.engine.encoder:
+            return np.array([*ids, v.eos_id], np.int32)
+        return np.array([*self._begin, *ids] or [v.pad_id], np.int32)
 
     def _text(self, before: Sequence[int], written: np.ndarray) -> str:
-        return continuation(self._vocabulary, before, written[written != self._vocabulary.eos_id].tolist())
+        return continuation(self._vocabulary, before, written[written != self._end].tolist())
 
 
 class _Output:

@@ -1,30 +1,74 @@
 """Stand-ins for the modules of T5's package that a T5X user's files import, where that package is not installed.
 
-T5's package asks for other versions of SeqIO and TFDS than training does. What T5X's recipes take from it, its tasks
-over C4 and a few preprocessors, is in `t5_tasks`; TensorFlow is imported with the first of these modules.
+T5's package asks for other versions of SeqIO and TFDS than training does. What T5X users' tasks take from it is here:
+its tasks over C4, preprocessors, postprocessors and metrics. TensorFlow is imported with the first that needs it.
 """
 
 import importlib.abc
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from t5x_like.errors import UserError
 
-_PREPROCESSORS = ("rekey", "span_corruption", "full_lm")
-_DATA = ("get_default_vocabulary", "DEFAULT_SPM_PATH", "DEFAULT_EXTRA_IDS", "preprocessors")
-_SEQIO = ("Feature", "TaskRegistry", "MixtureRegistry")
-# Each module, and which names of `t5_tasks` it has; the last two are imported for the tasks they register.
-_MODULES = {
-    "t5": ("data",),
-    "t5.data": (*_DATA, *_SEQIO),
-    "t5.data.preprocessors": _PREPROCESSORS,
-    "t5.data.tasks": (),
-    "t5.data.mixtures": (),
+_HERE = "t5x_like.interop"
+
+
+def _names(module: str, names: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), f"{_HERE}.{module}")
+
+
+_PREPROCESSORS = {
+    **_names("t5_tasks", "rekey span_corruption full_lm prefix_lm"),
+    **_names("t5_tokens", "select_random_chunk reduce_concat_tokens split_tokens trim_tokens_at_front unsupervised"),
+    **_names(
+        "t5_texts", "translate multi_translate summarize lm pad_nonspaced_languages squad trivia_qa glue stsb wsc"
+    ),
+    **_names("t5_texts", "record parse_tsv preprocess_tsv"),
 }
+_POSTPROCESSORS = _names(
+    "t5_postprocessors",
+    "string_to_float lower_text string_label_to_class_id multirc record qa span_qa rank_classification",
+)
+_METRICS = {
+    **_names("t5_metrics", "bleu rouge rouge_mean squad trivia_qa span_squad coqa_f1 edit_distance deduplicate_metric"),
+    **_names("t5_metrics", "mean_group_metric multirc_f1_over_all_answers"),
+    **_names(
+        "t5_classification", "accuracy sequence_accuracy all_match pearson_corrcoef spearman_corrcoef auc score_auc"
+    ),
+    **_names(
+        "t5_classification", "f1_score_with_invalid mean_multiclass_f1 sklearn_metrics_wrapper rank_classification"
+    ),
+}
+_GLUE = _names(
+    "t5_glue",
+    "get_glue_text_preprocessor get_glue_postprocess_fn get_glue_metric get_super_glue_metric get_glue_weight_mapping"
+    " get_super_glue_weight_mapping GLUE_WEIGHT_MAPPING SUPER_GLUE_WEIGHT_MAPPING",
+)
+_DATA = _names("t5_tasks", "get_default_vocabulary DEFAULT_SPM_PATH DEFAULT_EXTRA_IDS")
+_SEQIO = _names("t5_tasks", "Feature TaskRegistry MixtureRegistry")
+# Each module with its names, and where each is here; of a submodule, its own name.
+_MODULES: Mapping[str, Mapping[str, str]] = {
+    "t5": {"data": "t5.data", "evaluation": "t5.evaluation"},
+    "t5.data": {
+        **_DATA,
+        **_SEQIO,
+        **{name: f"t5.data.{name}" for name in ("preprocessors", "postprocessors", "utils", "glue_utils")},
+    },
+    "t5.data.utils": _DATA,
+    "t5.data.preprocessors": _PREPROCESSORS,
+    "t5.data.postprocessors": _POSTPROCESSORS,
+    "t5.data.glue_utils": _GLUE,
+    "t5.data.tasks": {},
+    "t5.data.mixtures": {},
+    "t5.evaluation": {"metrics": "t5.evaluation.metrics", "qa_utils": "t5.evaluation.qa_utils"},
+    "t5.evaluation.metrics": _METRICS,
+    "t5.evaluation.qa_utils": _names("t5_metrics", "normalize_squad normalize_trivia_qa"),
+}
+# Imported for the tasks that they register.
 _REGISTERING = ("t5.data.tasks", "t5.data.mixtures")
 
 
@@ -60,12 +104,15 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
                     f"{name}.{attribute}: T5's package is not installed, and its stand-in here has {has}; define it in"
                     " your own module"
                 )
-            if f"{name}.{attribute}" in _MODULES:
-                return importlib.import_module(f"{name}.{attribute}")
-            return getattr(_tasks(), attribute)
+            where = _MODULES[name][attribute]
+            return (
+                importlib.import_module(where)
+                if where in _MODULES
+                else getattr(importlib.import_module(where), attribute)
+            )
 
         module.__dict__["__getattr__"] = lookup
 
 
 def _tasks() -> Any:
-    return importlib.import_module("t5x_like.interop.t5_tasks")
+    return importlib.import_module(f"{_HERE}.t5_tasks")

@@ -14,6 +14,7 @@ import tensorflow as tf
 from seqio import Feature, MixtureRegistry, TaskRegistry
 from seqio.preprocessors import rekey
 
+from t5x_like.interop import t5_tokens
 from t5x_like.objectives.span_corruption import SpanCorruption
 
 __all__ = [
@@ -24,12 +25,13 @@ __all__ = [
     "TaskRegistry",
     "full_lm",
     "get_default_vocabulary",
+    "prefix_lm",
     "register",
     "rekey",
     "span_corruption",
 ]
 
-DEFAULT_SPM_PATH = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+DEFAULT_SPM_PATH = "gs://t5-data/vocabs/cc_all.32000/sentencepiece.model"
 DEFAULT_EXTRA_IDS = 100
 
 _C4 = "c4/en:2.2.0"
@@ -98,6 +100,30 @@ def full_lm(
 ) -> tf.data.Dataset:
     """Documents with their ends, laid end to end and cut at the targets' length."""
     return _cut(seqio.preprocessors.append_eos(dataset, output_features), sequence_length["targets"])
+
+
+def prefix_lm(
+    dataset: tf.data.Dataset,
+    sequence_length: Mapping[str, int],
+    output_features: Mapping[str, seqio.Feature],
+    noise_density: float = 0.5,
+) -> tf.data.Dataset:
+    """Inputs and targets that are the beginning and the end of records, cut at a place that is drawn evenly.
+
+    Both have a token at least. A `noise_density` below a half, d, keeps a share 1 − 2d for the inputs at least.
+    """
+    length = sequence_length["inputs"] - output_features["inputs"].add_eos
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def cut(example: Mapping[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        tokens = example["targets"]
+        most = tf.size(tokens) - 1
+        kept = tf.cast(tf.round((1 - 2 * noise_density) * tf.cast(most, tf.float32)), tf.int32)
+        least = tf.minimum(most, tf.maximum(1, kept))
+        place = tf.random.stateless_uniform([], seed, least, most + 1, tf.int32)
+        return {"inputs": tokens[:place], "targets": tokens[place:]}
+
+    return cut(t5_tokens.split_tokens(dataset, max_tokens_per_segment=length))
 
 
 def register() -> None:

@@ -347,7 +347,11 @@ def read_model(config: Config, accepted: Iterable[str] = ()) -> Any:
     """
     family, form = _family_of(config)
     nested: dict[str, Any] = {}
-    for path, value in form.read_config(config, accepted).items():
+    try:
+        options = form.read_config(config, accepted)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"config.json holds what no {form.model_type!r} model has ({error!r})") from error
+    for path, value in options.items():
         section = nested
         *sections, last = path.split(".")
         for name in sections:

@@ -126,7 +126,7 @@ class Linear(nnx.Module):
 class Embedding(nnx.Module):
     """A table [rows, embed]: token embeddings, learned positions, or an output head."""
 
-    def __init__(self, rows: int, embed: int, axis: str, *, std: float, rngs: nnx.Rngs) -> None:
+    def __init__(self, rows: int, embed: int, axis: str | None, *, std: float, rngs: nnx.Rngs) -> None:
         """Draws the table from a normal of `std`; `axis` is the logical name of its rows."""
         self.axis = axis
         self.table = parameter(rngs, (rows, embed), (axis, "embed"), "embedding", std=std)

@@ -24,7 +24,7 @@ from t5x_like.parallel import layout, scatter
 WHOLE_BYTES = 32 << 20
 
 
-def is_suited(shape: tuple[int, ...], axes: tuple[str, str], dtype: jnp.dtype) -> bool:
+def is_suited(shape: tuple[int, ...], axes: tuple[str | None, str], dtype: jnp.dtype) -> bool:
     """Whether `take` is for this table: on TPU, large, and split along its width alone.
 
     Args:

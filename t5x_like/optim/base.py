@@ -28,6 +28,7 @@ class Optimizer(abc.ABC):
         Hutter 2019).
       weight_decay_kinds: the kinds of parameters that decay: `matrix`, `embedding`, `norm`, `bias`.
       clip_norm: gradients of a larger global norm are scaled down to it; 0 for never.
+      clip_value: every number of a gradient is first brought between minus this and this; 0 for never.
       nonfinite_limit: so many steps in a row that were not applied end the run: their loss or a gradient was not
         finite, or their batch had no target for a term of the loss.
     """
@@ -38,10 +39,11 @@ class Optimizer(abc.ABC):
     weight_decay: float = 0.0
     weight_decay_kinds: tuple[str, ...] = ("matrix", "embedding")
     clip_norm: float = 1.0
+    clip_value: float = 0.0
     nonfinite_limit: int = 10
 
     def __post_init__(self) -> None:
-        require_at_least(self, 0, "learning_rate", "weight_decay", "clip_norm")
+        require_at_least(self, 0, "learning_rate", "weight_decay", "clip_norm", "clip_value")
         require_positive(self, "nonfinite_limit")
         for kind in self.weight_decay_kinds:
             if kind not in KINDS:
@@ -56,6 +58,10 @@ class Optimizer(abc.ABC):
         Args:
           infos: nested dict of `ParameterInfo`, structured like the parameters.
         """
+
+    def after_rate(self) -> optax.GradientTransformation | None:
+        """A transformation of what the learning rate has multiplied already; None for none."""
+        return None
 
     def peak(self, info: ParameterInfo) -> float:
         """The peak learning rate of one parameter."""

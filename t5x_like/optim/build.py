@@ -18,7 +18,7 @@ class OptimizerState(NamedTuple):
 
     Attributes:
       count: int32 scalar, updates made so far: where the schedule stands. A step that was skipped is none.
-      direction: the state of `Optimizer.direction`.
+      direction: the state of `Optimizer.direction`; where there is an `Optimizer.after_rate`, a pair with its state.
     """
 
     count: jax.Array
@@ -37,11 +37,13 @@ def build(options: Optimizer, infos: Any, steps: int) -> optax.GradientTransform
       ExperimentError: when the schedule does not fit into `steps`.
     """
     options.schedule.check(steps)
-    clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
-    direction = options.direction(infos)
+    clip_value = optax.clip(options.clip_value) if options.clip_value else optax.identity()
+    clip_norm = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
+    direction, after_rate = options.direction(infos), options.after_rate()
 
     def init(params: Any) -> OptimizerState:
-        return OptimizerState(count=jnp.zeros((), jnp.int32), direction=direction.init(params))
+        start = direction.init(params) if after_rate is None else (direction.init(params), after_rate.init(params))
+        return OptimizerState(count=jnp.zeros((), jnp.int32), direction=start)
 
     def update(gradients: Any, state: OptimizerState, params: Any) -> tuple[Any, OptimizerState]:
         chex.assert_trees_all_equal_shapes_and_dtypes(gradients, params)
@@ -51,9 +53,14 @@ def build(options: Optimizer, infos: Any, steps: int) -> optax.GradientTransform
                 ascent = ascent + options.weight_decay * param
             return -options.schedule(state.count, options.peak(info), steps) * ascent
 
-        gradients, _ = clip.update(gradients, optax.EmptyState())
-        ascents, direction_state = direction.update(gradients, state.direction, params)
+        gradients, _ = clip_value.update(gradients, optax.EmptyState())
+        gradients, _ = clip_norm.update(gradients, optax.EmptyState())
+        before, behind = (state.direction, None) if after_rate is None else state.direction
+        ascents, direction_state = direction.update(gradients, before, params)
         updates = jax.tree.map(scale, infos, ascents, params)
+        if after_rate is not None:
+            updates, behind = after_rate.update(updates, behind, params)
+            direction_state = direction_state, behind
         return updates, OptimizerState(count=state.count + 1, direction=direction_state)
 
     return optax.GradientTransformation(init, update)

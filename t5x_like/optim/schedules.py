@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions of the step, the peak and the length of the run.
 
-Each begins with a linear warm-up in which step i (from 0) runs at (i + 1) / warmup_steps of the peak, so the first
-update is not lost to a learning rate of zero. Decays that end reach their floor on the last step, `steps - 1`.
+T5X's and optax's own are in `schedules_t5x` and `schedules_optax`. Each of those here begins with a linear
+warm-up in which step i (from 0) runs at (i + 1) / warmup_steps of the peak, so the first update is not lost to a
+learning rate of zero. Decays that end reach their floor on the last step, `steps - 1`.
 """
 
 import abc
@@ -18,29 +19,42 @@ WARMUP_PATH = "optimizer.schedule.warmup_steps"
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRateSchedule(abc.ABC):
-    """The base class of schedules: linear warm-up, then `decay`.
+    """The base class of schedules."""
+
+    name: str
+
+    @abc.abstractmethod
+    def __call__(self, step: jax.typing.ArrayLike, peak: float, steps: int) -> jax.Array:
+        """The learning rate of one step.
+
+        Args:
+          step: int scalar or array, counted from 0.
+          peak: the optimizer's learning rate, at the top.
+          steps: steps of the whole run.
+
+        Returns:
+          float32, shaped like `step`.
+        """
+
+    def check(self, steps: int) -> None:  # noqa: B027  most schedules fit into any number of steps
+        """Raises ExperimentError where the schedule does not fit into `steps`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupAndDecay(LearningRateSchedule):
+    """The base class of schedules of two phases: linear warm-up, then `decay`.
 
     Attributes:
       warmup_steps: steps of linear warm-up at the start.
     """
 
-    name: str
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "warmup_steps")
 
     def __call__(self, step: jax.typing.ArrayLike, peak: float, steps: int) -> jax.Array:
-        """The learning rate of one step.
-
-        Args:
-          step: int scalar or array, counted from 0.
-          peak: the learning rate at the top.
-          steps: steps of the whole run.
-
-        Returns:
-          float32, shaped like `step`.
-        """
+        """The peak times the warm-up's share of it and the decay's."""
         step = jnp.asarray(step, jnp.float32)
         warmup = jnp.minimum(1.0, (step + 1.0) / max(self.warmup_steps, 1))
         return peak * warmup * self.decay(step, steps)
@@ -67,7 +81,7 @@ class LearningRateSchedule(abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant(LearningRateSchedule):
+class Constant(WarmupAndDecay):
     """The peak from the end of the warm-up on."""
 
     name: str = "constant"
@@ -78,7 +92,7 @@ class Constant(LearningRateSchedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearDecay(LearningRateSchedule):
+class LinearDecay(WarmupAndDecay):
     """A straight line from the peak to the floor.
 
     Attributes:
@@ -98,7 +112,7 @@ class LinearDecay(LearningRateSchedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(LearningRateSchedule):
+class Cosine(WarmupAndDecay):
     """Half a cosine wave from the peak to the floor (SGDR, Loshchilov & Hutter 2017, equation 5, one period).
 
     Attributes:
@@ -119,7 +133,7 @@ class Cosine(LearningRateSchedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReciprocalSquareRoot(LearningRateSchedule):
+class ReciprocalSquareRoot(WarmupAndDecay):
     """The peak until step k, then peak · √(k / step); it never ends, so a run can go on.
 
     T5 (Raffel et al. 2020, section 3.1.2) trains at 1/√max(step, k) with k = 10,000 and no warm-up: that is a
@@ -144,7 +158,7 @@ class ReciprocalSquareRoot(LearningRateSchedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmupStableDecay(LearningRateSchedule):
+class WarmupStableDecay(WarmupAndDecay):
     """The peak for most of the run, then a straight line to the floor (MiniCPM, Hu et al. 2024, section 4).
 
     Attributes:
@@ -185,6 +199,6 @@ def _line(progress: jax.Array, final_fraction: float) -> jax.Array:
     return 1.0 - (1.0 - final_fraction) * progress
 
 
-def _check_fraction(options: LearningRateSchedule, *fields: str) -> None:
+def _check_fraction(options: WarmupAndDecay, *fields: str) -> None:
     require_at_least(options, 0, *fields)
     require_below(options, 1, *fields)

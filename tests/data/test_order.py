@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t5x_like.data.order import MixtureOrder, OrderStage, SequentialOrder, ShuffledOrder
+from t5x_like.data.order import MixtureOrder, OrderStage, RepeatedOrder, SequentialOrder, ShuffledOrder
 
 
 def windows_of(order, start, stop):
@@ -147,3 +147,12 @@ def test_many_components(weights):
     order = mixed([5] * len(weights), (0, weights))
     counts = np.bincount(numbered_through(order, 3 << 17), minlength=len(weights))
     assert np.abs(counts - (3 << 17) * np.array(weights) / sum(weights)).max() < len(weights)
+
+
+def test_without_shuffling_records_come_as_they_are_numbered_epoch_after_epoch():
+    epochs, records = RepeatedOrder(3).locate(np.arange(7, dtype=np.uint64))
+    assert epochs.tolist() == [0, 0, 0, 1, 1, 1, 2] and records.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    order = MixtureOrder([3, 5], [OrderStage(0, (1.0, 1.0))], 0, shuffle=False)
+    windows = windows_of(order, 0, 40)
+    assert windows[windows < 3].tolist() == [0, 1, 2] * 6 + [0, 1][: (windows < 3).sum() - 18]
+    assert (np.diff(windows[windows >= 3][:5]) == 1).all()

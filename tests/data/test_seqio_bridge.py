@@ -22,7 +22,8 @@ place = Path(sys.argv[1])
 
 from t5x_like.data.evaluation import evaluation_batches
 from t5x_like.data.pipeline import Pipeline
-from t5x_like.data.seqio_bridge import SeqioTask, as_seqio
+from t5x_like.data.seqio_bridge import SeqioTask
+from t5x_like.data.seqio_registration import as_seqio
 from t5x_like.data.tasks import TextTask
 from t5x_like.errors import UserError
 

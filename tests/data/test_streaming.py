@@ -138,6 +138,13 @@ def test_documents_are_shuffled_within_the_window_and_anew_each_epoch():
     assert not np.array_equal(twice[:size], twice[size : 2 * size])
 
 
+def test_without_shuffling_documents_come_as_they_lie_each_epoch():
+    one = {"lanes": 1, "batch_size": 1, "sequence_length": 64, "shuffle": False}
+    written = np.concatenate(encode([text for shard in corpus(files=2).components[0].shards for text in shard.texts]))
+    read = tokens_of(take(2 * -(-len(written) // 64), corpus(files=2), **one))
+    assert np.array_equal(read[: 2 * len(written)], np.tile(written, 2))
+
+
 def test_a_resumed_lane_reads_one_block_again():
     one = {"lanes": 1, "batch_size": 1, "prefetch": 1}
     streamed = corpus(files=1, records=2000)

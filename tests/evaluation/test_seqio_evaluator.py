@@ -81,7 +81,7 @@ def test_predictions_are_greedy_and_equally_long(model):
     ("fields", "sentence"),
     [
         ({}, "mixture: it is empty; give the name of a SeqIO task or mixture"),
-        ({"mixture": "a", "tokens": 0}, "tokens: 0 is too small; it must be at least 1"),
+        ({"mixture": "a", "tokens": -1}, "tokens: -1 is too small; it must be at least 0"),
         ({"mixture": "a", "every": -1}, "every: -1 is too small; it must be at least 0"),
     ],
 )

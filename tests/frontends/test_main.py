@@ -1,5 +1,6 @@
 """T5X's entry: which command a run mode becomes, and what is refused."""
 
+import json
 import subprocess
 import sys
 
@@ -27,19 +28,19 @@ def calls(monkeypatch):
 
 
 def test_train(calls, monkeypatch):
-    arguments = ["--gin_file=gin/runs/pretrain.gin", "--gin.TRAIN_STEPS=90", '--gin.MODEL_DIR="a b"', "--json"]
+    arguments = ["--gin_file=gin/models/quickstart.gin", "--gin.TRAIN_STEPS=90", '--gin.MODEL_DIR="a b"', "--json"]
     monkeypatch.setattr("sys.argv", ["main.py", *arguments])
     assert main.main(["--run_mode=train", *arguments]) == 0
     experiment = configdict.load("configs/quickstart.py", ["--config.steps=90"])
-    command = (
-        "python -m t5x_like.main --gin_file=gin/runs/pretrain.gin --gin.TRAIN_STEPS=90 '--gin.MODEL_DIR=\"a b\"' --json"
-    )
+    flags = "--gin_file=gin/models/quickstart.gin --gin.TRAIN_STEPS=90 '--gin.MODEL_DIR=\"a b\"' --json"
+    command = f"python -m t5x_like.main {flags}"
     assert calls == [("train", (experiment, "a b"), {"json_output": True, "command": command} | NO_JOB)]
 
 
 def test_train_with_flags_of_the_job(calls):
     assert (
-        main.main(['--gin.MODEL_DIR="a"', "--gin_file=gin/runs/pretrain.gin", "--profile=1:3", "--executable=b"]) == 0
+        main.main(['--gin.MODEL_DIR="a"', "--gin_file=gin/models/quickstart.gin", "--profile=1:3", "--executable=b"])
+        == 0
     )
     [(_, _, options)] = calls
     assert (options["profile"], options["executable"]) == ("1:3", "b")
@@ -48,7 +49,7 @@ def test_train_with_flags_of_the_job(calls):
 def test_precompile(monkeypatch, calls):
     monkeypatch.setattr("t5x_like.parallel.topologies.prepare", lambda platform: None)
     monkeypatch.setattr("t5x_like.commands.preflight.run_preflight", lambda *arguments: calls.append(arguments) or 0)
-    arguments = ["--run_mode=precompile", "--topology=v5e:2x2", "--gin_file=gin/runs/pretrain.gin"]
+    arguments = ["--run_mode=precompile", "--topology=v5e:2x2", "--gin_file=gin/models/quickstart.gin"]
     assert main.main([*arguments, "--gin.MODEL_DIR='a'"]) == 0
     [(experiment, topology, options)] = calls
     assert experiment == configdict.load("configs/quickstart.py")
@@ -75,13 +76,13 @@ def test_eval(calls, macro):
 
 
 def test_infer(calls):
-    prompts = ["--gin_file=gin/runs/infer.gin", '--gin.PROMPTS=["x", "y"]']
+    prompts = ['--gin.PROMPTS=["x", "y"]']
     assert main.main(["--run_mode=infer", *prompts, '--gin_bindings=CHECKPOINT_PATH = "a"']) == 0
     assert calls == [("generate", ("a", ("x", "y")), {"json_output": False})]
 
 
 def test_search_paths_and_modules(calls, tmp_path, monkeypatch):
-    (tmp_path / "mine.gin").write_text("import user_of_gin\ninclude 'gin/runs/pretrain.gin'\nMODEL_DIR = 'a'\n")
+    (tmp_path / "mine.gin").write_text("import user_of_gin\ninclude 'gin/models/quickstart.gin'\nMODEL_DIR = 'a'\n")
     (tmp_path / "user_of_gin.py").write_text("IMPORTED = True\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "user_of_gin", raising=False)
@@ -96,14 +97,15 @@ def test_modules_are_looked_for_in_the_search_paths(calls, tmp_path, monkeypatch
     monkeypatch.setattr("sys.path", list(sys.path))
     monkeypatch.setattr("sys.meta_path", list(sys.meta_path))
     bindings = ['--gin.MODEL_DIR="a"', '--gin.MIXTURE_OR_TASK_MODULE="only_in_search_paths"']
-    assert main.main([f"--gin_search_paths={tmp_path}", "--gin_file=gin/runs/pretrain.gin", *bindings]) == 0
+    assert main.main([f"--gin_search_paths={tmp_path}", "--gin_file=gin/models/quickstart.gin", *bindings]) == 0
     assert sys.modules.pop("only_in_search_paths").IMPORTED
 
 
 def test_directories_of_tfds_and_seqio(calls):
     flags = ["--tfds_data_dir=/data/tfds", "--seqio_additional_cache_dirs=/a,/b"]
-    bindings = ['--gin.MODEL_DIR="a"', '--gin.MIXTURE_OR_TASK_NAME="theirs"', "--gin.USE_CACHED_TASKS=True"]
-    assert main.main([*flags, "--gin_file=gin/runs/pretrain.gin", *bindings]) == 0
+    task = "--gin.data.task={'name': 'seqio', 'mixture': 'theirs', 'use_cached': True}"
+    bindings = ['--gin.MODEL_DIR="a"', task]
+    assert main.main([*flags, "--gin_file=gin/models/quickstart.gin", *bindings]) == 0
     task = calls[0][1][0].data.task
     assert (task.mixture, task.data_dir, task.cache_dirs) == ("theirs", "/data/tfds", ("/a", "/b"))
     assert task.use_cached
@@ -112,11 +114,15 @@ def test_directories_of_tfds_and_seqio(calls):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--gin_file=gin/runs/pretrain.gin"], "MODEL_DIR must be given; set it with --gin.MODEL_DIR='\"runs/NAME\"'"),
+        (
+            ["--gin_file=gin/models/quickstart.gin"],
+            "MODEL_DIR must be given; set it with --gin.MODEL_DIR='\"runs/NAME\"'",
+        ),
         (["--run_mode=eval"], "CHECKPOINT_PATH must be given; set it with --gin.CHECKPOINT_PATH='\"runs/NAME\"'"),
         (
-            ["--run_mode=eval", '--gin.CHECKPOINT_PATH="a"', "--gin.BATCH_SIZE=8"],
-            "--gin.BATCH_SIZE: data.batch_size would have no effect, because a checkpoint is read with the experiment"
+            ["--run_mode=eval", '--gin.CHECKPOINT_PATH="a"', "--gin.data.batch_size=8"],
+            "--gin.data.batch_size: data.batch_size would have no effect, because a checkpoint is read with the"
+            " experiment"
             " stored beside it; leave it out",
         ),
         (["--gin.TRAIN_STEPS"], "'--gin.TRAIN_STEPS' is not understood; a gin name is set with --gin.NAME=VALUE"),
@@ -131,6 +137,33 @@ def test_what_is_refused_is_one_sentence(calls, capsys, arguments, sentence):
     assert main.main(arguments) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
     assert calls == []
+
+
+T5X = ["--gin_file=gin/models/t5_1_1/small.gin", "--gin_file=gin/runs/pretrain.gin", "--gin.DROPOUT_RATE=0.0"]
+T5X += [
+    "--gin.MIXTURE_OR_TASK_NAME='m'",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4}",
+    "--gin.TRAIN_STEPS=2",
+]
+
+
+@pytest.mark.parametrize("switch", ["--dry_run", "--dry_run=true", "--dry_run=1"])
+def test_a_dry_run_shows_the_experiment_and_every_bindings_fate(calls, capsys, switch):
+    flags = ["--alsologtostderr", "--verbosity=1", "--nomultiprocess_gpu", "--gin.MODEL_DIR='a'"]
+    assert main.main([*T5X, *flags, switch]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "optimizer.schedule.factors = 'constant * rsqrt_decay'" in lines
+    assert "gin/runs/pretrain.gin:57: t5x.utils.SaveCheckpointConfig.period: checkpoint.every = 1000" in lines
+    assert calls == []
+    assert main.main([*T5X, *flags, switch, "--json"]) == 0
+    fates = json.loads(capsys.readouterr().out)["bindings"]
+    assert {"binding", "became"} == set(fates[0]) and len(fates) > 60
+
+
+@pytest.mark.parametrize("switch", ["--nodry_run", "--dry_run=false"])
+def test_a_switch_can_be_off(calls, switch):
+    assert main.main(["--gin_file=gin/models/quickstart.gin", "--gin.MODEL_DIR='a'", switch]) == 0
+    assert len(calls) == 1
 
 
 def test_help_is_instant(program_environment):

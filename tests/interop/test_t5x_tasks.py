@@ -98,7 +98,7 @@ found["fingerprints"] = [sorted(door("my_mixture").fingerprint("train", streamed
     ).fingerprint("train", streamed=True)]
 
 # SeqIO's evaluator over our model, a converter of SeqIO's over our task.
-from t5x_like.data.seqio_bridge import as_seqio
+from t5x_like.data.seqio_registration import as_seqio
 from t5x_like.data.tasks import TextTask
 from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.loss import LossEvaluator

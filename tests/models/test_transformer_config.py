@@ -108,10 +108,8 @@ def test_positions_that_cannot_be_are_refused(flags, sentence):
     ("flag", "owner", "chosen"),
     [
         (f"{LAYER}.feed_forward.experts=4", "experts", "dense"),
-        (f"{POSITIONS}.buckets=32", "relative", "rope"),
         (f"{POSITIONS}.longest=100.0", "sinusoidal", "rope"),
         ("head.rescaled=True", "tied", "untied"),
-        ("head.activation=relu", "masked_lm", "untied"),
     ],
 )
 def test_an_option_of_another_kind_says_which_kinds_have_it_and_which_is_chosen(flag, owner, chosen):

@@ -35,6 +35,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lion": ("lion", {"learning_rate": 0.02}),
     "muon": ("muon", {"learning_rate": 0.05, "adam_learning_rate": 0.05}),
     "sgd": ("sgd", {"learning_rate": 0.05, "clip_norm": 10.0}),
+    "adafactor-of-updates": (
+        "adafactor",
+        {
+            "learning_rate": 0.05,
+            "momentum": 0.5,
+            "momentum_of": "update",
+            "clip_threshold": 0.0,
+            "min_factored_size": 4,
+        },
+    ),
+    "lion-of-clipped-values": ("lion", {"learning_rate": 0.02, "clip_value": 5.0}),
     "sgd-plain": ("sgd", {"learning_rate": 0.1, "clip_norm": 10.0, "momentum": 0.0}),
 }
 

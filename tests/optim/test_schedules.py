@@ -1,10 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from t5x_like.errors import ExperimentError
 from t5x_like.optim.schedules import Constant, Cosine, LinearDecay, ReciprocalSquareRoot, WarmupStableDecay
+from t5x_like.optim.schedules_optax import OptaxSchedule
+from t5x_like.optim.schedules_t5x import Factors
 
 GOLDEN = [
     (Constant(warmup_steps=4), 2.0, 10, {0: 0.5, 1: 1.0, 3: 2.0, 4: 2.0, 9: 2.0}),
@@ -71,3 +74,51 @@ def test_values_out_of_range_are_errors(schedule, options, field):
     with pytest.raises(ExperimentError) as error:
         schedule(**options)
     assert error.value.where == field
+
+
+# T5X's factors, computed by hand: (factors, options, {step: rate}) at base_learning_rate 0.5.
+FACTORS = [
+    ("constant", {}, {0: 0.5, 10**6: 0.5}),
+    ("constant * linear_warmup", {"warmup_steps": 10}, {0: 1e-8, 1: 0.05, 10: 0.5, 11: 0.5}),
+    ("constant * rsqrt_decay", {"warmup_steps": 100}, {0: 0.05, 100: 0.05, 400: 0.025}),
+    ("constant*linear_warmup*rsqrt_decay", {"warmup_steps": 100}, {50: 0.025, 100: 0.05, 10_000: 0.005}),
+    ("constant * rsqrt_normalized_decay", {"warmup_steps": 100}, {0: 0.5, 100: 0.5, 400: 0.25}),
+    ("linear_decay", {"warmup_steps": 4, "decay_factor": 0.1}, {2: 0.25, 4: 0.5, 9: 0.25, 20: 1e-8}),
+    ("constant * decay_every", {"steps_per_decay": 10}, {9: 0.5, 10: 0.25, 29: 0.125}),
+    ("constant * cosine_decay", {"warmup_steps": 10, "steps_per_cycle": 20}, {0: 0.5, 10: 0.5, 20: 0.25, 30: 0.5}),
+    ("constant * linear_warmup", {"warmup_steps": 10, "step_offset": 100}, {100: 1e-8, 105: 0.25}),
+    ("constant * linear_warmup", {"warmup_steps": 10, "min_learning_rate": 0.1}, {0: 0.1}),
+]
+
+
+@pytest.mark.parametrize("factors, options, expected", FACTORS)
+def test_t5xs_factors(factors, options, expected):
+    schedule = Factors(factors=factors, **options)
+    schedule.check(3)
+    rates = jax.jit(lambda step: schedule(step, 0.5, 3))(jnp.array(list(expected)))
+    np.testing.assert_allclose(rates, list(expected.values()), rtol=1e-5)
+
+
+def test_optaxs_schedules_are_optaxs():
+    options = {"init_value": 0.1, "peak_value": 1.0, "warmup_steps": 10, "decay_steps": 100, "end_value": 0.2}
+    schedule = OptaxSchedule(function="warmup_cosine_decay_schedule", arguments=options)
+    steps = np.array([0, 5, 10, 55, 100, 1000])
+    expected = optax.warmup_cosine_decay_schedule(**options)(steps)
+    np.testing.assert_allclose(schedule(steps, 2.0, 1), 2 * expected, rtol=1e-6)
+    assert float(OptaxSchedule()(7, 0.25, 1)) == 0.25
+
+
+@pytest.mark.parametrize(
+    "make, where",
+    [
+        (lambda: Factors(factors="constant * decay"), "factors"),
+        (lambda: Factors(warmup_steps=0), "warmup_steps"),
+        (lambda: OptaxSchedule(function="adam"), "function"),
+        (lambda: OptaxSchedule(function="linear_schedule", arguments={"warmup": 1}), "arguments.warmup"),
+        (lambda: OptaxSchedule(function="linear_schedule", arguments={"init_value": 1}), "arguments.end_value"),
+    ],
+)
+def test_a_schedule_of_others_that_cannot_be_is_named(make, where):
+    with pytest.raises(ExperimentError) as error:
+        make()
+    assert error.value.where == where

@@ -5,7 +5,8 @@ import tiny
 
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Experiment, Parallelism
-from t5x_like.frontends import configdict, gin
+from t5x_like.frontends import configdict
+from t5x_like.frontends.gin import load as gin
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout
 from t5x_like.program import program
@@ -36,7 +37,7 @@ def test_both_spellings_take_rules_and_json_keeps_them():
     assert ours.parallelism.rules == WIDE
     assert Experiment.from_json(ours.to_json()) == ours
     lines = ["parallelism.rules.mlp = ('tensor', 'sequence')", "parallelism.rules.embed = ['fsdp']"]
-    assert gin.load(["gin/runs/pretrain.gin"], lines).experiment.parallelism.rules == WIDE
+    assert gin.load(["gin/models/quickstart.gin"], lines).experiment.parallelism.rules == WIDE
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_gin_spelling_trains(trained, tmp_path):
     bindings = [b.replace("=false", "=False") for b in bindings]
     out, _ = program.run(
         "--run_mode=train",
-        "--gin_file=gin/runs/pretrain.gin",
+        "--gin_file=gin/models/quickstart.gin",
         *bindings,
         "--gin.TRAIN_STEPS=3",
         f"--gin.MODEL_DIR='{tmp_path}/gin'",

@@ -24,12 +24,15 @@ def decoder(
     return {"embed": embed, "decoder": stack(layers, heads, kv_heads or heads, head_dim, hidden), **others}
 
 
-def encoder(*, layers: int, embed: int, heads: int, head_dim: int, hidden: int) -> dict[str, Any]:
-    """The size of an encoder alone."""
-    return {"embed": embed, "encoder": stack(layers, heads, heads, head_dim, hidden)}
-
-
-def encoder_decoder(*, layers: int, embed: int, heads: int, head_dim: int, hidden: int) -> dict[str, Any]:
-    """The size of an encoder and a decoder that are alike."""
+def encoder(*, layers: int, embed: int, heads: int, head_dim: int, hidden: int, width: int = 0) -> dict[str, Any]:
+    """The size of an encoder alone; `width` is that of its tables, where it is another than `embed`."""
     size = stack(layers, heads, heads, head_dim, hidden)
-    return {"embed": embed, "encoder": size, "decoder": size}
+    return {"embed": embed, "encoder": {**size, **({"embeddings": {"width": width}} if width else {})}}
+
+
+def encoder_decoder(
+    *, layers: int, embed: int, heads: int, head_dim: int, hidden: int, decoder_layers: int = 0
+) -> dict[str, Any]:
+    """The size of an encoder and a decoder that are alike, but perhaps for the number of layers."""
+    size = stack(layers, heads, heads, head_dim, hidden)
+    return {"embed": embed, "encoder": size, "decoder": {**size, "layers": decoder_layers or layers}}

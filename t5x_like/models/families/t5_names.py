@@ -1,4 +1,4 @@
-"""T5 as Hugging Face has it, 1.0 and 1.1: the names of its tensors, and its `config.json`."""
+"""T5, mT5, umT5, byT5 and UL2 as Hugging Face has them: the names of its tensors, and its `config.json`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +33,7 @@ def _stack_tensors(ours: str, theirs: str, attentions: list[str], gated: bool) -
     return [
         *entries,
         *same(f"{ours}bias.table", f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        *same(f"{layer}.attention.bias.table", f"{half}.0.SelfAttention.relative_attention_bias.weight"),
         *norm(f"{layer}.mlp_norm", f"{half}.{len(attentions)}.layer_norm"),
         *linear(f"{layer}.mlp.gate", f"{dense}.wi_0"),
         *linear(f"{layer}.mlp.up", f"{dense}.wi_1" if gated else f"{dense}.wi"),
@@ -42,7 +43,7 @@ def _stack_tensors(ours: str, theirs: str, attentions: list[str], gated: bool) -
 
 
 def _read_feed_forward(config: Config) -> Mapping[str, Any]:
-    projection = config.get("feed_forward_proj", "relu")
+    projection = config.get("feed_forward_proj", "relu" if config.get("model_type", "t5") == "t5" else "gated-gelu")
     if projection not in _ACTIVATIONS:
         known = " or ".join(map(repr, _ACTIVATIONS))
         raise UserError(f"config.json has feed_forward_proj={projection!r}; it must be {known}")
@@ -62,7 +63,7 @@ def _write_feed_forward(model: Transformer) -> Mapping[str, Any]:
 
 
 def _read_head(config: Config) -> Mapping[str, Any]:
-    tied = config.get("tie_word_embeddings", True) is not False
+    tied = config.get("tie_word_embeddings", config.get("model_type", "t5") == "t5") is not False
     # Where the head is the table, logits are divided by √embed there.
     return {"head.name": "tied", "head.rescaled": True} if tied else {"head.name": "untied"}
 
@@ -71,12 +72,24 @@ def _both(path: str) -> tuple[str, str]:
     return f"encoder.{path}", f"decoder.{path}"
 
 
-def form(when: Mapping[str, Any]) -> HuggingFace:
-    """Hugging Face's form of T5 where these entries have these values."""
+def form(
+    model_type: str = "t5",
+    architecture: str = "T5ForConditionalGeneration",
+    *,
+    when: Mapping[str, Any] | None = None,
+) -> HuggingFace:
+    """Hugging Face's form of a T5.
+
+    Args:
+      model_type: in `config.json`.
+      architecture: likewise.
+      when: entries and values that tell the family from others of this type.
+    """
+    part = "layer.attention" if model_type == "umt5" else "positions"  # of each layer, or of the stack
     return HuggingFace(
-        model_type="t5",
-        architectures={"T5ForConditionalGeneration": {}},
-        when=when,
+        model_type=model_type,
+        architectures={architecture: {}},
+        when=when or {},
         config=(
             Field("vocab_size", "vocab_size", default=32128),
             Field("d_model", "embed", default=512),
@@ -85,8 +98,8 @@ def form(when: Mapping[str, Any]) -> HuggingFace:
             Field("num_layers", "encoder.layers", default=6),
             Field("num_decoder_layers", "decoder.layers", default=lambda c: c.get("num_layers", 6)),
             Field("num_heads", (*_both("layer.attention.heads"), *_both("layer.attention.kv_heads")), default=8),
-            Field("relative_attention_num_buckets", _both("positions.buckets"), default=32),
-            Field("relative_attention_max_distance", _both("positions.distance"), default=128),
+            Field("relative_attention_num_buckets", _both(f"{part}.buckets"), default=32),
+            Field("relative_attention_max_distance", _both(f"{part}.distance"), default=128),
             Field("layer_norm_epsilon", _both("layer.norm.epsilon"), default=1e-6),
             Field("dropout_rate", "dropout", default=0.1),
             Translation(("feed_forward_proj", "is_gated_act", "dense_act_fn"), _read_feed_forward, _write_feed_forward),

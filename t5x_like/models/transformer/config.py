@@ -40,6 +40,8 @@ class Stack:
       pattern: how the layers of a repeated group differ from `layer`, one entry a layer of the group with the options
         that it changes: `[{"attention": {"window": 4096}}, {}]` for local and global layers in turn. Empty for equal
         layers. The last repetition may be cut short.
+      shared: whether the repetitions of the layer, or of the group, are one set of parameters that runs several times
+        (ALBERT, Lan et al. 2020, section 3.1).
       leading: how the layers before the repeated ones differ from `layer`, one entry a layer; they count in `layers`.
       positions: how a token's place in its row is told.
       embeddings: what goes into the first layer.
@@ -49,6 +51,7 @@ class Stack:
     layer: LayerOptions
     pattern: tuple[Mapping[str, Any], ...] = ()
     leading: tuple[Mapping[str, Any], ...] = ()
+    shared: bool = False
     positions: Annotated[Any, Choice("positions", default="rope")]
     embeddings: Annotated[Any, Choice("embeddings", default="tokens")]
 
@@ -96,8 +99,25 @@ class Stack:
                 f"{fraction} of layer.attention.head_dim={head_dim} is nothing; it must be {2 / head_dim:g} or more",
             )
 
+    @property
+    def width(self) -> int:
+        """Of the tables of embeddings, where a linear layer brings them to the model's; else 0."""
+        return int(getattr(self.embeddings, "width", 0))
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is a vector of its own for a token that is asked for."""
+        return bool(getattr(self.embeddings, "asked", False))
+
+    @property
+    def offset(self) -> int:
+        """Rows of the table of positions before the first one's."""
+        return int(getattr(self.positions, "offset", 0))
+
     def __hash__(self) -> int:
-        return hash((self.layers, self.layer, self.positions, self.embeddings, repr((self.pattern, self.leading))))
+        return hash(
+            (self.layers, self.layer, self.positions, self.embeddings, repr((self.pattern, self.leading, self.shared)))
+        )
 
     @cached_property
     def group(self) -> tuple[LayerOptions, ...]:
@@ -185,6 +205,11 @@ class Transformer:
             raise ExperimentError("decoder", "there is neither a decoder nor an encoder; give one of them")
         for name, stack in self._stacks().items():
             self._check_stack(name, stack)
+        if self.decoder is not None and self.decoder.positions.name == "disentangled":
+            raise ExperimentError(
+                "decoder.positions", "'disentangled' positions are for an encoder; choose another kind"
+            )
+        self._check_tables()
 
     def _check_stack(self, name: str, stack: Stack) -> None:
         if stack.positions.name == "sinusoidal" and self.embed % 2:
@@ -193,6 +218,12 @@ class Transformer:
             )
         for layer in (*stack.leading_layers, *stack.group):
             attention, half = layer.attention, layer.feed_forward
+            if (attention.name == "disentangled") != (stack.positions.name == "disentangled"):
+                raise ExperimentError(
+                    f"{name}.positions",
+                    f"they are {stack.positions.name!r} with attention {attention.name!r}; 'disentangled' goes with"
+                    " 'disentangled' alone",
+                )
             widest = max(
                 getattr(attention, "heads", 0) * getattr(attention, "head_dim", 0),
                 getattr(half, "hidden", 0) * getattr(half, "experts", 1),
@@ -203,6 +234,22 @@ class Transformer:
                     f"{stack.layers} layers of {self.embed} by {widest} are more values than an array can have; the"
                     " product must be below 2^62",
                 )
+
+    def _check_tables(self) -> None:
+        """Raises ExperimentError where stacks and head cannot share the token table."""
+        widths = {name: stack.width or self.embed for name, stack in self._stacks().items()}
+        if len({*widths.values()}) > 1:
+            raise ExperimentError(
+                "encoder.embeddings.width",
+                f"{widths['encoder']} differs from the decoder's {widths['decoder']}, and both read one table of"
+                " tokens; use one width",
+            )
+        if self.head.name == "tied" and self.table_width != self.embed:
+            raise ExperimentError(
+                "head",
+                f"'tied' scores states of {self.embed} with a table of {self.table_width}; use 'masked_lm', which"
+                " has a layer between, or 'untied'",
+            )
 
     @staticmethod
     def former_field(name: str, values: Mapping[str, Any], where: str) -> str:
@@ -221,7 +268,11 @@ class Transformer:
     def check(self, layout: Layout | None, data: Any, rows: int) -> None:
         """See `Architecture.check`."""
         learned = [stack for stack in (self.encoder, self.decoder) if stack and stack.positions.name == "learned"]
-        bounded = [stack for stack in (self.main, *learned) if stack.positions.name not in ("relative", "alibi")]
+        bounded = [
+            stack
+            for stack in (self.main, *learned)
+            if stack.positions.name not in ("relative", "alibi", "disentangled")
+        ]
         if bounded and data.sequence_length > self.max_length:
             raise ExperimentError(
                 "data.sequence_length",
@@ -229,6 +280,13 @@ class Transformer:
             )
         if layout is None:
             return
+        for name, stack in self._stacks().items():
+            if stack.shared and layout.stages > 1:
+                raise ExperimentError(
+                    "parallelism.stage",
+                    f"the layers of model.{name} are one set of parameters (shared=True), which no two stages can"
+                    " have; use 1",
+                )
         divisibility.require(layout, self.dimensions(), data.sequence_length)
         divisibility.require_stages(layout, self.dimensions(), rows)
 
@@ -317,7 +375,10 @@ class Transformer:
         repetition, number = divmod(layer - first, len(stack.group))
         if repetition == stack.repetitions:
             return f"{before}trailing.layers.{number}", ()
-        return f"{blocks}.layer" + (f".layers.{number}" if len(stack.group) > 1 else ""), (repetition,)
+        path = f"{blocks}.layer" + (f".layers.{number}" if len(stack.group) > 1 else "")
+        if stack.shared:
+            return (path, ()) if repetition == 0 else None
+        return path, (repetition,)
 
     # --- Shared by the parts ------------------------------------------------------------------------------------------
 
@@ -336,6 +397,11 @@ class Transformer:
     def residual_std(self, inputs: int) -> float:
         """Standard deviation of the matrices that write to the residual stream (GPT-2, section 2.3: ÷ √(2 layers))."""
         return (self.init_std or inputs**-0.5) * ((2 * self.main.layers) ** -0.5 if self.residual_init else 1.0)
+
+    @property
+    def table_width(self) -> int:
+        """Width of the token table."""
+        return self.main.width or self.embed
 
     def table_std(self) -> float:
         """Standard deviation of the token table."""

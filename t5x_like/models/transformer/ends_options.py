@@ -5,31 +5,53 @@ from typing import Any
 
 from flax import nnx
 
-from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive
+from t5x_like import registry
+from t5x_like.checks import require_at_least, require_below, require_one_of, require_positive, require_size
 from t5x_like.errors import ExperimentError
-from t5x_like.models.transformer.layer_options import ACTIVATIONS
 
 ROPE_SCALINGS = ("none", "linear", "llama3", "yarn")
 
 # --- Positions --------------------------------------------------------------------------------------------------------
 
 
+class Positions:
+    """Base of the kinds of positions."""
+
+    def build_bias(self, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module | None:
+        """The module that makes a stack's bias of the scores by distance; None for kinds that have none."""
+        return None
+
+    def build_vectors(self, model: Any, norm: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """The module that has a vector for each distance; None for kinds that have none."""
+        return None
+
+
 @dataclass(frozen=True, kw_only=True)
-class NoPositions:
+class NoPositions(Positions):
     """No positions at all, for a stack whose attention or embeddings have their own."""
 
     name: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
-    """A learned vector for each position, added to the embeddings; there are `model.max_length` of them."""
+class Learned(Positions):
+    """A learned vector for each position, added to the embeddings; there are `model.max_length` of them.
+
+    Attributes:
+      offset: rows of the table before the first position's, which nothing reads; RoBERTa and BART have two, one of them
+        for padding (as released).
+    """
 
     name: str = "learned"
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "offset")
+        require_below(self, 1 << 31, "offset")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinusoidal:
+class Sinusoidal(Positions):
     """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, section 3.5).
 
     Attributes:
@@ -80,7 +102,7 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rope:
+class Rope(Positions):
     """Rotary positions (Su et al. 2021, section 3.2).
 
     Attributes:
@@ -105,7 +127,7 @@ class Rope:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relative:
+class Relative(Positions):
     """A learned bias of the scores for each head and bucket of distances, shared by the layers of a stack.
 
     It is T5's (Raffel et al. 2020, section 2.1).
@@ -120,22 +142,69 @@ class Relative:
     distance: int = 128
 
     def __post_init__(self) -> None:
-        require_below(self, 1 << 31, "buckets", "distance")
-        if self.buckets < 4 or self.buckets % 4:
-            raise ExperimentError("buckets", f"{self.buckets} is no multiple of 4, which it must be")
-        if self.distance <= self.buckets // 2:
-            raise ExperimentError(
-                "distance",
-                f"{self.distance} leaves no distances for half of the {self.buckets} buckets; it must be above"
-                f" {self.buckets // 2}",
-            )
+        require_buckets(self)
+
+    def build_bias(self, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module:
+        """See `Positions.build_bias`."""
+        return registry.imported("t5x_like.models.transformer.position_bias:RelativeBias")(
+            self, heads, rngs, causal=causal
+        )
+
+
+def require_buckets(options: Any) -> None:
+    """Raises ExperimentError unless `buckets` can share the distances up to `distance`."""
+    buckets, distance = options.buckets, options.distance
+    require_below(options, 1 << 31, "buckets", "distance")
+    if buckets < 4 or buckets % 4:
+        raise ExperimentError("buckets", f"{buckets} is no multiple of 4, which it must be")
+    if distance <= buckets // 2:
+        raise ExperimentError(
+            "distance",
+            f"{distance} leaves no distances for half of the {buckets} buckets; it must be above {buckets // 2}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alibi:
+class Alibi(Positions):
     """A fixed bias of the scores, falling with the distance, of another slope in each head (Press et al. 2022)."""
 
     name: str = "alibi"
+
+    def build_bias(self, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module:
+        """See `Positions.build_bias`."""
+        return registry.imported("t5x_like.models.transformer.position_bias:AlibiBias")(self, heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisentangledPositions(Positions):
+    """A learned vector for each distance, for attention of the kind `disentangled` (DeBERTa, He et al. 2021, eq. 3).
+
+    Attributes:
+      distance: from which on, before and after a token, all distances share a vector.
+      buckets: of distances, in each direction: the nearer half a distance each, the others of growing length (He et al.
+        2021b); 0 for a vector for each distance.
+      norm: whether the vectors pass a norm like that of the layers.
+    """
+
+    name: str = "disentangled"
+    distance: int = 512
+    buckets: int = 0
+    norm: bool = False
+
+    def __post_init__(self) -> None:
+        require_size(self, "distance")
+        require_at_least(self, 0, "buckets")
+        if self.buckets and (self.buckets % 2 or not self.buckets // 2 < self.distance - 1):
+            raise ExperimentError(
+                "buckets",
+                f"{self.buckets} do not share {self.distance} distances; it must be even and below"
+                f" {2 * self.distance - 2}",
+            )
+
+    def build_vectors(self, model: Any, norm: Any, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Positions.build_vectors`."""
+        module = registry.imported("t5x_like.models.transformer.distance_vectors:DistanceVectors")
+        return module(self, model, norm, rngs)
 
 
 # --- Both ends of a model ---------------------------------------------------------------------------------------------
@@ -149,41 +218,75 @@ class Tokens:
       types: kinds of token that have an embedding of their own beside the token's, such as BERT's two for the first and
         the second of two texts; 0 for none.
       norm: whether there is a norm after the embeddings.
+      width: of the tables, with a linear layer from there to `model.embed` (ALBERT, Lan et al. 2020, section 3.1); 0
+        for tables of `model.embed` and no such layer.
+      asked: whether there is a vector of its own, under the id −1, for a token that is asked for by its place alone
+        (XLNet's w, Yang et al. 2019, section 2.3).
       scaled: whether the tokens' embeddings are multiplied by √embed (Vaswani et al. 2017, section 3.4).
     """
 
     name: str = "tokens"
     types: int = 0
     norm: bool = False
+    width: int = 0
+    asked: bool = False
     scaled: bool = False
 
     def __post_init__(self) -> None:
-        require_at_least(self, 0, "types")
-        require_below(self, 1 << 31, "types")
+        require_at_least(self, 0, "types", "width")
+        require_below(self, 1 << 31, "types", "width")
 
     def build(self, model: Any, rngs: nnx.Rngs) -> None:
         """No module of its own: the model's table is shared by its stacks and perhaps its head."""
 
 
+class Head:
+    """Base of the kinds of output heads: which of a language model's parts there are, as modules or None."""
+
+    soft_cap: float = 0.0
+
+    def build_transform(self, model: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """What the last states pass before the table, with the bias of each row."""
+        return None
+
+    def build_table(self, model: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """A table of the head's own."""
+        return None
+
+    def build_pooler(self, model: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """What reads a text from the last state of its first token."""
+        return None
+
+    def products(self, model: Any) -> int:
+        """Of the parameters that each token's last state is multiplied with, how many there are."""
+        return int(model.vocab_size * model.embed)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Tied:
+class Tied(Head):
     """The token table as output head.
 
     Attributes:
       soft_cap: c of c·tanh(logit / c) (Gemma 2, 2024, section 2); 0 for none.
       rescaled: whether the logits are divided by √embed, which suits a table of entries near 1.
+      bias: whether each token has a bias.
     """
 
     name: str = "tied"
     soft_cap: float = 0.0
     rescaled: bool = False
+    bias: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "soft_cap")
 
+    def build_transform(self, model: Any, rngs: nnx.Rngs) -> nnx.Module | None:
+        """See `Head.build_transform`."""
+        return registry.imported("t5x_like.models.transformer.heads:TableBias")(model, rngs) if self.bias else None
+
 
 @dataclass(frozen=True, kw_only=True)
-class Untied:
+class Untied(Head):
     """An output head with a table of its own.
 
     Attributes:
@@ -196,19 +299,7 @@ class Untied:
     def __post_init__(self) -> None:
         require_at_least(self, 0, "soft_cap")
 
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedLMHead:
-    """BERT's head: a linear layer, an activation and a norm before the token table, and a bias for each token.
-
-    Attributes:
-      activation: of the linear layer.
-      soft_cap: as of `tied`.
-    """
-
-    name: str = "masked_lm"
-    activation: str = "gelu_exact"
-    soft_cap: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_one_of(self, "activation", ACTIVATIONS)
+    def build_table(self, model: Any, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Head.build_table`."""
+        table = registry.imported("t5x_like.models.linear:Embedding")
+        return table(model.vocab_size, model.embed, "vocab", std=model.head_std(), rngs=rngs)

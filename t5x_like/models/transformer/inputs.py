@@ -1,6 +1,6 @@
 """The inputs of attention besides the hidden states: one structure that goes through stack, pipeline and layer.
 
-Shapes: b batch, t queries, s keys, h heads, e head width, d width.
+Shapes: b batch, t queries, s keys, h heads, e head width, d width, m = t + s − 1 distances.
 """
 
 import dataclasses
@@ -48,6 +48,8 @@ class AttentionInputs:
       rotation: rotary angles, or None.
       local_rotation: those of layers with a window, where they differ.
       bias: float32 [1 or batch, heads, queries, keys], added to the scores of self-attention; or None.
+      types_bt: int32 [batch, length], each token's type where attention tells types apart; None is 0 for all.
+      distances_1md: [1, distances, embed], vectors of distances (`distance_vectors`), or None.
       encoded_bsd: an encoder's states, or None where there is none or caches hold keys and values of it.
       encoded_mask: who may attend to what of them, or None.
       slot: int32 scalar or [batch], how many tokens each row's cache holds already; None without caches.
@@ -59,6 +61,8 @@ class AttentionInputs:
     rotation: Rotation | None = None
     local_rotation: Rotation | None = None
     bias: jax.Array | None = None
+    types_bt: jax.Array | None = None
+    distances_1md: jax.Array | None = None
     encoded_bsd: jax.Array | None = None
     encoded_mask: jax.Array | None = None
     slot: jax.Array | None = None

@@ -45,7 +45,7 @@ class Layer(nnx.Module):
         """
         o = options
         self.dropout, self.post, self.mask_number = model.dropout, o.norm.position == "post", mask_number
-        self.attention_norm = Norm(o.norm, model.embed, rngs)
+        self.attention_norm: Any = Norm(o.norm, model.embed, rngs)
         self.attention = o.attention.build(model, rngs, causal=causal)
         self.cross_norm = Norm(o.norm, model.embed, rngs) if cross else None
         self.cross = o.attention.build(model, rngs, causal=False, cross=True) if cross else None

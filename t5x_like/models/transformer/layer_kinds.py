@@ -46,6 +46,20 @@ class NormAround(Layer):
         return x_btd + after(made_btd)
 
 
+class NoAttentionNorm(Layer):
+    """x + attention(x), then x + feed_forward(norm(x)) (ModernBERT, Warner et al. 2024, section 2.1.1)."""
+
+    def __init__(
+        self, model: config.Transformer, options: layer_options.LayerOptions, rngs: nnx.Rngs, **where: Any
+    ) -> None:
+        """See `Layer`."""
+        super().__init__(model, options, rngs, **where)
+        self.attention_norm = None
+
+    def _before(self, norm: Norm | None, x_btd: jax.Array) -> jax.Array:
+        return x_btd if norm is None else super()._before(norm, x_btd)
+
+
 class Parallel(Layer):
     """x + attention(norm(x)) + feed_forward(norm(x)), of one norm or two (GPT-J, 2021; Falcon, 2023, section 4.2)."""
 

@@ -170,12 +170,15 @@ class LayerOptions:
       norm: of the residual stream.
       arrangement: `sequential`, where feed_forward reads what attention has added; or `parallel`, where both read the
         same and are added at once (GPT-J, 2021), by way of one norm, or with `parallel_two_norms` of one each.
+      attention_norm: whether there is a norm before attention; without, attention reads the stream as it is, as in the
+        first layer of ModernBERT, whose embeddings have a norm (Warner et al. 2024, section 2.1.1).
     """
 
     attention: Annotated[Any, Choice("attention", default="dot_product")]
     feed_forward: Annotated[Any, Choice("feed_forward", default="dense")]
     norm: NormOptions
     arrangement: str = "sequential"
+    attention_norm: bool = True
 
     def __post_init__(self) -> None:
         require_one_of(self, "arrangement", ARRANGEMENTS)
@@ -184,10 +187,16 @@ class LayerOptions:
                 "norm.position", f"{self.norm.position!r} is of sequential layers; with parallel parts use 'pre'"
             )
 
+        if not self.attention_norm and (self.arrangement != "sequential" or self.norm.position != "pre"):
+            raise ExperimentError(
+                "attention_norm", "it is left out before attention of sequential layers alone; set it to True"
+            )
+
     def build(self, model: Any, rngs: nnx.Rngs, *, causal: bool, cross: bool, mask_number: int) -> nnx.Module:
         """The module; see `Layer`."""
         kinds = {"inside": "layer_kinds:NormInside", "around": "layer_kinds:NormAround"}
         kind = kinds.get(self.norm.position, "layer:Layer")
         kind = kind if self.arrangement == "sequential" else "layer_kinds:Parallel"
+        kind = kind if self.attention_norm else "layer_kinds:NoAttentionNorm"
         layer = registry.imported(f"t5x_like.models.transformer.{kind}")
         return layer(model, self, rngs, causal=causal, cross=cross, mask_number=mask_number)

@@ -10,12 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_like.models.dropout import RowRngs, dropout
-from t5x_like.models.linear import Embedding, Linear
-from t5x_like.models.norm import Norm
-from t5x_like.models.parameters import parameter
+from t5x_like.models.linear import Embedding
 from t5x_like.models.transformer import config, ends_options
 from t5x_like.models.transformer import residual_stream as stream
-from t5x_like.models.transformer.feed_forward import FUNCTIONS
 from t5x_like.models.transformer.inputs import Cache, Encoded
 from t5x_like.models.transformer.stack import TransformerStack, places
 
@@ -47,12 +44,12 @@ class LanguageModel(TransformerStack):
     def __init__(self, options: config.Transformer, rngs: nnx.Rngs) -> None:
         """Builds the model; its parameters are drawn from `rngs.params`."""
         o = self.options = options
-        self.tokens = Embedding(o.vocab_size, o.embed, "vocab", std=o.table_std(), rngs=rngs)
+        self.tokens = Embedding(o.vocab_size, o.table_width, "vocab", std=o.table_std(), rngs=rngs)
         both = o.encoder is not None and o.decoder is not None
         super().__init__(o, o.main, rngs, causal=o.causal, cross=both)
-        self.transform = HeadTransform(o, o.head, rngs) if isinstance(o.head, ends_options.MaskedLMHead) else None
-        untied = isinstance(o.head, ends_options.Untied)
-        self.head = Embedding(o.vocab_size, o.embed, "vocab", std=o.head_std(), rngs=rngs) if untied else None
+        self.transform = o.head.build_transform(o, rngs)
+        self.head = o.head.build_table(o, rngs)
+        self.pooler = o.head.build_pooler(o, rngs)
 
     def __call__(  # type: ignore[override]
         self,
@@ -77,7 +74,7 @@ class LanguageModel(TransformerStack):
           mask_bts: bool [batch, length, length], who may attend to whom in place of what segments say.
 
         Returns:
-          [batch, length, embed] in the computation's dtype.
+          [batch, length, width of the head's table] in the computation's dtype.
         """
         x_btd = self.states(
             tokens_bt,
@@ -114,11 +111,12 @@ class LanguageModel(TransformerStack):
             rngs and rngs.fold(1),
             encoded=encoded,
             mask_bts=mask_bts,
+            types_bt=types_bt,
         )
 
     def output_head(self) -> OutputHead:
         """The table, bias and soft cap that turn hidden states into logits."""
-        table = self.tokens if self.head is None else self.head
+        table: Any = self.tokens if self.head is None else self.head
         bias_v = None if self.transform is None else self.transform.bias[...]
         return OutputHead(table.table[...], bias_v, self.options.head.soft_cap)
 
@@ -150,9 +148,9 @@ class LanguageModel(TransformerStack):
     ) -> tuple[jax.Array, Any]:
         x_btd = self.embed(tokens_bt, self.tokens, places(slot, *tokens_bt.shape))
         x_btd, cache = self.continued(x_btd, cache, slot, slots, encoded_mask)
-        return self.finish(x_btd, None), cache
+        return self.finish(x_btd), cache
 
-    def finish(self, x_btd: jax.Array, rngs: RowRngs | None) -> jax.Array:
+    def finish(self, x_btd: jax.Array, rngs: RowRngs | None = None) -> jax.Array:
         """The states as an output head takes them: after a transform, dropout and scale."""
         o = self.options
         if self.transform is not None:
@@ -161,22 +159,6 @@ class LanguageModel(TransformerStack):
         hidden_btd = stream.gather(hidden_btd)
         rescaled = isinstance(o.head, ends_options.Tied) and o.head.rescaled
         return hidden_btd * o.embed**-0.5 if rescaled else hidden_btd
-
-
-class HeadTransform(nnx.Module):
-    """The layer between the last states and a masked language model's table: linear, activation, norm (BERT's code)."""
-
-    def __init__(self, model: config.Transformer, options: ends_options.MaskedLMHead, rngs: nnx.Rngs) -> None:
-        """Builds the parts; norm and bias are as in the layers."""
-        norm = model.main.layer.norm
-        self.activation = FUNCTIONS[options.activation]
-        self.dense = Linear(model.embed, model.embed, ("embed", "mlp"), bias=norm.bias, std=model.init_std, rngs=rngs)
-        self.norm = Norm(norm, model.embed, rngs)
-        self.bias = parameter(rngs, (model.vocab_size,), ("vocab",), "bias")
-
-    def __call__(self, x_btd: jax.Array) -> jax.Array:
-        """[batch, length, embed] → the same."""
-        return stream.constrain(self.norm(self.activation(self.dense(x_btd))))
 
 
 def slots_of(caches: tuple[Any, ...]) -> int:

@@ -29,14 +29,14 @@ def flops(model: Any, shapes: Mapping[str, tuple[int, ...]], *, head: bool = Tru
     total = _stack(model, model.main, length, inputs, causal=model.causal)
     total += _stack(model, model.encoder, inputs, 0, causal=False) if inputs else 0
     if head:
-        transform = model.embed if model.head.name == "masked_lm" else 0
-        total += length * 6 * (model.vocab_size + transform) * model.embed
+        total += length * 6 * model.head.products(model)
     return float(rows * total)
 
 
 def _stack(model: Any, stack: Any, length: int, inputs: int, *, causal: bool) -> float:
     """Of one row through a stack, which attends to `inputs` tokens of an encoder."""
-    return sum(_layer(model, layer, length, inputs, causal=causal) for layer in stack.every_layer)
+    layers = sum(_layer(model, layer, length, inputs, causal=causal) for layer in stack.every_layer)
+    return layers + length * 6 * stack.width * model.embed
 
 
 def _layer(model: Any, layer: Any, length: int, inputs: int, *, causal: bool) -> float:

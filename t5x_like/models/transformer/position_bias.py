@@ -3,7 +3,7 @@
 Shapes: b batch, t queries, s keys, h heads, n buckets, m = t + s − 1 distances.
 """
 
-from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from t5x_like.models.parameters import parameter
-from t5x_like.models.transformer.ends_options import Alibi, Relative
+from t5x_like.models.transformer.ends_options import Alibi
 from t5x_like.parallel import layout
 
 
@@ -44,10 +44,22 @@ def bucket(distances: jax.Array, *, buckets: int, distance: int, causal: bool) -
     return first + (apart[..., None] >= thresholds(buckets, distance)).sum(-1, dtype=jnp.int32)
 
 
+class BucketFields(Protocol):
+    """`ends_options.Relative`, or any options with these fields."""
+
+    @property
+    def buckets(self) -> int:
+        """How many buckets there are."""
+
+    @property
+    def distance(self) -> int:
+        """From which distance on all share a bucket."""
+
+
 class RelativeBias(nnx.Module):
     """T5's learned bias for each head and bucket of distances (Raffel et al. 2020, section 2.1)."""
 
-    def __init__(self, options: Relative, heads: int, rngs: nnx.Rngs, *, causal: bool) -> None:
+    def __init__(self, options: BucketFields, heads: int, rngs: nnx.Rngs, *, causal: bool) -> None:
         """Draws the table; `causal` says that no query sees a later key."""
         self.options, self.heads, self.causal = options, heads, causal
         std = (2 / (options.buckets + heads)) ** 0.5
@@ -100,10 +112,3 @@ class AlibiBias(nnx.Module):
         slopes_h = 2.0 ** (-8.0 * jnp.arange(1, self.heads + 1) / self.heads)
         bias_bhts = -slopes_h[:, None, None] * distance_bts[:, None]
         return layout.current().constrain(bias_bhts, (None, "act_heads", None, None))
-
-
-def bias_of(options: Any, heads: int, rngs: nnx.Rngs, *, causal: bool) -> nnx.Module | None:
-    """The module that makes a stack's bias by distance; None for positions that have none."""
-    if isinstance(options, Relative):
-        return RelativeBias(options, heads, rngs, causal=causal)
-    return AlibiBias(options, heads) if isinstance(options, Alibi) else None

@@ -4,6 +4,7 @@ Shapes: b batch, t length, d width.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,16 +14,17 @@ from flax import nnx
 from t5x_like.kernels import attention as kernels
 from t5x_like.kernels.xla import within
 from t5x_like.models.dropout import RowRngs, dropout
-from t5x_like.models.linear import Embedding
+from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.norm import Norm
+from t5x_like.models.parameters import parameter
 from t5x_like.models.transformer import config
 from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.models.transformer.inputs import AttentionInputs, Encoded
 from t5x_like.models.transformer.layer import LayerGroup
 from t5x_like.models.transformer.layer_options import LayerOptions
 from t5x_like.models.transformer.layers import Layers
-from t5x_like.models.transformer.position_bias import bias_of
 from t5x_like.models.transformer.positions import local_rotation, rotation, sinusoids
+from t5x_like.models.transformer.shared_layers import SharedLayers
 from t5x_like.models.transformer.single_layers import SingleLayers
 
 
@@ -50,10 +52,15 @@ class TransformerStack(nnx.Module):
         table = model.init_std or 0.02
         learned = o.positions.name == "learned"
         types = getattr(o.embeddings, "types", 0)
-        self.positions = Embedding(model.max_length, model.embed, "position", std=table, rngs=rngs) if learned else None
-        self.types = Embedding(types, model.embed, "position", std=table, rngs=rngs) if types else None
-        self.embedding_norm = Norm(o.layer.norm, model.embed, rngs) if getattr(o.embeddings, "norm", False) else None
-        self.bias = bias_of(o.positions, o.layer.attention.heads, rngs, causal=causal)
+        places, width = model.max_length + o.offset, o.width or model.embed
+        self.positions = Embedding(places, width, "position", std=table, rngs=rngs) if learned else None
+        self.asked = parameter(rngs, (width,), ("embed",), "embedding", std=table) if o.asked else None
+        self.types = Embedding(types, width, "position", std=table, rngs=rngs) if types else None
+        self.embedding_norm = Norm(o.layer.norm, width, rngs) if getattr(o.embeddings, "norm", False) else None
+        widen = partial(Linear, width, model.embed, ("mlp", "embed"), bias=True, std=model.init_std)
+        self.widen = widen(rngs=rngs) if o.width else None
+        self.bias = o.positions.build_bias(o.layer.attention.heads, rngs, causal=causal)
+        self.distances = o.positions.build_vectors(model, o.layer.norm, rngs)
         self.mask_kinds = tuple(dict.fromkeys(layer.attention for layer in (*o.leading_layers, *o.group)))
 
         def group(rngs: nnx.Rngs) -> nnx.Module:
@@ -64,7 +71,7 @@ class TransformerStack(nnx.Module):
             return SingleLayers([self._layer(layer, rngs, cross) for layer in layers]) if layers else None
 
         self.leading = single(o.leading_layers)
-        self.blocks = Layers(group, o.repetitions, rngs)
+        self.blocks = (SharedLayers if o.shared else Layers)(group, o.repetitions, rngs)
         self.trailing = single(o.trailing_layers)
         self.norm = None if o.layer.norm.position == "post" else Norm(o.layer.norm, model.embed, rngs)
 
@@ -85,7 +92,7 @@ class TransformerStack(nnx.Module):
         """The residual stream before the first layer, [batch, length, embed].
 
         Args:
-          rows: int32 [batch, length] tokens; or what the stack's kind of embeddings takes.
+          rows: int32 [batch, length] tokens, −1 for one that is asked for; or what the stack's embeddings take.
           tokens: the model's table of tokens.
           positions_bt: int32 [batch, length].
           rngs: of dropout; None for none.
@@ -97,17 +104,20 @@ class TransformerStack(nnx.Module):
         else:
             assert tokens is not None  # embeddings of tokens have a table
             x_btd = stream.gather_lookup(tokens(rows, dtype))
+            if self.asked is not None:
+                x_btd = jnp.where(rows[..., None] < 0, self.asked[...].astype(dtype), x_btd)
             if self.stack.embeddings.scaled:
                 x_btd = x_btd * self.model.embed**0.5
         if self.positions is not None:
-            x_btd = x_btd + self.positions(positions_bt, dtype)
+            x_btd = x_btd + self.positions(positions_bt + self.stack.offset, dtype)
         if self.stack.positions.name == "sinusoidal":
-            x_btd = x_btd + sinusoids(positions_bt, self.model.embed, self.stack.positions.longest, dtype)
+            x_btd = x_btd + sinusoids(positions_bt, x_btd.shape[-1], self.stack.positions.longest, dtype)
         if self.types is not None:
             x_btd = x_btd + self.types(jnp.zeros_like(positions_bt) if types_bt is None else types_bt, dtype)
         if self.embedding_norm is not None:
             x_btd = self.embedding_norm(x_btd)
-        return stream.constrain(dropout(x_btd, self.model.dropout, rngs and rngs.fold(0)))
+        x_btd = dropout(x_btd, self.model.dropout, rngs and rngs.fold(0))
+        return stream.constrain(x_btd if self.widen is None else self.widen(x_btd))
 
     # --- Layers -------------------------------------------------------------------------------------------------------
 
@@ -120,6 +130,7 @@ class TransformerStack(nnx.Module):
         *,
         encoded: Encoded | None = None,
         mask_bts: jax.Array | None = None,
+        types_bt: jax.Array | None = None,
     ) -> jax.Array:
         """Final states of packed rows, [batch, length, embed].
 
@@ -130,8 +141,9 @@ class TransformerStack(nnx.Module):
           rngs: of dropout; None for none.
           encoded: an encoder's output, where the layers attend to one.
           mask_bts: bool [batch, length, length], who may attend to whom in place of what segments and kind say.
+          types_bt: int32 [batch, length], where attention tells types of token apart; None is 0 for all.
         """
-        inputs = self._inputs(x_btd, positions_bt, segment_ids_bt, encoded, mask_bts)
+        inputs = self._inputs(x_btd, positions_bt, segment_ids_bt, encoded, mask_bts, types_bt)
         x_btd, _ = self._through(x_btd, None, rngs, inputs)
         return x_btd if self.norm is None else self.norm(x_btd)
 
@@ -158,6 +170,7 @@ class TransformerStack(nnx.Module):
         segment_ids_bt: jax.Array,
         encoded: Encoded | None,
         mask_bts: jax.Array | None,
+        types_bt: jax.Array | None,
     ) -> AttentionInputs:
         b, t, _ = x_btd.shape
         bias = None if self.bias is None else self.bias(t, t)
@@ -185,6 +198,8 @@ class TransformerStack(nnx.Module):
             masks=tuple(masks),
             **self._rotations(positions_bt),
             bias=bias,
+            types_bt=types_bt,
+            distances_1md=None if self.distances is None else self.distances(t, t, x_btd.dtype),
             encoded_bsd=None if encoded is None else encoded.states_bsd,
             encoded_mask=encoded_mask,
         )

@@ -20,7 +20,7 @@ place = Path(sys.argv[1])
 asked = json.loads((place / "asked.json").read_text())
 
 from t5x_like.data import sources
-from t5x_like.data.seqio_bridge import as_seqio
+from t5x_like.data.seqio_registration import as_seqio
 from t5x_like.data.tasks import TextTask
 from t5x_like.errors import UserError
 

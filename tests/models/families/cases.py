@@ -33,6 +33,8 @@ def names():
 
 def weights(key, shape):
     """A tensor's values, float32: norms near 1, biases that count, matrices that keep the size of what they read."""
+    if key == "final_logits_bias":  # BART's, of which nothing makes another value than 0
+        return np.zeros(shape, np.float32)
     noise = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
     if len(shape) == 1:
         return np.float32(0.1) * noise + np.float32(key.endswith("weight"))
@@ -48,12 +50,19 @@ def rows(case):
     lengths = [case["length"], case["length"] * 3 // 4, case["length"] // 4]
     made = {"tokens": _filled(rng, lengths, config["vocab_size"], 0)}
     targets = _filled(rng, lengths, config["vocab_size"], -1)
+    if config["architectures"] == ["ElectraForPreTraining"]:
+        targets = np.where(targets < 0, targets, targets % 2)  # replaced, or not
     made["targets"] = targets
     if config.get("is_encoder_decoder"):
         made["inputs"] = _filled(rng, [max(3, 2 * each // 3) for each in lengths], config["vocab_size"], 0)
     if config.get("type_vocab_size", 0) > 1:
         made["types"] = (np.arange(lengths[0]) >= 2) * np.ones((3, 1), np.int32)
     return lengths, made
+
+
+def order(length):
+    """A factorisation order: of each token its number in it, int64 [length]."""
+    return np.random.default_rng(29).permutation(length)
 
 
 def project(array, seed):

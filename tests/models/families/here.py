@@ -43,7 +43,7 @@ class Family:
 
         def loss(tree):
             model = self.structure.merge(tree)
-            logits = model.logits(self._hidden(model, packed))
+            logits = self._logits(model, packed)
             tokens, real = packed["targets"][0], packed["targets"][1] > 0
             log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(tokens)[..., None], -1)[..., 0]
             return -jnp.where(real, log_p, 0).sum() / real.sum(), logits
@@ -72,14 +72,27 @@ class Family:
 
         return jax.device_get(tiny.compiled(jax.jit(run), self.tree)(self.tree))
 
-    def _hidden(self, model, packed):
+    def _logits(self, model, packed):
+        """As `golden_families._scores` has them."""
+        states = self._states(model, packed)
+        logits = model.logits(model.finish(states))
+        if logits.shape[-1] == 1:
+            return jnp.concatenate([jnp.zeros_like(logits), logits], -1)
+        if model.pooler is None:
+            return logits
+        positions = packed["tokens"][2]
+        first = np.arange(positions.shape[1]) - positions
+        pairs = jnp.take_along_axis(model.pooler.scores(states), first[..., None], 1)
+        return jnp.concatenate([logits, pairs], -1)
+
+    def _states(self, model, packed):
         tokens, segments, positions = packed["tokens"]
         types = {"types_bt": packed["types"][0]} if "types" in packed else {}
         encoded = {}
         if "inputs" in packed:
             inputs, input_segments, input_positions = packed["inputs"]
             encoded["encoded"] = model.encode(inputs, positions_bs=input_positions, segment_ids_bs=input_segments)
-        return model(tokens, positions_bt=positions, segment_ids_bt=segments, **types, **encoded)
+        return model.states(tokens, positions_bt=positions, segment_ids_bt=segments, **types, **encoded)
 
     def _encoded(self, model, rows, slots):
         inputs = rows["inputs"][:1]

@@ -1,4 +1,4 @@
-"""gin text as a list of statements, includes followed, nothing executed and nothing registered.
+"""Statements of gin text, in order, with includes followed; nothing is executed and nothing registered.
 
 gin-config's own parser reads the syntax; what it would look up in its registry becomes a `Macro` or a `Reference` here.
 """
@@ -80,9 +80,14 @@ class Import:
 
 Statement = Binding | Import
 
+REQUIRED = Macro("gin.REQUIRED")
+
 _FLAG = "--gin."
-_T5X_FOLDERS = re.compile(r"t5x/(?:configs|examples|contrib)/(?:.*/)?(runs|models)/([^/]+\.gin)$")
-_T5X_MODELS = re.compile(r"t5x/examples/t5/([^/]+/[^/]+\.gin)$")
+# T5X's own paths, and the files that stand in for them where the user's tree has none.
+_STAND_INS = (
+    (re.compile(r"t5x/configs/runs/([^/]+\.gin)$"), "gin/runs/{}"),
+    (re.compile(r"t5x/examples/t5/([^/]+/[^/]+\.gin)$"), "gin/models/{}"),
+)
 
 
 def read_files(files: Sequence[str], search_paths: Sequence[str]) -> list[Statement]:
@@ -92,7 +97,7 @@ def read_files(files: Sequence[str], search_paths: Sequence[str]) -> list[Statem
       UserError: for a file that is missing, or text that is not gin.
     """
     directories = tuple(Path(path).expanduser() for path in search_paths)
-    return [statement for file in files for statement in _read_file(file, (), directories)]
+    return [statement for file in files for statement in _read_file(file, (), directories, "")]
 
 
 def read_flags(flags: Sequence[str]) -> list[Statement]:
@@ -114,37 +119,39 @@ def _read_flag(flag: str) -> Iterator[Statement]:
         yield statement
 
 
-def _read_file(name: str, including: tuple[Path, ...], directories: tuple[Path, ...]) -> Iterator[Statement]:
-    file = _locate(name, (*(path.parent for path in including[-1:]), *directories))
+def _read_file(
+    name: str, including: tuple[Path, ...], directories: tuple[Path, ...], where: str
+) -> Iterator[Statement]:
+    """The statements of a file and of what it includes; `where` is the line that includes it, and a colon."""
+    file = _locate(name, (*(path.parent for path in including[-1:]), *directories), where)
     if file in including:
-        raise UserError(f"{name}: it includes itself, through {' and '.join(map(str, including))}")
+        raise UserError(f"{where}{name} includes itself, through {' and '.join(map(str, including))}")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{name}: it cannot be read: {error}") from error
     for statement in _parse(text, lambda line: f"{name}:{line}"):
         if isinstance(statement, config_parser.IncludeStatement):
-            yield from _read_file(statement.filename, (*including, file), directories)
+            place = f"{name}:{statement.location.line_num}: include: "
+            yield from _read_file(statement.filename, (*including, file), directories, place)
         else:
             yield statement
 
 
-def _locate(name: str, directories: Sequence[Path]) -> Path:
-    """The file a gin path stands for; T5X's own paths stand for ours of the same name."""
-    if name.startswith("t5x/"):
-        found = None
-        if twin := _T5X_MODELS.match(name):
-            found = shipped.locate(f"gin/models/{twin[1]}")
-        elif twin := _T5X_FOLDERS.match(name):
-            found = shipped.locate(f"gin/{twin[1]}/{twin[2]}")
-        if found is None:
-            known = ", ".join(shipped.listing("gin", ".gin"))
-            raise UserError(f"{name}: this file of T5X has no twin here; these are shipped: {known}")
-        return found
+def _locate(name: str, directories: Sequence[Path], where: str) -> Path:
+    """The file that a gin path stands for: the user's, a shipped one, or what stands in for one of T5X's."""
     found = shipped.locate(name, directories) or shipped.locate(f"gin/{name}")
-    if found is None:
-        raise shipped.missing(name, "gin")
-    return found
+    for pattern, stand_in in _STAND_INS:
+        if found is None and (match := pattern.match(name)):
+            found = shipped.locate(stand_in.format(match[1]))
+    if found is not None:
+        return found
+    if name.startswith("t5x/"):
+        raise UserError(
+            f"{where}there is no file {name!r}; give the directory that holds T5X's tree with --gin_search_paths=DIR,"
+            " and see docs/from-t5x.md"
+        )
+    raise UserError(f"{where}{shipped.missing(name, 'gin')}")
 
 
 class _Delegate(config_parser.ParserDelegate):

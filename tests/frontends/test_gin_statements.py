@@ -3,7 +3,7 @@
 import pytest
 
 from t5x_like.errors import UserError
-from t5x_like.frontends.gin_parser import Binding, Import, Macro, Reference, read_files, read_flags
+from t5x_like.frontends.gin.statements import Binding, Import, Macro, Reference, read_files, read_flags
 
 
 @pytest.fixture
@@ -62,19 +62,26 @@ def test_includes_are_looked_for_beside_the_file_then_on_the_search_path_then_am
     assert [(s.selector, s.value) for s in found] == [
         ("X", 2),
         ("X", 4),
-        ("MIXTURE_OR_TASK_NAME", "sotu"),
-        ("MIXTURE_OR_TASK_NAME", "sotu"),
+        ("data", "sotu"),
+        ("data", "sotu"),
         ("X", 1),
     ]
     assert [s.where for s in found][:3] == ["near.gin:1", "far.gin:1", "gin/tasks/sotu.gin:3"]
 
 
-@pytest.mark.parametrize("name", ["t5x/configs/runs/pretrain.gin", "t5x/examples/decoder_only/runs/pretrain.gin"])
-def test_files_of_t5x_stand_for_ours_of_the_same_name(name, files):
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("t5x/configs/runs/pretrain.gin", "gin/runs/pretrain.gin"),
+        ("t5x/examples/t5/mt5/xl.gin", "gin/models/mt5/xl.gin"),
+    ],
+)
+def test_shipped_files_stand_in_for_t5xs_unless_the_user_has_those(name, ours, files):
     files(a=f"include '{name}'")
-    (statement,) = read_files(["a.gin"], [])
-    (ours,) = read_files(["gin/runs/pretrain.gin"], [])
-    assert (statement.name, statement.value) == (ours.name, ours.value)
+    found = [(statement.name, statement.value) for statement in read_files(["a.gin"], [])]
+    assert found == [(statement.name, statement.value) for statement in read_files([ours], [])]
+    files(**{f"tree__{name.removesuffix('.gin').replace('/', '__')}": "X = 1"})
+    assert [statement.value for statement in read_files(["a.gin"], ["tree"])] == [1]
 
 
 @pytest.mark.parametrize(
@@ -83,10 +90,13 @@ def test_files_of_t5x_stand_for_ours_of_the_same_name(name, files):
         ({"a": "X = 1 2"}, "a.gin:1: this is not gin: Expected newline"),
         ({"a": "Y = 1\nX = foo\n"}, "a.gin:2: this is not gin: the value is not a literal"),
         ({"a": "Y = 1\nX 3\n"}, "a.gin:2: this is not gin: Couldn't parse statement, expected ':' or '='"),
-        ({"a": "include 'b.gin'", "b": "include 'a.gin'"}, "a.gin: it includes itself, through a.gin and b.gin"),
+        (
+            {"a": "include 'b.gin'", "b": "include 'a.gin'"},
+            "b.gin:1: include: a.gin includes itself, through a.gin and b.gin",
+        ),
         (
             {"a": "include 'gin/runs/pretain.gin'"},
-            "there is no gin file 'gin/runs/pretain.gin'; did you mean 'gin/runs/pretrain.gin'?",
+            "a.gin:1: include: there is no gin file 'gin/runs/pretain.gin'; did you mean 'gin/runs/pretrain.gin'?",
         ),
     ],
 )
@@ -103,19 +113,14 @@ def test_a_bracket_that_stays_open_is_one_sentence(files):
         read_files(["a.gin"], [])
 
 
-@pytest.mark.parametrize("name", ["small", "base", "large", "xl", "xxl"])
-def test_t5x_s_models_stand_for_ours_of_the_same_size(name, files):
-    files(a=f"include 't5x/examples/t5/t5_1_1/{name}.gin'")
-    found = {statement.name: statement.value for statement in read_files(["a.gin"], [])}
-    assert (found["MODEL"], found["model.size"]) == ("t5_1_1", name)
-
-
-@pytest.mark.parametrize("name", ["t5x/examples/t5/mt5/base.gin", "t5x/configs/runs/export.gin"])
-def test_a_file_of_t5x_without_a_twin_is_named(name):
-    with pytest.raises(
-        UserError, match=rf"^{name}: this file of T5X has no twin here; these are shipped: .*pretrain.gin"
-    ):
-        read_files([name], [])
+@pytest.mark.parametrize("name", ["t5x/examples/scalable_t5/mt5/base.gin", "t5x/contrib/moe/runs/pretrain.gin"])
+def test_a_file_of_t5x_that_nothing_stands_in_for_is_named(name, files):
+    files(a=f"X = 1\ninclude '{name}'")
+    problem = (
+        rf"^a.gin:2: include: there is no file '{name}'; give .* --gin_search_paths=DIR, and see docs/from-t5x.md$"
+    )
+    with pytest.raises(UserError, match=problem):
+        read_files(["a.gin"], [])
 
 
 def test_bytes_that_are_no_text_are_one_sentence(tmp_path):
