@@ -18,7 +18,7 @@ FILE = re.compile(r"`((?:t5x_like|tests|tools|configs|gin|docs)/[\w/.-]+\.(?:py|
 SECTIONS = [field.name for field in dataclasses.fields(Experiment)]
 # `data.batch_size`, `--config.data.batch_size=8`; not what begins like a section and is a method of a module.
 OPTION = re.compile(rf"(?:`|--config\.)((?:{'|'.join(SECTIONS)})(?:\.[a-z_*][a-z_0-9*]*)+)(?=[`= ])")
-METHODS = {"model.encode", "model.decode", "model.remember", "model.logits"}
+METHODS = {"model.encode", "model.states", "model.finish", "model.decode", "model.remember", "model.logits"}
 
 
 def anchors(page):

@@ -35,6 +35,8 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="MiB of a file at most (default 5120)",
     )
+    parser.add_argument("--license", default="", metavar="ID", help="for the model card, such as apache-2.0")
+    parser.add_argument("--intended-use", default="", metavar="TEXT", help="for the model card, a sentence")
     common.add_modules(parser)
     common.add_json(parser)
 
@@ -50,7 +52,12 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     began = time.perf_counter()
     done = export_model(
-        options.checkpoint, absolute(options.output), dtype=options.dtype, shard_bytes=options.shard_mb << 20
+        options.checkpoint,
+        absolute(options.output),
+        dtype=options.dtype,
+        shard_bytes=options.shard_mb << 20,
+        license_=options.license,
+        intended_use=options.intended_use,
     )
     seconds = time.perf_counter() - began
     if options.json:

@@ -7,7 +7,7 @@ from typing import Any
 
 from t5x_like.commands import common
 
-FORMATS = ("hf",)
+FORMATS = ("hf", "gguf")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,11 +49,12 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     common.require_given("--output", options.output)
     common.import_modules(options.module)
     from t5x_like.checkpoint.layout import absolute
-    from t5x_like.interop import hugging_face
+    from t5x_like.interop import gguf, hugging_face
     from t5x_like.interop.importing import import_model
 
     began = time.perf_counter()
-    source = hugging_face.open_folder(absolute(options.path), options.accept)
+    opened = {"hf": hugging_face.open_folder, "gguf": gguf.open_file}[options.source]
+    source = opened(absolute(options.path), options.accept)
     done = import_model(source, absolute(options.output), unused=options.unused)
     seconds = time.perf_counter() - began
     if options.json:

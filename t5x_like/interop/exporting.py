@@ -19,7 +19,7 @@ from t5x_like.data import vocabulary_files
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment
-from t5x_like.interop import tensor_file, tokenizer_files
+from t5x_like.interop import model_card, tensor_file, tokenizer_files
 from t5x_like.interop.hugging_face import CONFIG, GENERATION, INDEX, WEIGHTS
 from t5x_like.interop.importing import FOREIGN
 from t5x_like.io import files
@@ -50,7 +50,13 @@ class Exported:
 
 
 def export_model(
-    checkpoint: str, output: epath.Path, *, dtype: str = "", shard_bytes: int = tensor_file.SHARD_BYTES
+    checkpoint: str,
+    output: epath.Path,
+    *,
+    dtype: str = "",
+    shard_bytes: int = tensor_file.SHARD_BYTES,
+    license_: str = "",
+    intended_use: str = "",
 ) -> Exported:
     """Writes the model of a checkpoint as a folder that `transformers` reads.
 
@@ -60,6 +66,8 @@ def export_model(
       dtype: of the tensors, a key of `DTYPES`; empty for the one that each had where the model was imported from, and
         float32 where it was trained here.
       shard_bytes: of a file of weights at most.
+      license_: for the model card; empty for none given.
+      intended_use: likewise.
 
     Raises:
       UserError: for a place that is taken, a damaged checkpoint, and a model that the format has no words for; nothing
@@ -77,14 +85,16 @@ def export_model(
     tensors = experiment.model.names().tensors(shapes)
     dtypes = _dtypes(tensors, dtype, stored.manifest.meta.get("imported", {}))
     described = {tensor.key: (tensor.shape, tensor_file.DTYPES[dtypes[tensor.key]]) for tensor in tensors}
+    sizes = {key: int(np.prod(shape)) for key, (shape, _) in described.items()}
     output.mkdir(parents=True, exist_ok=True)
     try:
         count = _write_weights(output, described, _values(tensors, homes, stored, described), shard_bytes)
         _write_beside(output, commit, stored.manifest.meta, {**config, "torch_dtype": _torch_name(dtypes)})
+        card = model_card.model_card(commit, sum(sizes.values()), license_=license_, intended_use=intended_use)
+        files.write(output / model_card.FILE, card.encode())
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
-    sizes = {key: int(np.prod(shape)) for key, (shape, _) in described.items()}
     return Exported(
         path=output,
         parameters=sum(sizes.values()),

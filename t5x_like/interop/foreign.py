@@ -25,6 +25,10 @@ class ForeignTensor(Protocol):
     def dtype(self) -> np.dtype:
         """The dtype in which it is read."""
 
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes it has in the file."""
+
     def read(self) -> np.ndarray:
         """Its values.
 

@@ -82,7 +82,7 @@ def import_model(source: ForeignModel, output: epath.Path, unused: Iterable[str]
     return Imported(
         path=output,
         parameters=sum(map(math.prod, shapes.values())),
-        bytes_read=sum(math.prod(match.stored.shape) * match.stored.dtype.itemsize for match in taken),
+        bytes_read=sum(match.stored.stored_bytes for match in taken),
         tensors=len(taken),
         left=tuple(left),
     )

@@ -54,6 +54,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: np.dtype
 
+    @property
+    def stored_bytes(self) -> int:
+        """See `ForeignTensor`."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def read(self) -> np.ndarray:
         """Its values.
 

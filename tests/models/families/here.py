@@ -55,6 +55,15 @@ class Family:
         embedding = gradients["tokens"]["table"]
         return cases.summary(each, loss_, embedding, self.theirs(gradients, case["middle"]), lengths)
 
+    def logits(self, case):
+        """Logits [length, classes] of each row, of packed rows as in `summary`."""
+        lengths, rows = cases.rows(case)
+        packed = {name: _packed(array, self._lengths(array, lengths)) for name, array in rows.items()}
+        run = jax.jit(lambda tree: self._logits(self.structure.merge(tree), packed))
+        logits = jax.device_get(tiny.compiled(run, self.tree)(self.tree))
+        first, second, third = lengths
+        return [logits[0, :first], logits[1, :second], logits[1, second : second + third]]
+
     def from_caches(self, case):
         """Logits [1, length, vocabulary] of the first row, read in three calls, each with caches of those before."""
         lengths, rows = cases.rows(case)
