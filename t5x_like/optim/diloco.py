@@ -11,6 +11,7 @@ those, and the outer momentum where it has the optimizer's state. `replicas` is 
 state of each, with a leading axis that the mesh axis `data` shards.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,11 +28,16 @@ from t5x_like.parallel.parameters import ParameterInfo
 
 AXIS = "data"
 REPLICAS = "replicas"
-# What each replica has for itself, and what is the same on all after a step.
+# What each replica has for itself.
 _OWN = ("parameters", "optimizer")
-_COUNTED = ("step", "model_state")
 
 State = dict[str, Any]
+
+
+def of_replica(layout: Layout) -> Layout:
+    """The layout of one replica's step, which `step` runs once for each: nothing of it is sharded over `data`."""
+    rules = {name: tuple(axis for axis in axes if axis != AXIS) for name, axes in layout.rules.items()}
+    return dataclasses.replace(layout, rules=rules)
 
 
 def begin(state: State, layout: Layout) -> State:
@@ -56,7 +62,6 @@ def shardings(places: State, layout: Layout) -> State:
 def step(
     options: Outer,
     infos: Any,
-    layout: Layout,
     inner: Callable[[State, Any], tuple[State, dict[str, jax.Array]]],
     state: State,
     batch: Any,
@@ -66,32 +71,21 @@ def step(
     Args:
       options: of the outer optimizer.
       infos: `ParameterInfo` of each parameter, structured like them.
-      layout: its mesh has a replica at each place along `data`.
-      inner: the step of a run without replicas: state and batch → state and metrics.
+      inner: the step of a run without replicas under `of_replica`: state and batch → state and metrics.
       state: see the module.
       batch: the global batch.
 
     Returns:
       The next state, and the metrics' means over the replicas.
     """
-
-    def on_replica(shared: State, replicas: State, batch: Any) -> Any:
-        own = {name: jax.tree.map(lambda x: x[0], replicas[name]) for name in _OWN}
-        moved, metrics = inner({**shared, **own}, batch)
-        parts = {name: moved[name] for name in _OWN}, metrics, moved["skipped"]
-        return {name: moved[name] for name in _COUNTED}, jax.tree.map(lambda x: x[None], parts)
-
-    # What meets does so outside: within, nothing of one replica is seen by another.
-    on_each = jax.shard_map(
-        on_replica,
-        mesh=layout.mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(AXIS)),
-        out_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-        axis_names={AXIS},
-        check_vma=False,
-    )
+    count = len(jax.tree.leaves(state[REPLICAS])[0])
+    batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), dict(batch))
     shared = {name: state[name] for name in state if name not in (*_OWN, REPLICAS)}
-    now, (replicas, metrics, skipped) = on_each(shared, state[REPLICAS], batch)
+    alone = {**shared, **state[REPLICAS]}
+    on_each = jax.vmap(inner, in_axes=({name: 0 if name in _OWN else None for name in alone}, 0), spmd_axis_name=AXIS)
+    moved, metrics = on_each(alone, batch)
+    now = {"step": state["step"] + 1, "model_state": state["model_state"]}
+    replicas, skipped = {name: moved[name] for name in _OWN}, moved["skipped"]
     skipped = jax.tree.map(lambda x: x.max(0), skipped)
     metrics = jax.tree.map(lambda x: x.astype(jnp.float32).mean(0), metrics)
     metrics |= {"skipped_steps": skipped["total"], "skipped_in_a_row": skipped["consecutive"]}
