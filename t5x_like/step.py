@@ -1,5 +1,6 @@
 """The one train step: loss → accumulated gradients → gate → update."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,9 @@ def compiled_step(program: Program) -> Any:
     """`train_step` of a program under `jax.jit`, the state donated, everything placed by the layout."""
     step, layout = functools.partial(train_step, program), program.layout
     if program.outer and layout.mesh is not None:
-        step = functools.partial(diloco.step, program.outer, program.parameter_infos(), layout, step)
+        alone = dataclasses.replace(program, layout=diloco.of_replica(layout), outer=None)
+        inner = functools.partial(train_step, alone)
+        step = functools.partial(diloco.step, program.outer, program.parameter_infos(), inner)
     if layout.mesh is None:
         return jax.jit(step, donate_argnums=0, compiler_options=layout.compiler_options)
     state = program.shardings(jax.eval_shape(program.init))

@@ -234,6 +234,11 @@ def _pairs(call: _Call, turn: Any, device: Any, back: bool = False) -> list[_Pai
     return [_Pair(0, 0, Visibility(), device >= turn if causal else None)]
 
 
+def _source(call: _Call, turn: Any, device: Any, back: bool) -> Any:
+    """The device whose keys a device has in a turn."""
+    return (device + turn if back else device - turn) % call.devices
+
+
 def _meet(q_ids_bc: jax.Array, k_ids_bc: jax.Array) -> jax.Array:
     """Whether in any row a segment of the queries can be among those of the keys, by their lowest and highest."""
     return jnp.any((q_ids_bc.max(1) >= k_ids_bc.min(1)) & (k_ids_bc.max(1) >= q_ids_bc.min(1)))
@@ -308,7 +313,7 @@ def _forward(
 
     def visit(state: Any, keys: _Keys, travelling: None, turn: Any, back: bool) -> tuple[Any, None]:
         for pair in _pairs(call, turn, device, back):
-            inputs = _of(given, keys, pair, bias, (device - turn) % call.devices)
+            inputs = _of(given, keys, pair, bias, _source(call, turn, device, back))
             mixed, log_sum = state[0][pair.q], state[1][pair.q]
 
             def added(inputs: Inputs = inputs, pair: _Pair = pair, mixed: Any = mixed, log_sum: Any = log_sum) -> Any:
@@ -347,7 +352,7 @@ def _backward(call: _Call, kept: Any, grad: jax.Array) -> tuple[Any, ...]:
         zeros = jnp.zeros(k.shape, jnp.float32)
         grad_k, grad_v = (zeros, zeros) if travelling is None else travelling
         for pair in _pairs(call, turn, device, back):
-            source = (device - turn) % call.devices
+            source = _source(call, turn, device, back)
             inputs = _of(given, keys, pair, bias, source)
 
             def differentiate(inputs: Inputs = inputs, pair: _Pair = pair) -> Any:
@@ -359,8 +364,9 @@ def _backward(call: _Call, kept: Any, grad: jax.Array) -> tuple[Any, ...]:
             grad_q = grad_q.at[pair.q].add(made.q_bhte)
             grad_k, grad_v = grad_k.at[pair.k].add(made.k_bkse), grad_v.at[pair.k].add(made.v_bkse)
             if grad_bias is not None:
-                start = source * made.bias.shape[-1]
-                grad_bias = jax.lax.dynamic_update_slice_in_dim(grad_bias, made.bias, start, axis=-1)
+                width = made.bias.shape[-1]  # in a window both ways round may come by, of which one sees something
+                before = jax.lax.dynamic_slice_in_dim(grad_bias, source * width, width, axis=-1)
+                grad_bias = jax.lax.dynamic_update_slice_in_dim(grad_bias, before + made.bias, source * width, axis=-1)
         return (grad_q, grad_bias), (grad_k, grad_v)
 
     start = jnp.zeros(q.shape, jnp.float32), None if bias is None else jnp.zeros(bias.shape, jnp.float32)

@@ -11,6 +11,7 @@ those, and the outer momentum where it has the optimizer's state. `replicas` is 
 state of each, with a leading axis that the mesh axis `data` shards.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like.experiment import Outer
 from t5x_like.optim.build import OptimizerState
+from t5x_like.parallel.compiled.loops import SELDOM
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.parameters import ParameterInfo
 
@@ -30,6 +32,12 @@ REPLICAS = "replicas"
 _OWN = ("parameters", "optimizer")
 
 State = dict[str, Any]
+
+
+def of_replica(layout: Layout) -> Layout:
+    """The layout of one replica's step, which `step` runs once for each: nothing of it is sharded over `data`."""
+    rules = {name: tuple(axis for axis in axes if axis != AXIS) for name, axes in layout.rules.items()}
+    return dataclasses.replace(layout, rules=rules)
 
 
 def begin(state: State, layout: Layout) -> State:
@@ -54,7 +62,6 @@ def shardings(places: State, layout: Layout) -> State:
 def step(
     options: Outer,
     infos: Any,
-    layout: Layout,
     inner: Callable[[State, Any], tuple[State, dict[str, jax.Array]]],
     state: State,
     batch: Any,
@@ -64,43 +71,33 @@ def step(
     Args:
       options: of the outer optimizer.
       infos: `ParameterInfo` of each parameter, structured like them.
-      layout: its mesh has a replica at each place along `data`.
-      inner: the step of a run without replicas: state and batch → state and metrics.
+      inner: the step of a run without replicas under `of_replica`: state and batch → state and metrics.
       state: see the module.
       batch: the global batch.
 
     Returns:
       The next state, and the metrics' means over the replicas.
     """
-
-    def on_replica(shared: State, replicas: State, batch: Any) -> Any:
-        own = {name: jax.tree.map(lambda x: x[0], replicas[name]) for name in _OWN}
-        moved, metrics = inner({**{name: shared[name] for name in shared if name not in _OWN}, **own}, batch)
-        metrics = jax.tree.map(lambda x: jax.lax.pmean(x.astype(jnp.float32), AXIS), metrics)
-        skipped = jax.lax.pmax(moved["skipped"], AXIS)
-        metrics |= {"skipped_steps": skipped["total"], "skipped_in_a_row": skipped["consecutive"]}
-        given = _Parameters(shared["parameters"], shared["optimizer"].direction, moved["parameters"])
-        met = _meet(options, infos, moved["step"], given)
-        outer = OptimizerState(shared["optimizer"].count + 1, met.momentum)
-        now = {**moved, "parameters": met.shared, "optimizer": outer, "skipped": skipped}
-        own = {"parameters": met.own, "optimizer": moved["optimizer"]}
-        return now, {name: jax.tree.map(lambda x: x[None], own[name]) for name in _OWN}, metrics
-
-    shared = {name: value for name, value in state.items() if name != REPLICAS}
-    on_each = jax.shard_map(
-        on_replica,
-        mesh=layout.mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(AXIS)),
-        out_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
-        axis_names={AXIS},
-        check_vma=False,
-    )
-    now, replicas, metrics = on_each(shared, state[REPLICAS], batch)
-    return {**now, REPLICAS: replicas}, metrics
+    count = len(jax.tree.leaves(state[REPLICAS])[0])
+    batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), dict(batch))
+    shared = {name: state[name] for name in state if name not in (*_OWN, REPLICAS)}
+    alone = {**shared, **state[REPLICAS]}
+    on_each = jax.vmap(inner, in_axes=({name: 0 if name in _OWN else None for name in alone}, 0), spmd_axis_name=AXIS)
+    moved, metrics = on_each(alone, batch)
+    now = {"step": state["step"] + 1, "model_state": state["model_state"]}
+    replicas, skipped = {name: moved[name] for name in _OWN}, moved["skipped"]
+    skipped = jax.tree.map(lambda x: x.max(0), skipped)
+    metrics = jax.tree.map(lambda x: x.astype(jnp.float32).mean(0), metrics)
+    metrics |= {"skipped_steps": skipped["total"], "skipped_in_a_row": skipped["consecutive"]}
+    given = _Parameters(state["parameters"], state["optimizer"].direction, replicas["parameters"])
+    met = _meet(options, infos, now["step"], given)
+    outer = OptimizerState(state["optimizer"].count + 1, met.momentum)
+    replicas["parameters"] = met.own
+    return {**now, "parameters": met.shared, "optimizer": outer, "skipped": skipped, REPLICAS: replicas}, metrics
 
 
 class _Parameters(NamedTuple):
-    """Trees of the parameters' structure: the shared ones, the outer momentum, and a replica's own."""
+    """Trees of the parameters' structure: shared, the outer momentum, and the replicas' own, [replicas, ...]."""
 
     shared: Any
     momentum: Any
@@ -112,11 +109,16 @@ def _meet(options: Outer, infos: Any, count: jax.Array, given: _Parameters) -> _
     interval = options.every // options.fragments
     branches = [functools.partial(_outer_step, options, infos, number) for number in range(options.fragments)]
     due = (count // interval - 1) % options.fragments
-    return jax.lax.cond(count % interval == 0, lambda: jax.lax.switch(due, branches, given), lambda: given)
+
+    def meeting() -> _Parameters:
+        with jax.named_scope(SELDOM):
+            return jax.lax.switch(due, branches, given)
+
+    return jax.lax.cond(count % interval == 0, meeting, lambda: given)
 
 
 def _outer_step(options: Outer, infos: Any, number: int, given: _Parameters) -> _Parameters:
-    """SGD with Nesterov momentum on one fragment: the shared parameters move, and the replica's become them."""
+    """SGD with Nesterov momentum on one fragment: the shared parameters move, and the replicas' become them."""
     leaves, structure = jax.tree.flatten(infos)
     made = []
     for index, (info, *arrays) in enumerate(
@@ -126,11 +128,11 @@ def _outer_step(options: Outer, infos: Any, number: int, given: _Parameters) -> 
         if part is None:
             made.append(arrays)
             continue
-        shared, momentum, own = (x[part] for x in arrays)
-        gradient = jax.lax.pmean(shared - own, AXIS)
-        momentum = options.momentum * momentum + gradient
-        shared = shared - options.learning_rate * (gradient + options.momentum * momentum)
-        made.append([x.at[part].set(new) for x, new in zip(arrays, (shared, momentum, shared), strict=True)])
+        shared, momentum, own = arrays
+        gradient = shared[part] - own[:, part].mean(0)
+        moving = options.momentum * momentum[part] + gradient
+        new = shared[part] - options.learning_rate * (gradient + options.momentum * moving)
+        made.append([shared.at[part].set(new), momentum.at[part].set(moving), own.at[:, part].set(new)])
     return _Parameters(*(structure.unflatten(column) for column in zip(*made, strict=True)))
 
 

@@ -5,8 +5,7 @@ use the same mesh axis for two dimensions of one array.
 
 `use()` makes a layout the current one while a function is traced; the parts of a model call `current()`. Without a
 layout (a laptop, a unit test) every sharding constraint is the identity. The program of a pipeline stage (see
-`models.pipeline`) is written for one device along `stage_axes`, and that of a replica (see `optim.diloco`) for one
-along `data`; inside it, a layout covers the other axes alone.
+`models.pipeline`) is written for one device along `stage_axes`; inside it, a layout covers the other axes alone.
 """
 
 import contextlib
@@ -246,9 +245,9 @@ def current() -> Layout:
 
 
 def _inside() -> Any:
-    """The abstract mesh inside the program of a stage or replica; None outside, and where all its axes are manual."""
+    """The abstract mesh inside a stage's program; None outside of one, and where all its axes are manual."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh if 0 < len(mesh.manual_axes) < len(mesh.axis_names) else None
+    return mesh if "stage" in mesh.manual_axes and len(mesh.manual_axes) < len(mesh.axis_names) else None
 
 
 def _local() -> tuple[str, ...]:

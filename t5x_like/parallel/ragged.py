@@ -51,17 +51,6 @@ class Route:
         """The sizes of the inverse exchange."""
         return dataclasses.replace(self, room=self.home, home=self.room)
 
-    def for_even_shares(self, devices: int) -> "Route":
-        """The sizes where no device receives much more than its even share, `EVEN_ROOM` times it at most."""
-        most = -(-int(EVEN_ROOM * self.home) // devices)
-        return dataclasses.replace(self, room=devices * most, most=most)
-
-    def is_exceeded(self, sizes_pp: jax.Array) -> jax.Array:
-        """Whether an exchange of these numbers of rows (see `exchange`) has no room, on any device: bool scalar."""
-        if self.ragged:
-            return sizes_pp.sum(0).max() > self.room
-        return sizes_pp.max() > self.most
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def exchange(rows_md: jax.Array, sizes_pp: jax.Array, route: Route) -> jax.Array:

@@ -29,6 +29,7 @@ CASES = {
     "soft cap": {"causal": True, "soft_cap": 0.7},
     "bias": {"causal": True, "bias": True},
     "bias both ways": {"bias": True},
+    "bias and window both ways": {"bias": True, "window": 40},
 }
 
 

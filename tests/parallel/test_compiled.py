@@ -302,6 +302,21 @@ def test_state_is_counted_by_what_one_device_holds():
     assert memory.state_bytes({"a": split, "b": [whole]}) == 2 * 6 * 4 + 8 * 6 * 2
 
 
+def test_a_branch_that_hardly_ever_runs_is_not_counted():
+    def step(x):
+        def named():
+            with jax.named_scope(loops.SELDOM):
+                return jnp.tanh(x @ x) @ x
+
+        return jax.lax.cond(x.sum() > 0, named, lambda: x @ x)
+
+    text = jax.jit(jax.grad(lambda x: step(x).sum())).lower(jnp.ones((16, 16))).compile().as_text()
+    assert "conditional(" in text
+    one = 2 * 16**3
+    assert products.flops(hlo.parse(text)) in (2 * one, 3 * one)  # with or without the value itself
+    assert products.flops(hlo.parse(text.replace(loops.SELDOM, "often"))) > 4 * one
+
+
 def test_what_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.parse("nothing\n")

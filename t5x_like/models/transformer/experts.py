@@ -3,16 +3,15 @@
 A token's copies, one for each of its experts, are sorted by expert, and one grouped product goes over all of them: on a
 TPU `ragged_dot` is a kernel of the compiler's own (as MegaBlocks, Gale et al. 2023, and megablox). With experts spread
 over devices the sorted copies travel to their experts and back in two all-to-alls. Arrays have fixed shapes and routing
-has not. So a device has room for an even share and half as much again, in which the work between the products is done;
-when more tokens than that want the experts of any device, all devices of that step have room for every token instead.
+has not. So a device has room for an even share and half as much again, and what does not fit in comes in further passes
+(`expert_passes`), which are there and hardly ever run.
 
 Shapes: b batch, t length, n = b·t on one device, d width, f hidden, e experts, k chosen, m = n·k copies, r rows that a
 device has room for, p devices along `expert`.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +19,12 @@ from flax import nnx
 
 from t5x_like.models.dropout import RowRngs
 from t5x_like.models.parameters import parameter
+from t5x_like.models.transformer import expert_passes
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.models.transformer.feed_forward import FUNCTIONS
 from t5x_like.models.transformer.layer_options import Experts
 from t5x_like.models.transformer.router import Router
 from t5x_like.parallel import layout, ragged
-from t5x_like.parallel.compiled.loops import SELDOM
 from t5x_like.parallel.layout import Layout
 
 WIDE, NARROW = ("expert", "expert_embed", "mlp"), ("expert", "mlp", "expert_embed")
@@ -94,11 +93,22 @@ def _mixed(
     experts = len(kernels["up"]) * (setting.divisor("expert") if setting else 1)
     chosen_m = chosen_btk.reshape(-1)
     order_m = jnp.argsort(chosen_m, stable=True)
+    sizes_e = jnp.bincount(chosen_m, length=experts)
+    passes = None
+    if setting and setting.divisor("expert") > 1:
+        passes = _passes(sizes_e, b * t, k, setting)
+        order_m = order_m[passes.order_m]
     back_m = jnp.argsort(order_m)
     copies_md = jnp.broadcast_to(x_btd.reshape(-1, 1, d), (b * t, k, d)).reshape(-1, d)
     sorted_md = ragged.permute(copies_md, order_m, back_m)
-    sizes_e = jnp.bincount(chosen_m, length=experts)
-    mixed_md = _spread(sorted_md, sizes_e, kernels, k, activation, setting)
+    if setting:
+        kernels = {name: _whole(kernel, name, setting) for name, kernel in kernels.items()}
+    if setting and passes:
+        one_pass = partial(_through, route=passes.route, activation=activation)
+        other_tokens = tuple(dict.fromkeys((*setting.cut("batch"), *setting.cut("length"))))
+        mixed_md = expert_passes.through(sorted_md, kernels, passes, one_pass, other_tokens)
+    else:
+        mixed_md = _grouped(sorted_md, sizes_e, kernels, activation)
     mixed_nkd = ragged.permute(mixed_md, back_m, order_m).reshape(-1, k, d)
     y_nd = jnp.einsum("nk,nkd->nd", weights_btk.reshape(-1, k).astype(x_btd.dtype), mixed_nkd)
     if setting and setting.divisor("mlp") > 1:
@@ -106,96 +116,28 @@ def _mixed(
     return y_nd.reshape(b, t, d)
 
 
-def _spread(
-    sorted_md: jax.Array,
-    sizes_e: jax.Array,
-    kernels: dict[str, jax.Array],
-    k: int,
-    activation: str,
-    setting: Layout | None,
-) -> jax.Array:
-    """The experts' answers to copies sorted by expert, wherever the experts are."""
-    if setting is None:
-        return _grouped(sorted_md, sizes_e, kernels, activation)
-    kernels = {name: _whole(kernel, name, setting) for name, kernel in kernels.items()}
-    devices, here = setting.divisor("expert"), len(kernels["up"])
-    if devices == 1:
-        return _grouped(sorted_md, sizes_e, kernels, activation)
+def _passes(sizes_e: jax.Array, tokens: int, k: int, setting: Layout) -> expert_passes.Passes:
+    """The passes of a device's copies, of which `sizes_e` want each expert."""
     (axis,) = setting.rules["expert"]
     sizes_pe = jax.lax.all_gather(sizes_e, axis)
     # A token is sent to different experts, so a device gets no more copies of it than it has experts.
-    most = len(sorted_md) // k * min(k, here)
-    route = ragged.Route(devices * most, len(sorted_md), most, axis, ragged.is_supported(setting))
-    even = route.for_even_shares(sizes_pe.shape[0])
-    if even.room >= route.room:
-        return _through(sorted_md, kernels, sizes_pe, route, activation)
-    sizes_pp = _between(sizes_pe, here)
-    everywhere = tuple(dict.fromkeys((*setting.cut("batch"), *setting.cut("length"))))
-    is_too_much = jax.lax.pmax(even.is_exceeded(sizes_pp).astype(jnp.int32), everywhere) > 0
-    return _in_enough_room(sorted_md, kernels, sizes_pe, is_too_much, _Rooms(even, route, activation))
-
-
-class _Rooms(NamedTuple):
-    """The static part of an exchange with experts: what is tried, what always suffices, and the experts' activation."""
-
-    even: ragged.Route
-    enough: ragged.Route
-    activation: str
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _in_enough_room(
-    sorted_md: jax.Array, kernels: dict[str, jax.Array], sizes_pe: jax.Array, is_too_much: jax.Array, rooms: _Rooms
-) -> jax.Array:
-    """`_through` in the smaller room where that is enough. Nothing inside is kept for the backward pass.
-
-    Of a conditional JAX would keep what either branch needs, so that the large room was written after all.
-    """
-
-    def through(route: ragged.Route) -> jax.Array:
-        return _through(sorted_md, kernels, sizes_pe, route, rooms.activation)
-
-    return _seldom(is_too_much, partial(through, rooms.enough), partial(through, rooms.even))
-
-
-def _in_enough_room_backward(rooms: _Rooms, kept: Any, grad_md: jax.Array) -> tuple[Any, ...]:
-    sorted_md, kernels, sizes_pe, is_too_much = kept
-
-    def back(route: ragged.Route) -> Any:
-        through = partial(_through, sizes_pe=sizes_pe, route=route, activation=rooms.activation)
-        return jax.vjp(through, sorted_md, kernels)[1](grad_md)
-
-    grad_rows, grad_kernels = _seldom(is_too_much, partial(back, rooms.enough), partial(back, rooms.even))
-    return grad_rows, grad_kernels, None, None
-
-
-_in_enough_room.defvjp(
-    lambda *given: (_in_enough_room(*given), given[:4]),
-    _in_enough_room_backward,
-)
-
-
-def _seldom(condition: jax.Array, seldom: Callable[[], Any], mostly: Callable[[], Any]) -> Any:
-    """A conditional whose rare branch a reader of the program's text knows by its name."""
-
-    def named() -> Any:
-        with jax.named_scope(SELDOM):
-            return seldom()
-
-    return jax.lax.cond(condition, named, mostly)
-
-
-def _between(sizes_pe: jax.Array, here: int) -> jax.Array:
-    """The number of copies from each device to each, of those from each device for each expert."""
-    return sizes_pe.reshape(len(sizes_pe), len(sizes_pe), here).sum(-1)
+    most = tokens * min(k, len(sizes_e) // len(sizes_pe))
+    is_ragged = ragged.is_supported(setting)
+    return expert_passes.plan(
+        sizes_pe,
+        jax.lax.axis_index(axis),
+        tokens * k,
+        most,
+        lambda room, part: ragged.Route(room, tokens * k, part, axis, is_ragged),
+    )
 
 
 def _through(
-    sorted_md: jax.Array, kernels: dict[str, jax.Array], sizes_pe: jax.Array, route: ragged.Route, activation: str
+    sorted_md: jax.Array, kernels: dict[str, jax.Array], sizes_pe: jax.Array, *, route: ragged.Route, activation: str
 ) -> jax.Array:
     """The way of sorted copies to the devices of their experts, through these, and back."""
     devices, here = len(sizes_pe), len(kernels["up"])
-    sizes_pp = _between(sizes_pe, here)
+    sizes_pp = sizes_pe.reshape(devices, devices, here).sum(-1)
     came_rd = ragged.exchange(sorted_md, sizes_pp, route)
     me = jax.lax.axis_index(route.axis)
     total = sizes_pp[:, me].sum()

@@ -87,9 +87,9 @@ def kernels(module: Module, *, visible: Visible, grouped_share: float = 1.0) -> 
     counts = loops.executions(module)
     found = []
     for computation in loops.scheduled(module):
-        for instruction in computation:
+        times = round(counts[computation.name])
+        for instruction in computation if times else ():
             if instruction.opcode == "custom-call" and instruction.target.startswith(TARGETS):
-                times = round(counts[computation.name])
                 if instruction.name.startswith(_GROUPED):
                     found.append(_grouped(computation, instruction, times, grouped_share))
                 else:
