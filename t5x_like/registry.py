@@ -117,6 +117,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "tokens": "t5x_like.data.token_shards:TokensTask",
         "seqio": "t5x_like.data.seqio_bridge:SeqioTask",
         "mixture": "t5x_like.data.mixture:MixtureTask",
+        "synthetic": "t5x_like.data.synthetic:SyntheticTask",
         "images": "t5x_like.data.records.images:ImageTask",
         "audio": "t5x_like.data.records.audio:AudioTask",
         "pairs": "t5x_like.data.records.texts:PAIRS",

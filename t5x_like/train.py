@@ -322,7 +322,7 @@ def announce(
         devices = f"{jax.process_count()} process(es) with {jax.device_count()} device(s)"
         where = f"from step {start}" if start else "at the beginning"
         events.say("started", f"{devices} begin {where} of {experiment.steps} steps", step=start)
-    if start:
+    if start and first is None:
         journal.message(f"going on from step {start}")
     for line in first.lines() if first else ():
         journal.message(line)

@@ -117,13 +117,15 @@ def _resolve(config: ml_collections.ConfigDict, pairs_given: Sequence[pairs.Pair
 
 
 def _plain(config: ml_collections.ConfigDict, prefix: str, path: str) -> dict[str, Any]:
-    """`config` as nested dicts; a required placeholder that is still empty is named."""
+    """`config` as nested dicts; a required placeholder that is still empty is named, and another one is left out."""
     values: dict[str, Any] = {}
-    for key in config:
+    for key, kept in config.items(preserve_field_references=True):
         try:
             value = config[key]
         except config_dict.RequiredValueError:
             dotted = prefix + key
             raise ExperimentError(dotted, f"{path} leaves it open; set it with --config.{dotted}=VALUE") from None
+        if value is None and isinstance(kept, config_dict.FieldReference):
+            continue  # `placeholder(int)`, which nobody has filled
         values[key] = _plain(value, f"{prefix}{key}.", path) if isinstance(value, ml_collections.ConfigDict) else value
     return values

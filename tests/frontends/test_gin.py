@@ -95,7 +95,13 @@ def test_names_are_those_of_the_imports(gin_file):
 
 def test_modules_are_the_users_own(gin_file):
     text = "import seqio\nimport t5.data.mixtures\nfrom mine import tasks\nMIXTURE_OR_TASK_MODULE = 'more.tasks'\n"
-    assert load([*PRETRAIN, gin_file(text)], GIVEN).modules == ("t5.data.mixtures", "mine.tasks", "more.tasks")
+    file = gin_file(text)
+    found = load([*PRETRAIN, file], GIVEN).modules
+    assert list(found) == ["t5.data.mixtures", "mine.tasks", "more.tasks"]
+    assert (found["mine.tasks"], found["more.tasks"]) == (
+        f"{file}:3",
+        "gin/runs/pretrain.gin:40: t5x.utils.DatasetConfig.module",
+    )
 
 
 def test_without_a_program_the_macros_of_a_run_are_read():
