@@ -22,6 +22,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "bert": "t5x_like.models.families.bert:FAMILY",
         "byt5": "t5x_like.models.families.t5:BYTES",
         "deberta": "t5x_like.models.families.deberta:VERSION_1",
+        "deberta_v2": "t5x_like.models.families.deberta:VERSION_2",
         "deberta_v3": "t5x_like.models.families.deberta:VERSION_3",
         "distilbert": "t5x_like.models.families.distilbert:FAMILY",
         "electra": "t5x_like.models.families.electra:DISCRIMINATOR",
