@@ -129,8 +129,8 @@ def test_directories_of_tfds_and_seqio(calls):
         (["--config.steps=3"], "'--config.steps=3' is not understood; a gin name is set with --gin.NAME=VALUE"),
         (
             ["--gin_bindings=import nowhere_to_be_found", '--gin.MODEL_DIR="a"'],
-            "--gin_bindings import nowhere_to_be_found: there is no module 'nowhere_to_be_found'; give a Python file or a"
-            " module's dotted name",
+            "--gin_bindings import nowhere_to_be_found: there is no module 'nowhere_to_be_found'; give a Python file or"
+            " a module's dotted name",
         ),
     ],
 )
