@@ -44,7 +44,7 @@ def test_the_child_s_figures_are_the_command_s_and_its_executable_is_kept(tmp_pa
     assert figures["moved"] == {}
     larger = {**figures, "per_chip": {**figures["per_chip"], "peak_bytes": 2 * figures["per_chip"]["peak_bytes"]}}
     assert list(golden.moved(larger, golden_file, TINY)) == ["per_chip.peak_bytes"]
-    with pytest.raises(UserError, match=r"has no figures of 'quickstart v5e:1x1'; did you mean 'quickstart v5e:1x1 --"):
+    with pytest.raises(UserError, match="has no figures of 'quickstart v5e:1x1'; "):
         golden.moved(figures, golden_file)
     with pytest.raises(UserError, match="holds no figures; write them with t5x_like preflight"):
         golden.moved(figures, str(tmp_path / "page.html"))
