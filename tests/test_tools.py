@@ -19,6 +19,7 @@ RUNS = [
     (f"bench_step.py {TINY}", "ratio"),
     ("bench_prepare.py --megabytes=1 --rounds=1", "prepare / tokenizer"),
     ("bench_cleaning.py --megabytes=0.2 --rounds=1", "decontaminate"),
+    ("bench_import.py --directory=. --layers=1 --divide=128", '"peak_in_tensors"'),
     ("bench_data.py --seconds=0.1 --rounds=1 --gigabytes=0.01 --skip-seqio", "cleaned"),
 ]
 

@@ -149,10 +149,18 @@ def gradients(state: Any) -> Any:
 
 def batch_of(objective: Any, records: list[Any], rows: int = ROWS, length: int = LENGTH, seed: int = 0) -> Any:
     """A batch by the rule of `Objective.features`: packed where there are `segment_ids`, else an example a row."""
+    return rows_of(objective, examples_of(objective, records, seed), rows, length)
+
+
+def examples_of(objective: Any, records: list[Any], seed: int = 0) -> list[Any]:
+    """What an objective makes of records."""
+    return [objective.example(record, np.random.default_rng((seed, i))) for i, record in enumerate(records)]
+
+
+def rows_of(objective: Any, examples: list[Any], rows: int = ROWS, length: int = LENGTH) -> Any:
+    """A batch of examples, as many as fit."""
     features = objective.features(length)
     batch = {name: np.zeros((rows, *f.shape), f.dtype) for name, f in features.items()}
-    numbers = range(len(records))
-    examples = [objective.example(records[i], np.random.default_rng((seed, i))) for i in numbers]
     if any(name.endswith("segment_ids") for name in features):
         _pack(batch, examples)
     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from t5x_like.commands import common
 
-FORMATS = ("hf", "gguf")
+FORMATS = ("hf", "gguf", "t5x", "flax")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,6 +24,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--from", required=True, choices=FORMATS, dest="source", help="the format")
     parser.add_argument("--path", required=True, metavar="PATH", help="the folder or file of the model")
     parser.add_argument("--output", required=True, metavar="DIR", help="a work directory that is missing or empty")
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:ARGUMENT]",
+        help="of --from=t5x, whose checkpoints do not say of which model they are: an experiment, with"
+        " --config.FIELD=VALUE over it",
+    )
     parser.add_argument(
         "--accept",
         action="append",
@@ -44,17 +50,16 @@ def add_parser(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the command."""
-    common.refuse(rest, "import")
+    if not options.config:
+        common.refuse(rest, "import")
     common.require_given("--path", options.path)
     common.require_given("--output", options.output)
     common.import_modules(options.module)
     from t5x_like.checkpoint.layout import absolute
-    from t5x_like.interop import gguf, hugging_face
     from t5x_like.interop.importing import import_model
 
     began = time.perf_counter()
-    opened = {"hf": hugging_face.open_folder, "gguf": gguf.open_file}[options.source]
-    source = opened(absolute(options.path), options.accept)
+    source = _open(options, rest, absolute(options.path))
     done = import_model(source, absolute(options.output), unused=options.unused)
     seconds = time.perf_counter() - began
     if options.json:
@@ -77,3 +82,20 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         f" {done.bytes_read / 1e6:,.0f} MB in {seconds:.1f} s"
     )
     return 0
+
+
+def _open(options: argparse.Namespace, rest: Sequence[str], path: Any) -> Any:
+    """The model at the path, of which nothing but headers is read."""
+    from t5x_like.errors import UserError
+    from t5x_like.interop import flax, gguf, hugging_face, t5x
+
+    if options.source != "t5x":
+        if options.config:
+            raise UserError(f"--config is for --from=t5x; a model from {options.source!r} says itself what it is")
+        openers = {"hf": hugging_face.open_folder, "gguf": gguf.open_file, "flax": flax.open_folder}
+        return openers[options.source](path, options.accept)
+    if not options.config:
+        raise UserError("--config is not given; name an experiment with the model, such as configs/t5_1_1_small.py")
+    from t5x_like.frontends import configdict
+
+    return t5x.open_checkpoint(path, configdict.load(options.config, rest).model)

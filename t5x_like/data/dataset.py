@@ -126,6 +126,11 @@ class DatasetRecords(RecordSource):
         place = bisect.bisect_right(self._ends, number)
         return self._sources[place].read(number - (self._ends[place - 1] if place else 0), rng)
 
+    def draw(self, number: int, rng: np.random.Generator) -> Iterable[Arrays]:
+        """What any record of the component of record `number` gives, each equally likely."""
+        place = bisect.bisect_right(self._ends, number)
+        return self._sources[place].read(int(rng.integers(len(self._sources[place]))), rng)
+
     def fingerprint(self) -> str:
         """The components' names and fingerprints."""
         names = (component.name for component in self.dataset.components)

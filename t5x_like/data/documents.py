@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -124,7 +125,7 @@ class Piece(NamedTuple):
     Attributes:
       tokens: int32 [n].
       previous: int32 [n]: the token before each in its document, seen across the window's edge; 0 before the first.
-      document: the document's number in its shard.
+      document: the document's number; pieces of one component with different numbers are of different documents.
       start: where in the document the piece begins, in tokens.
       sequences: of a document with named sequences, each by its name.
     """
@@ -202,6 +203,7 @@ class Windows(RecordSource):
         self._shards, self.length = tuple(shards), length
         counts = [len(shard) if shard.names else -(-len(shard.tokens) // length) for shard in self._shards]
         self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+        self._documents = [0, *itertools.accumulate(map(len, self._shards))]
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -211,8 +213,10 @@ class Windows(RecordSource):
         number = int(self._first.searchsorted(window, side="right")) - 1
         shard, window = self._shards[number], window - int(self._first[number])
         if shard.names:
-            return iter([whole(shard.tokens, shard.offsets, shard.names, shard.ends, window)])
-        return cut(shard.tokens, shard.offsets, window * self.length, (window + 1) * self.length)
+            piece = whole(shard.tokens, shard.offsets, shard.names, shard.ends, window)
+            return iter([piece._replace(document=self._documents[number] + window)])
+        begin = window * self.length
+        return cut(shard.tokens, shard.offsets, begin, begin + self.length, self._documents[number])
 
     def read(self, number: int, rng: np.random.Generator) -> list[Arrays]:
         """The pieces of window `number`, in which nothing is random: what `Piece.arrays` gives of each."""
@@ -228,13 +232,13 @@ class Windows(RecordSource):
         return total.hexdigest()
 
 
-def cut(tokens: np.ndarray, offsets: np.ndarray, begin: int, stop: int) -> Iterator[Piece]:
-    """The pieces of tokens[begin:stop] of one shard, whose documents begin at `offsets`."""
+def cut(tokens: np.ndarray, offsets: np.ndarray, begin: int, stop: int, first: int = 0) -> Iterator[Piece]:
+    """The pieces of tokens[begin:stop] of one shard, whose documents begin at `offsets`, numbered from `first`."""
     stop = min(stop, len(tokens))
     document = int(offsets.searchsorted(begin, side="right")) - 1
     while begin < stop:
         start, end = int(offsets[document]), min(int(offsets[document + 1]), stop)
-        yield _piece(tokens, begin, end, document, begin - start)
+        yield _piece(tokens, begin, end, first + document, begin - start)
         begin, document = end, document + 1
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from t5x_like.data.dataset import Dataset, DatasetRecords, empty_component
 from t5x_like.data.order import MixtureOrder, OrderStage, epochs_of
 from t5x_like.data.packing import RecordRef
-from t5x_like.data.record_source import RecordSource
 
 _LOOK_AHEAD = 256  # places of the order found at once
 
@@ -55,7 +54,7 @@ class IndexedReader:
 
     def __init__(
         self,
-        records: RecordSource,
+        records: DatasetRecords,
         order: Order,
         *,
         lane: int = 0,
@@ -109,7 +108,8 @@ class IndexedReader:
             if len(self._ahead) <= ahead:
                 return None
         _, epoch, number = self._ahead[ahead]
-        return RecordRef(epoch, number, functools.partial(self._records.read, number))
+        read, draw = (functools.partial(function, number) for function in (self._records.read, self._records.draw))
+        return RecordRef(epoch, number, read, draw)
 
     def advance(self) -> None:
         """Moves to the lane's next record that is not skipped."""

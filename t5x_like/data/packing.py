@@ -19,6 +19,8 @@ Batch = dict[str, np.ndarray]
 
 SEGMENT_IDS, POSITIONS = "segment_ids", "positions"
 
+_DRAWS = 10  # of a record with another document
+
 
 class FeatureGroup(NamedTuple):
     """Features of one length.
@@ -68,11 +70,13 @@ class RecordRef(NamedTuple):
       epoch: how often the dataset, or the component that the record is from, has been read before.
       number: the record's number in the dataset; with the epoch it keys the randomness of its examples.
       read: reads it; see `RecordSource.read`.
+      draw: draws another record of the same component and reads it, for objectives that compare documents.
     """
 
     epoch: int
     number: int
     read: Callable[[np.random.Generator], Iterable[Arrays]]
+    draw: Callable[[np.random.Generator], Iterable[Arrays]]
 
 
 class Example(NamedTuple):
@@ -110,7 +114,8 @@ class ExampleMaker:
         Args:
           objective: has `features` and `example`. With `record_length` it says how many tokens the record of a row has;
             it has as many as a row where it does not. With `joins_documents` a record is a window whole, and not what
-            it holds of one document.
+            it holds of one document. With `reads_another` each record has `another`, the arrays of a part of another
+            document, or None where none was found.
           length: `data.sequence_length`.
           seed: of the examples' randomness.
           documents_per_row: the most examples that a row holds; 0 for as many as fit.
@@ -122,7 +127,7 @@ class ExampleMaker:
         self.groups = groups_of(self.features) or (FeatureGroup("", length, ()),)
         self.places = sum(group.length for group in self.groups)
         self.number = {name: number for number, group in enumerate(self.groups) for name in group.names}
-        self._joins = objective.joins_documents
+        self._joins, self._reads_another = objective.joins_documents, objective.reads_another
         self._none = (0,) * len(self.groups)
         self._random = _KeyedRandom()
         self._seed = seed & (1 << 64) - 1
@@ -140,6 +145,8 @@ class ExampleMaker:
             pieces = record.read(rng)
             if self._joins:
                 pieces = [_joined(list(pieces))]
+            if self._reads_another:
+                pieces = [{**arrays, "another": another(record, arrays.get("document"), rng)} for arrays in pieces]
             return [self._one(arrays, rng) for arrays in pieces]
         except BrokenRecordError:
             return [Example({}, 0, self.places, self._none, broken=True)]
@@ -211,6 +218,30 @@ class ExampleMaker:
                     f"an example's {name!r} of shape {list(shape)} does not fit a row's {list(room)}; make it longer",
                 )
         return self.places
+
+
+def another(record: RecordRef, document: int | None, rng: np.random.Generator) -> Arrays | None:
+    """A part of another document: one of those that a record has which is drawn.
+
+    Long documents are drawn more often than short ones, by their tokens. As in BERT's code there are ten draws.
+
+    Args:
+      record: of the same component.
+      document: the number of the document that it must not be of.
+      rng: draws.
+
+    Returns:
+      None where all draws gave the same document.
+    """
+    for _ in range(_DRAWS):
+        try:
+            pieces = list(record.draw(rng))
+        except BrokenRecordError:
+            continue
+        chosen = pieces[int(rng.integers(len(pieces)))]
+        if chosen.get("document") != document:
+            return chosen
+    return None
 
 
 def _joined(pieces: Sequence[Arrays]) -> Arrays:

@@ -141,6 +141,17 @@ class _ComponentLane:
         pieces.extend(cut(block.tokens, block.offsets, begin, begin + taken))
         return taken
 
+    def draw(self, rng: np.random.Generator) -> list[Piece]:
+        """The pieces of any window, each equally likely, of the block in which the window that was read ends."""
+        assert self._block is not None  # `read` loads it
+        block = self._block[1]
+        if self._stream.names:
+            return [
+                whole(block.tokens, block.offsets, self._stream.names, block.ends, int(rng.integers(len(block.ends))))
+            ]
+        begin = self._length * int(rng.integers(-(-len(block.tokens) // self._length)))
+        return list(cut(block.tokens, block.offsets, begin, begin + self._length))
+
     def advance(self) -> None:
         """Moves to the next window."""
         self.place = self.after
@@ -280,7 +291,12 @@ class StreamingReader:
             self.advance()
         part, pieces = self._load()
         self.cleaned = part.cleaned()
-        return RecordRef(part.epoch(part.place), self._index(), lambda rng: [piece.arrays() for piece in pieces])
+        return RecordRef(
+            part.epoch(part.place),
+            self._index(),
+            lambda rng: [piece.arrays() for piece in pieces],
+            lambda rng: [piece.arrays() for piece in part.draw(rng)],
+        )
 
     def advance(self) -> None:
         """Moves to the next window."""

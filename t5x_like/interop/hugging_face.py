@@ -1,5 +1,6 @@
 """Hugging Face folders: `config.json`, safetensors in one file or several with an index, and a tokenizer."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -46,6 +47,11 @@ def open_folder(path: epath.Path, accepted: Iterable[str] = ()) -> ForeignModel:
     Raises:
       UserError: where something is missing, damaged, or of a kind that is not known here.
     """
+    return dataclasses.replace(described(path, accepted), tensors=_tensors(path))
+
+
+def described(path: epath.Path, accepted: Iterable[str] = ()) -> ForeignModel:
+    """The model that a folder describes, without its tensors; see `open_folder`."""
     if not path.is_dir():
         raise UserError(f"--path: there is no folder {path}; give one with a config.json and safetensors")
     config = _json(path / CONFIG)
@@ -57,7 +63,7 @@ def open_folder(path: epath.Path, accepted: Iterable[str] = ()) -> ForeignModel:
         format="hf",
         model=model,
         names=model.names(),
-        tensors=_tensors(path),
+        tensors={},
         vocabulary=vocabulary,
         generation=_generation(config, found, vocabulary, bool(model.encoder and model.decoder)),
         files=found,

@@ -51,9 +51,16 @@ class PreparedAttention:
     backend: Backend = dataclasses.field(metadata={"static": True})
     arrays: Any
 
-    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    def attend(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        bias: jax.Array | None = None,
+        sinks_h: jax.Array | None = None,
+    ) -> jax.Array:
         """Attention of the queries to the keys; see `Backend.attend`."""
-        return self.backend.attend(self.spec, q, k, v, self.arrays, bias)
+        return self.backend.attend(self.spec, q, k, v, self.arrays, bias, sinks_h)
 
     def by_row(self) -> "PreparedAttention":
         """The same with arrays of which each row's part can be taken, for a pipeline of microbatches."""

@@ -89,6 +89,7 @@ class CuDNN:
         v: jax.Array,
         prepared: Runs,
         bias: jax.Array | None = None,
+        sinks_h: jax.Array | None = None,
     ) -> jax.Array:
         """See `Backend.attend`."""
         return attention(q, k, v, prepared, causal=spec.causal, window=spec.window, scale=spec.scale)
@@ -116,6 +117,10 @@ def _call_without(spec: AttentionSpec) -> str:
         return "has no keys that every segment sees, as a prefix asks for"
     if spec.soft_cap:
         return "has no soft cap"
+    if spec.sinks:
+        return "has no sinks"
+    if spec.value_dim not in (0, spec.head_dim):
+        return "has values as wide as keys"
     if spec.window and not spec.causal:
         return "has a window only where no later key is seen"
     if spec.head_dim % 8 or spec.head_dim > 128:

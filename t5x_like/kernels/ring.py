@@ -46,6 +46,10 @@ class Ring:
             return "is not asked for where devices can share heads (parallelism.strategy=ring asks)"
         if not spec.packed or spec.mask:
             return "takes no mask but that of packed segments"
+        if spec.sinks:
+            return "has no sinks"
+        if spec.value_dim not in (0, spec.head_dim):
+            return f"needs values as wide as keys, {spec.head_dim} and not {spec.value_dim}"
         return "has no keys that every segment sees, as a prefix asks for" if spec.prefix else ""
 
     def prepare(self, spec: AttentionSpec, segment_ids_bt: jax.Array, positions_bt: jax.Array) -> jax.Array:
@@ -68,6 +72,7 @@ class Ring:
         v: jax.Array,
         prepared: jax.Array,
         bias: jax.Array | None = None,
+        sinks_h: jax.Array | None = None,
     ) -> jax.Array:
         """See `Backend.attend`; arrays keep the shards of the residual stream."""
         setting = layout.current()

@@ -22,7 +22,8 @@ class AttentionSpec:
       keys: tokens of a row that are looked at, the prefix not counted.
       heads: query heads.
       kv_heads: key-value heads, a divisor of `heads`.
-      head_dim: width of a head.
+      head_dim: width of a head's queries and keys.
+      value_dim: width of its values; 0 is `head_dim`.
       dtype: of queries, keys and values.
       scale: what the products of queries and keys are multiplied by, 1/√head_dim as a rule.
       causal: whether no query sees a key later in the row.
@@ -31,6 +32,7 @@ class AttentionSpec:
       packed: self-attention within the segments of packed rows, from which `Backend.prepare` makes the mask.
       mask: whether an array says who sees whom; `causal` and `window` then say what it is known to leave out.
       bias: whether an array is added to the scores.
+      sinks: whether each head has a score besides those of its keys, that takes weight and gives nothing.
       prefix: keys and values in front of the others that every query sees, whatever its segment and its place.
       rows: rows of the call, over all devices that share them; 0 where unknown.
       documents_per_row: the most segments that a row holds, padding not counted; 0 where there is no such bound.
@@ -41,6 +43,7 @@ class AttentionSpec:
     heads: int
     kv_heads: int
     head_dim: int
+    value_dim: int = 0
     dtype: str
     scale: float
     causal: bool = False
@@ -49,6 +52,7 @@ class AttentionSpec:
     packed: bool = False
     mask: bool = False
     bias: bool = False
+    sinks: bool = False
     prefix: int = 0
     rows: int = 0
     documents_per_row: int = 0
@@ -102,6 +106,7 @@ class Backend(Protocol):
         v: jax.Array,
         prepared: Any,
         bias: jax.Array | None = None,
+        sinks_h: jax.Array | None = None,
     ) -> jax.Array:
         """Dot-product attention (Vaswani et al. 2017, eq. 1) with grouped heads (Ainslie et al. 2023).
 
@@ -113,8 +118,10 @@ class Backend(Protocol):
           prepared: from `prepare`, or bool [batch, queries, keys] where the specification has a mask.
           bias: float32 [heads, queries, keys] or [batch, heads, queries, keys], added to the scores of all keys but the
             prefix's; None adds nothing.
+          sinks_h: float32 [heads], a score of each head that the softmax is over too (gpt-oss, 2025, section 2); where
+            the specification has sinks.
 
         Returns:
-          An array of the shape and dtype of `q`.
+          An array of the shape and dtype of `q`, but for the width of a head's values.
         """
         ...

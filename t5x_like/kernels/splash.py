@@ -72,9 +72,10 @@ class Splash:
         v: jax.Array,
         prepared: Segments,
         bias: jax.Array | None = None,
+        sinks_h: jax.Array | None = None,
     ) -> jax.Array:
         """See `Backend.attend`."""
-        return splash(q, k, v, prepared, causal=spec.causal, window=spec.window, soft_cap=spec.soft_cap)
+        return splash(q, k, v, prepared, sinks_h, causal=spec.causal, window=spec.window, soft_cap=spec.soft_cap)
 
 
 def splash(
@@ -82,6 +83,7 @@ def splash(
     k_bkte: jax.Array,
     v_bkte: jax.Array,
     mask: Segments,
+    sinks_h: jax.Array | None = None,
     *,
     causal: bool = True,
     window: int = 0,
@@ -95,8 +97,9 @@ def splash(
     Args:
       q_bhte: [batch, heads, length, head width], already scaled, the length a multiple of 128.
       k_bkte: [batch, key-value heads, length, head width].
-      v_bkte: likewise.
+      v_bkte: likewise; values may have another width.
       mask: which tokens are together.
+      sinks_h: float32 [heads], scores without a key or a value that the softmax is over too; None for none.
       causal: whether no query sees a later key.
       window: how far from its own place a query sees; 0 for any distance.
       soft_cap: c of c·tanh(score / c); 0 for none.
@@ -106,22 +109,25 @@ def splash(
       [batch, heads, length, head width] in the dtype of `q_bhte`.
     """
 
-    def local(q_bhte: jax.Array, k_bkte: jax.Array, v_bkte: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
+    def local(
+        q_bhte: jax.Array, k_bkte: jax.Array, v_bkte: jax.Array, segment_ids_bt: jax.Array, *sinks: jax.Array
+    ) -> jax.Array:
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
         length = q_bhte.shape[2]
         made = kernel(q_bhte.shape[1], visible((length, length), causal, window), soft_cap, interpret)
         segments = splash_attention_kernel.SegmentIds(segment_ids_bt, segment_ids_bt)
-        return jax.vmap(made)(q_bhte, k_bkte, v_bkte, segments)
+        return jax.vmap(lambda *row: made(*row, *sinks))(q_bhte, k_bkte, v_bkte, segments)
 
-    setting = layout.current()
+    setting, sinks = layout.current(), () if sinks_h is None else (sinks_h,)
     if setting.size == 1:
-        return local(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt)
+        return local(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt, *sinks)
     queries = setting.spec(("batch", "attention_heads", None, None))
     keys = setting.spec(("batch", "attention_kv", None, None))
     rows = setting.spec(("batch", None))
-    placed = setting.on_each(local, (queries, keys, keys, rows), queries)
-    return placed(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt)
+    heads = (setting.spec(("attention_heads",)),) * len(sinks)
+    placed = setting.on_each(local, (queries, keys, keys, rows, *heads), queries)
+    return placed(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt, *sinks)
 
 
 def visible(shape: tuple[int, int], causal: bool, window: int, offset: int = 0) -> Any:

@@ -52,6 +52,7 @@ class XLA:
         v: jax.Array,
         prepared: jax.Array,
         bias: jax.Array | None = None,
+        sinks_h: jax.Array | None = None,
     ) -> jax.Array:
         """See `Backend.attend`."""
         mixed = attend(
@@ -60,6 +61,7 @@ class XLA:
             v,
             prepared,
             bias,
+            sinks_h,
             causal=spec.causal,
             window=spec.window,
             soft_cap=spec.soft_cap,
@@ -109,6 +111,7 @@ def attend(
     v_bske: jax.Array,
     mask_bts: jax.Array,
     bias: jax.Array | None = None,
+    sinks_h: jax.Array | None = None,
     *,
     causal: bool = False,
     window: int = 0,
@@ -123,10 +126,11 @@ def attend(
     Args:
       q_bthe: [batch, queries, heads, head width].
       k_bske: [batch, prefix + keys, key-value heads, head width]; the heads are a multiple of the key-value heads.
-      v_bske: likewise.
+      v_bske: likewise; values may have another width.
       mask_bts: bool [batch, queries, keys], true where a query may look.
       bias: float32 [heads, queries, keys], or of each row, [batch, heads, queries, keys]; added to the scores.
         None adds nothing.
+      sinks_h: float32 [heads], scores without a key or a value that the softmax is over too; None for none.
       causal: whether the mask lets no query look at a later key: the keys after a block of queries are then left out.
       window: how far from its own place in the row the mask lets a query look; 0 for any distance. Of queries and keys
         of the same row, the keys that are farther from all of a block of queries are then left out.
@@ -135,7 +139,7 @@ def attend(
       prefix: keys in front that every query sees; neither the mask nor the bias has columns for them.
 
     Returns:
-      [batch, queries, heads, head width] in the dtype of `q_bthe`.
+      [batch, queries, heads, width of values] in the dtype of `q_bthe`.
     """
     b, t, h, e = q_bthe.shape
     k = k_bske.shape[2]
@@ -145,12 +149,12 @@ def attend(
     k_bkse, v_bkse = k_bske.transpose(0, 2, 1, 3), v_bske.transpose(0, 2, 1, 3)
     if bias is not None:  # [(batch,) key-value heads, group, queries, keys]
         bias = bias.astype(jnp.float32).reshape(*bias.shape[:-3], k, h // k, *bias.shape[-2:])
-    given = _Given(q_bkgte, k_bkse, v_bkse, mask_bts, bias)
+    given = _Given(q_bkgte, k_bkse, v_bkse, mask_bts, bias, None if sinks_h is None else sinks_h.reshape(k, -1))
     if bias is not None and mask_bts.shape[-1] * t > LONG and t % LONG_BLOCK == 0:
         mixed_bkgte = _in_a_loop(given, soft_cap, prefix)
     else:
         mixed_bkgte = _unrolled(given, soft_cap, prefix, causal=causal, window=window)
-    return mixed_bkgte.transpose(0, 3, 1, 2, 4).reshape(b, t, h, e)
+    return mixed_bkgte.transpose(0, 3, 1, 2, 4).reshape(b, t, h, -1)
 
 
 def attend_heads(
@@ -159,6 +163,7 @@ def attend_heads(
     v_bkse: jax.Array,
     mask_bts: jax.Array,
     bias: jax.Array | None = None,
+    sinks_h: jax.Array | None = None,
     *,
     soft_cap: float = 0.0,
     scale: float = 1.0,
@@ -168,21 +173,23 @@ def attend_heads(
     Args:
       q_bthe: [batch, queries, heads, head width].
       k_bkse: [batch, key-value heads, keys, head width].
-      v_bkse: likewise.
+      v_bkse: likewise; values may have another width.
       mask_bts: bool [batch, queries, keys], true where a query may look.
       bias: see `attend`.
+      sinks_h: see `attend`.
       soft_cap: see `attend`.
       scale: of the products of queries and keys.
 
     Returns:
-      [batch, queries, heads, head width] in the dtype of `q_bthe`.
+      [batch, queries, heads, width of values] in the dtype of `q_bthe`.
     """
     (b, t, h, e), k = q_bthe.shape, k_bkse.shape[1]
     q_bkgte = (q_bthe if scale == 1 else q_bthe * scale).reshape(b, t, k, h // k, e).transpose(0, 2, 3, 1, 4)
     if bias is not None:
         bias = bias.astype(jnp.float32).reshape(*bias.shape[:-3], k, h // k, *bias.shape[-2:])
-    mixed_bkgte = _mix(q_bkgte, k_bkse, v_bkse, mask_bts, bias, _Static.of(soft_cap, bias))
-    return mixed_bkgte.transpose(0, 3, 1, 2, 4).reshape(b, t, h, e)
+    sink_kg = None if sinks_h is None else sinks_h.reshape(k, -1)
+    mixed_bkgte = _mix(q_bkgte, k_bkse, v_bkse, mask_bts, bias, sink_kg, _Static.of(soft_cap, bias))
+    return mixed_bkgte.transpose(0, 3, 1, 2, 4).reshape(b, t, h, -1)
 
 
 class _Static(NamedTuple):
@@ -209,6 +216,7 @@ class _Given(NamedTuple):
     v_bkse: jax.Array
     mask_bts: jax.Array
     bias: jax.Array | None
+    sink_kg: jax.Array | None
 
 
 def _unrolled(given: _Given, soft_cap: float, prefix: int, *, causal: bool, window: int) -> jax.Array:
@@ -228,7 +236,8 @@ def _unrolled(given: _Given, soft_cap: float, prefix: int, *, causal: bool, wind
             k_bkse = jnp.concatenate([given.k_bkse[:, :, :prefix], k_bkse], axis=2)
             v_bkse = jnp.concatenate([given.v_bkse[:, :, :prefix], v_bkse], axis=2)
             mask_bts, bias = _prefixed(mask_bts, bias, prefix)
-        return _mix(given.q_bkgte[..., start:stop, :], k_bkse, v_bkse, mask_bts, bias, _Static.of(soft_cap, bias))
+        q_bkgte, static = given.q_bkgte[..., start:stop, :], _Static.of(soft_cap, bias)
+        return _mix(q_bkgte, k_bkse, v_bkse, mask_bts, bias, given.sink_kg, static)
 
     size = BLOCK if (causal or window) and t % BLOCK == 0 else t
     return jnp.concatenate([block(start, start + size) for start in range(0, t, size)], axis=3)
@@ -249,14 +258,15 @@ def _in_a_loop(given: _Given, soft_cap: float, prefix: int) -> jax.Array:
 
     @partial(jax.checkpoint, prevent_cse=False)
     def block(
-        q_bkgte: jax.Array, mask_bts: jax.Array, bias: jax.Array, k_wide: jax.Array, v_wide: jax.Array
+        q_bkgte: jax.Array, mask_bts: jax.Array, bias: jax.Array, k_wide: jax.Array, v_wide: jax.Array, sink_kg: Any
     ) -> jax.Array:
         mask_bts, bias = _prefixed(mask_bts, bias, prefix) if prefix else (mask_bts, bias)
-        return _mix(q_bkgte, k_wide.astype(dtype), v_wide.astype(dtype), mask_bts, bias, _Static.of(soft_cap, bias))
+        static = _Static.of(soft_cap, bias)
+        return _mix(q_bkgte, k_wide.astype(dtype), v_wide.astype(dtype), mask_bts, bias, sink_kg, static)
 
     queries = (cut(given.q_bkgte, -2), cut(given.mask_bts, 1), cut(given.bias, -2))
-    mixed = jax.lax.map(lambda each: block(*each, *wide), queries)
-    return jnp.moveaxis(mixed, 0, 3).reshape(*given.q_bkgte.shape)
+    mixed = jax.lax.map(lambda each: block(*each, *wide, given.sink_kg), queries)
+    return jnp.moveaxis(mixed, 0, 3).reshape(*given.q_bkgte.shape[:-1], -1)
 
 
 def _prefixed(mask_bts: jax.Array, bias: Any, prefix: int) -> tuple[jax.Array, Any]:
@@ -265,17 +275,18 @@ def _prefixed(mask_bts: jax.Array, bias: Any, prefix: int) -> tuple[jax.Array, A
     return mask_bts, None if bias is None else jnp.pad(bias, (*(((0, 0),) * (bias.ndim - 1)), (prefix, 0)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
 def _mix(
     q_bkgte: jax.Array,
     k_bkse: jax.Array,
     v_bkse: jax.Array,
     mask_bts: jax.Array,
     bias: jax.Array | None,
+    sink_kg: jax.Array | None,
     static: _Static,
 ) -> jax.Array:
     """The values, weighted by the softmax of the products of queries and keys and the bias: [b, k, g, t, e]."""
-    return _mix_forward(q_bkgte, k_bkse, v_bkse, mask_bts, bias, static)[0]
+    return _mix_forward(q_bkgte, k_bkse, v_bkse, mask_bts, bias, sink_kg, static)[0]
 
 
 def _mix_forward(
@@ -284,6 +295,7 @@ def _mix_forward(
     v_bkse: jax.Array,
     mask_bts: jax.Array,
     bias: jax.Array | None,
+    sink_kg: jax.Array | None,
     static: _Static,
 ) -> tuple[Any, Any]:
     soft_cap = static.soft_cap
@@ -294,10 +306,16 @@ def _mix_forward(
     if soft_cap:
         bent = jnp.tanh(scores / soft_cap)
         scores, slope = soft_cap * bent, (1 - bent**2).astype(q_bkgte.dtype)
-    scores = jnp.where(mask_bts[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q_bkgte.dtype)
+    scores, sunk = jnp.where(mask_bts[:, None, None], scores, MASKED), None
+    if sink_kg is not None:
+        sunk = jnp.broadcast_to(sink_kg.astype(jnp.float32)[..., None, None], (*scores.shape[:-1], 1))
+        scores = jnp.concatenate([scores, sunk], -1)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if sink_kg is not None:
+        weights, sunk = weights[..., :-1], weights[..., -1:]
+    weights = weights.astype(q_bkgte.dtype)
     mixed_bkgte = jnp.einsum("bkgts,bkse->bkgte", weights, v_bkse)
-    return mixed_bkgte, (q_bkgte, k_bkse, v_bkse, weights, slope, mixed_bkgte)
+    return mixed_bkgte, (q_bkgte, k_bkse, v_bkse, weights, slope, mixed_bkgte, sunk)
 
 
 def _mix_backward(static: _Static, residuals: Any, grad_bkgte: jax.Array) -> tuple[jax.Array | None, ...]:
@@ -305,7 +323,7 @@ def _mix_backward(static: _Static, residuals: Any, grad_bkgte: jax.Array) -> tup
 
     That sum is over a head's width and not over all keys, and where the mask is needs no look: weights there are 0.
     """
-    q_bkgte, k_bkse, v_bkse, weights, slope, mixed_bkgte = residuals
+    q_bkgte, k_bkse, v_bkse, weights, slope, mixed_bkgte, sunk = residuals
     wide = jnp.float32
     grad_v = jnp.einsum("bkgts,bkgte->bkse", weights, grad_bkgte)
     grad_weights = jnp.einsum("bkgte,bkse->bkgts", grad_bkgte, v_bkse, preferred_element_type=wide)
@@ -320,7 +338,8 @@ def _mix_backward(static: _Static, residuals: Any, grad_bkgte: jax.Array) -> tup
     grad_scores = grad_wide.astype(q_bkgte.dtype)
     grad_q = jnp.einsum("bkgts,bkse->bkgte", grad_scores, k_bkse)
     grad_k = jnp.einsum("bkgts,bkgte->bkse", grad_scores, q_bkgte)
-    return grad_q, grad_k, grad_v, None, grad_bias
+    grad_sink = None if sunk is None else -(sunk * mean_bkgt1).sum((0, 3, 4))
+    return grad_q, grad_k, grad_v, None, grad_bias, grad_sink
 
 
 _mix.defvjp(_mix_forward, _mix_backward)

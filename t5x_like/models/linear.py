@@ -75,7 +75,7 @@ class Linear(nnx.Module):
         self,
         inputs: int,
         outputs: int,
-        axes: tuple[str, str],
+        axes: tuple[str | None, str | None],
         *,
         bias: bool,
         std: float,

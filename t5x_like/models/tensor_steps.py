@@ -174,3 +174,27 @@ class Fused:
     def _grouped(self, array: np.ndarray) -> np.ndarray:
         at = self._at(array)
         return array.reshape(*array.shape[:at], self.groups, -1, *array.shape[at + 1 :])
+
+
+@dataclass(frozen=True)
+class MovedAxis(_OfEach):
+    """An axis in another place.
+
+    Attributes:
+      here: its place here.
+      there: its place there.
+    """
+
+    here: int
+    there: int
+
+    def _shape(self, ours: Shape) -> Shape:
+        moved = list(ours)
+        moved.insert(self.there, moved.pop(self.here))
+        return tuple(moved)
+
+    def _theirs(self, ours: np.ndarray) -> np.ndarray:
+        return np.moveaxis(ours, self.here, self.there)
+
+    def _ours(self, theirs: np.ndarray, shape: Shape) -> np.ndarray:
+        return np.moveaxis(theirs, self.there, self.here)

@@ -20,7 +20,7 @@ from t5x_like.models.dropout import RowRngs
 from t5x_like.objectives.roles import Roles
 
 Batch = Mapping[str, jax.Array]
-Record = Mapping[str, np.ndarray]
+Record = Mapping[str, Any]
 
 
 class Mode(enum.Enum):
@@ -58,6 +58,8 @@ class Objective:
       couples_batch: whether the loss is more than a sum over rows (contrastive pairs): then a batch is computed whole.
       predicts_every_token: whether every token of a text is predicted once, so that bits per byte can be told.
       joins_documents: whether an example is a window over several documents of text.
+      reads_another: whether `example` finds `another` in its record: the arrays of a part of another document, drawn at
+        random, or None where there is none.
     """
 
     name: str = ""
@@ -65,6 +67,7 @@ class Objective:
     couples_batch: ClassVar[bool] = False
     predicts_every_token: ClassVar[bool] = False
     joins_documents: ClassVar[bool] = False
+    reads_another: ClassVar[bool] = False
 
     # --- What it reads ------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,6 @@ from t5x_like.objectives.masking import IdTest, Replacement, whole_words, word_s
 from t5x_like.objectives.single_sequence import SingleSequence
 from t5x_like.objectives.spans import budget
 
-_MASKS = ("[MASK]", "<mask>")  # as tokenizers that have one spell it
-
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLM(SingleSequence, Replacement):
@@ -67,12 +65,16 @@ class MaskedLM(SingleSequence, Replacement):
         if not tokens.size:
             return {}
         ordinary = self.ordinary(tokens)
-        count = budget(len(ordinary), self.rate)
+        count = self.count(len(ordinary))
         if begins_word is None:
             chosen = rng.choice(ordinary, count, replace=False, shuffle=False) if count else ordinary
         else:
             chosen = ordinary[whole_words(word_starts(tokens, ordinary, begins_word), len(ordinary), count, rng)]
         return self.replace(tokens, chosen, np.arange(len(chosen)), len(chosen), rng)
+
+    def count(self, ordinary: int) -> int:
+        """How many of so many tokens are predicted."""
+        return budget(ordinary, self.rate)
 
     def counted(self, batch: Batch) -> jax.Array:
         """[batch, length], above 0 on the tokens that were chosen."""
@@ -85,13 +87,7 @@ class MaskedLM(SingleSequence, Replacement):
                 "objective.vocab_size",
                 f"{self.vocab_size} is less than the {vocabulary.size} ids of data.task; use at least those",
             )
-        text = vocabulary.decode([self.mask_id]).strip() if self.mask_id < vocabulary.size else ""
-        if text and text not in _MASKS:
-            raise ExperimentError(
-                "objective.mask_id",
-                f"{self.mask_id} is {text!r} in data.task's texts; use an id that is none of theirs, such as"
-                f" {vocabulary.size} with objective.vocab_size={vocabulary.size + 1}",
-            )
+        self.check_mask(vocabulary)
 
     def ids(self, vocabulary: Any) -> int:
         """Those of the objective, with the mask among them."""

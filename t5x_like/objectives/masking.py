@@ -6,12 +6,16 @@ Shapes: n tokens, p places, w words.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from t5x_like.checks import require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.spans import gather
+from t5x_like.objectives.special_ids import require_no_text
+
+MASKS = ("[MASK]", "<mask>")  # as tokenizers that have a mask spell it
 
 # Of each id whether it begins a word: bool [vocabulary], or a function of ids [n] to bool [n].
 IdTest = np.ndarray | Callable[[np.ndarray], np.ndarray]
@@ -53,8 +57,18 @@ class Replacement:
 
     @functools.cached_property
     def specials(self) -> np.ndarray:
-        """int64, rising: the special ids, each once, and mask_id."""
-        return np.unique(np.array([*self.special_ids, self.mask_id], np.int64))
+        """int64, rising: the special ids, each once, mask_id, and those that the objective has besides."""
+        return np.unique(np.array([*self.special_ids, *self.own_specials, self.mask_id], np.int64))
+
+    @property
+    def own_specials(self) -> tuple[int, ...]:
+        """Special ids that are options of their own."""
+        return ()
+
+    def check_mask(self, vocabulary: Any) -> None:
+        """Raises ExperimentError where the mask is something else in the task's texts."""
+        remedy = f"{vocabulary.size} with objective.vocab_size={vocabulary.size + 1}"
+        require_no_text(vocabulary, "mask_id", self.mask_id, MASKS, remedy)
 
     def ordinary(self, tokens: np.ndarray) -> np.ndarray:
         """int64, rising: the places of the tokens that may be predicted."""

@@ -33,6 +33,10 @@ class SingleSequence(TokenLoss):
         """[batch, length], above 0 on targets that count."""
         return batch["segment_ids"]
 
+    def mask(self, batch: Batch) -> jax.Array | None:
+        """Bool [batch, length, length], who may attend to whom; None for what segments and stack say."""
+        return None
+
     def flops(self, architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """The architecture's, for every token."""
         return architecture.flops({self.stack: shapes["targets"]})
@@ -58,6 +62,7 @@ class SingleSequence(TokenLoss):
             positions_bt=batch["positions"],
             segment_ids_bt=batch["segment_ids"],
             rngs=mode.rngs(rngs),
+            mask_bts=self.mask(batch),
         )
         return self.sums(model, hidden_btd, batch["targets"], self.counted(batch), batch["segment_ids"], mode)
 

@@ -115,7 +115,7 @@ from t5x_like.experiment import Data
 from t5x_like.sections import section
 from t5x_like.data.pipeline import Pipeline
 class Plain:
-    joins_documents = False
+    joins_documents = reads_another = False
 
     def record_length(self, length):
         return length

@@ -167,7 +167,8 @@ def test_each_epoch_has_masks_of_its_own():
 
     def masks(seed, epoch):
         maker = ExampleMaker(Masks(), 200, seed)
-        records = [RecordRef(epoch, window, functools.partial(windows.read, window)) for window in (0, 1)]
+        reads = [functools.partial(windows.read, window) for window in (0, 1)]
+        records = [RecordRef(epoch, window, read, read) for window, read in enumerate(reads)]
         made = [example for record in records for example in maker.make(record)]
         return np.concatenate([example.features["weights"] for example in made])
 

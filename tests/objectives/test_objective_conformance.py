@@ -16,10 +16,8 @@ from objectives.sketches.classify import Classification
 from objectives.sketches.clip import CLIP
 from objectives.sketches.dino import DINO
 from objectives.sketches.dpo import DPO
-from objectives.sketches.electra import Electra
 from objectives.sketches.frames import Transcription
 from objectives.sketches.mae import MAE
-from objectives.sketches.permutation_lm import PermutationLM
 from objectives.sketches.resnet import ResNet
 from objectives.sketches.reward import Reward
 
@@ -28,9 +26,18 @@ from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 from t5x_like.objectives.base import Mode
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.objectives.completion_lm import CompletionLM
+from t5x_like.objectives.denoising import Denoising
+from t5x_like.objectives.fill_in_the_middle import FillInTheMiddle
 from t5x_like.objectives.masked_lm import MaskedLM
+from t5x_like.objectives.multi_token_prediction import MultiTokenPrediction
+from t5x_like.objectives.next_sentence import NextSentence
+from t5x_like.objectives.permutation_lm import PermutationLM
 from t5x_like.objectives.prefix_lm import PrefixLM
+from t5x_like.objectives.replaced_tokens import ReplacedTokens
 from t5x_like.objectives.roles import Ema, Frozen, Statistics, Trained
+from t5x_like.objectives.sentence_order import SentenceOrder
+from t5x_like.objectives.span_boundary import SpanBoundary
 from t5x_like.objectives.span_corruption import SpanCorruption
 from t5x_like.objectives.ul2 import Denoiser, MixtureOfDenoisers
 from t5x_like.optim.schedules import Constant
@@ -57,7 +64,15 @@ class Case:
 
 ENCODER_DECODER = {"family": "t5_1_1", "encoder_layers": 1, "gated": True, "relative_buckets": 8}
 SENTINELS = {"vocab_size": tiny.VOCABULARY, "eos_id": 1, "sentinels": 4}
+MASKED = {"vocab_size": tiny.VOCABULARY, "mask_id": 2, "special_ids": (0, 1)}
+POOLED = {"pooler": True, "classes": 2}
+PAIRS = {**MASKED, "rate": 0.4, "cls_id": 3, "sep_id": 4, "sentence_ends": tuple(range(8, 32, 3))}
 DENOISERS = (Denoiser(mode="R", noise_density=0.15), Denoiser(mode="S", noise_density=0.25))
+
+
+def bert(head: Mapping[str, Any], **changes: Any) -> Callable[[], Any]:
+    """BERT's layers with another head."""
+    return lambda: changed(tiny.architecture(family="bert", layers=1, token_types=2, **changes), {"head": head})
 
 
 def listener() -> Any:
@@ -85,18 +100,41 @@ CASES = {
         records.shorter_documents,
         model=ENCODER_DECODER,
     ),
-    "electra": Case(Electra(), records.documents, learning_rate=0.001),
+    "next_sentence": Case(NextSentence(**PAIRS), records.sentences, architecture=bert(POOLED)),
+    "sentence_order": Case(SentenceOrder(**PAIRS), records.sentences, architecture=bert(POOLED, dropout=0.0)),
+    "span_boundary": Case(
+        SpanBoundary(**MASKED, rate=0.4, place_embed=8, z_loss=0.01), records.documents, model={"family": "bert"}
+    ),
+    "replaced_tokens": Case(
+        ReplacedTokens(**MASKED, rate=0.4, generator_share=0.5),
+        records.documents,
+        learning_rate=0.002,
+        architecture=bert({"name": "token_classes", "classes": 1}),
+    ),
+    "permutation_lm": Case(
+        PermutationLM(mask_id=2, one_in=2), records.documents, dropout=0.1, model={"family": "bert"}
+    ),
+    "denoising": Case(
+        Denoising(mask_id=2, sentence_ends=(5, 6, 7), delete_share=0.2, rotate_share=0.5),
+        records.shorter_documents,
+        model=ENCODER_DECODER,
+    ),
+    "fill_in_the_middle": Case(
+        FillInTheMiddle(prefix_id=2, suffix_id=3, middle_id=4, z_loss=0.01), records.shorter_documents
+    ),
+    "completion_lm": Case(CompletionLM(bidirectional_inputs=True), records.completions, dropout=0.1),
+    "multi_token_prediction": Case(MultiTokenPrediction(depth=2), records.documents, dropout=0.1),
     "dpo": Case(DPO(), records.preferences, dropout=0.1),
     "mae": Case(MAE(), records.pictures, learning_rate=0.01),
     "clip": Case(CLIP(temperature=0.5), records.pictures, learning_rate=0.01),
     "dino": Case(DINO(), records.pictures),
     "resnet": Case(Classification(), records.pictures, architecture=ResNet),
-    "permutation_lm": Case(PermutationLM(), records.documents, dropout=0.1, model={"family": "bert"}),
     "transcription": Case(Transcription(), records.pictures, architecture=listener),
     "reward": Case(Reward(), records.preferences, dropout=0.1),
 }
 
 HALF = tiny.ROWS // 2
+DRAWN = {"discriminator"}  # terms of what the loss itself draws, by the row
 
 
 class Subject:
@@ -139,7 +177,10 @@ class Subject:
 
     @functools.cached_property
     def sums(self) -> Any:
-        """() → half a batch's denominators, its losses in training, as in the first step, and evaluation; reports."""
+        """Of half a batch its denominators, its losses in training, as in the first step, and evaluation; reports.
+
+        A function of the batch, or of none for the case's own.
+        """
 
         def both(parameters: Any, model_state: Any, batch: Any, key: Any) -> Any:
             model = self.program.structure.merge(parameters, model_state)
@@ -150,7 +191,8 @@ class Subject:
         key = jax.random.fold_in(purpose_key(self.experiment.seed, "loss"), 0)
         arguments = self.initial["parameters"], self.initial["model_state"], self.half, key
         function = tiny.compiled(jax.jit(both), *arguments)
-        return lambda: jax.device_get(function(*arguments))
+        *fixed, half, _ = arguments
+        return lambda batch=half: jax.device_get(function(*fixed, batch, key))
 
     def variables(self, state: Any) -> dict[Any, Any]:
         """Every variable of the model by path."""
@@ -161,7 +203,7 @@ class Subject:
 
 
 # Those that compile the program of another case, and differ in what it is fed.
-ALIKE = ("prefix_lm", "ul2")
+ALIKE = ("prefix_lm", "ul2", "denoising", "fill_in_the_middle", "sentence_order")
 
 
 @pytest.fixture(
@@ -339,12 +381,39 @@ def test_an_empty_batch_has_a_loss_of_zero_and_moves_nothing(subject):
     tiny.assert_same_bits(state["parameters"], subject.initial["parameters"])
 
 
+def test_examples_of_a_row_do_not_see_each_other(subject):
+    """Packed, they have the loss that they have in rows of their own."""
+    if not any(name.endswith("segment_ids") for name in subject.half):
+        return
+    made = sorted(filter(None, tiny.examples_of(subject.objective, subject.records)), key=size)[:HALF]
+    together = tiny.rows_of(subject.objective, made, HALF)
+    alone = [tiny.rows_of(subject.objective, [example], 1) for example in made]
+    alone = {name: np.concatenate([row[name] for row in alone]) for name in together} | {"row": together["row"]}
+    assert max(values.max() for name, values in together.items() if name.endswith("segment_ids")) > 1
+    packed, separate = (subject.sums(batch)[2].terms for batch in (together, alone))
+    for name in packed.keys() - DRAWN:
+        np.testing.assert_allclose(packed[name], separate[name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def size(example):
+    return sum(len(value) for value in example.values() if np.ndim(value))
+
+
 # --- The same in parts and on other layouts -------------------------------------------------------------------------
 
 
 def test_sharded_and_in_parts_is_the_whole_batch_on_one_device(subject):
     parts = 1 if subject.couples_batch else 2
-    options = Parallelism(data=2, fsdp=2, tensor=2, microbatches=parts)
+    assert_same_step(subject, Parallelism(data=2, fsdp=2, tensor=2, microbatches=parts))
+
+
+@pytest.mark.slow
+def test_devices_that_share_rows_compute_the_whole_batch(subject):
+    if any(name.endswith("segment_ids") for name in subject.half) and not subject.couples_batch:
+        assert_same_step(subject, Parallelism(fsdp=2, tensor=2, sequence=2, microbatches=2))
+
+
+def assert_same_step(subject, options):
     sharded = program(dataclasses.replace(subject.experiment, parallelism=options), layout.make(options))
     ours = tiny.Steps(sharded, subject.initial, subject.batch)(subject.initial, subject.batch)
     for name, value in subject.first[1].items():

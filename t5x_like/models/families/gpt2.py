@@ -26,22 +26,27 @@ def _tensors(model: Transformer) -> list[Entry]:
     ]
 
 
+# Entries of GPT-2 and of StarCoder, but for the number of heads.
+CONFIG = (
+    Field("vocab_size", "vocab_size", default=50257),
+    Field("n_positions", "max_length", default=1024),
+    Field("n_embd", "embed", default=768),
+    Field("n_layer", "decoder.layers", default=12),
+    Derived("decoder.layer.attention.head_dim", lambda c: c.get("n_embd", 768) // c.get("n_head", 12)),
+    Field("n_inner", "decoder.layer.feed_forward.hidden", default=lambda c: 4 * c.get("n_embd", 768)),
+    Field("activation_function", "decoder.layer.feed_forward.activation", default="gelu_new", values=ACTIVATIONS),
+    Field("layer_norm_epsilon", "decoder.layer.norm.epsilon", default=1e-5),
+    Field("tie_word_embeddings", "head.name", default=True, values=TIED),
+    Field("resid_pdrop", "dropout", default=0.1),
+    Fixed("scale_attn_weights", True),
+)
+
 HUGGING_FACE = HuggingFace(
     model_type="gpt2",
     architectures={"GPT2LMHeadModel": {}},
     config=(
-        Field("vocab_size", "vocab_size", default=50257),
-        Field("n_positions", "max_length", default=1024),
-        Field("n_embd", "embed", default=768),
-        Field("n_layer", "decoder.layers", default=12),
+        *CONFIG,
         Field("n_head", ("decoder.layer.attention.heads", "decoder.layer.attention.kv_heads"), default=12),
-        Derived("decoder.layer.attention.head_dim", lambda c: c.get("n_embd", 768) // c.get("n_head", 12)),
-        Field("n_inner", "decoder.layer.feed_forward.hidden", default=lambda c: 4 * c.get("n_embd", 768)),
-        Field("activation_function", "decoder.layer.feed_forward.activation", default="gelu_new", values=ACTIVATIONS),
-        Field("layer_norm_epsilon", "decoder.layer.norm.epsilon", default=1e-5),
-        Field("tie_word_embeddings", "head.name", default=True, values=TIED),
-        Field("resid_pdrop", "dropout", default=0.1),
-        Fixed("scale_attn_weights", True),
         Fixed("scale_attn_by_inverse_layer_idx", False),
     ),
     tensors=_tensors,

@@ -39,8 +39,7 @@ _KINDS = ("full_attention", "sliding_attention")
 
 def _read_layers(config: Config) -> Mapping[str, Any]:
     """A global layer is followed by some local ones, and so on; the first has no norm before attention."""
-    count = config.get("num_hidden_layers", 22)
-    kinds = config.get("layer_types")
+    count, kinds = config.get("num_hidden_layers", 22), config.get("layer_types")
     every = config.get("global_attn_every_n_layers", 3)
     if kinds is not None:
         every = next((number for number, kind in enumerate(kinds) if number and kind == _KINDS[0]), count)
@@ -50,12 +49,8 @@ def _read_layers(config: Config) -> Mapping[str, Any]:
         )
     local = {"attention": {"window": config.get("local_attention", 128) // 2}}
     # As many of the pattern as there are layers to be of it.
-    pattern = [*[local] * (every - 1), {}][: max(1, count - 1)] if count > 1 else []
-    return {
-        "encoder.layers": count,
-        "encoder.leading": [{"attention_norm": False}],
-        "encoder.pattern": pattern,
-    }
+    pattern = [*[local] * (every - 1), {}][: count - 1]
+    return {"encoder.layers": count, "encoder.leading": [{"attention_norm": False}], "encoder.pattern": pattern}
 
 
 def _write_layers(model: Transformer) -> Mapping[str, Any]:
@@ -79,12 +74,8 @@ def _read_rope(config: Config) -> Mapping[str, Any]:
 
 
 def _write_rope(model: Transformer) -> Mapping[str, Any]:
-    bases = (model.main.positions.theta, model.main.positions.local_theta)
-    return {
-        "rope_parameters": {
-            kind: {"rope_type": "default", "rope_theta": base} for kind, base in zip(_KINDS, bases, strict=True)
-        }
-    }
+    bases = zip(_KINDS, (model.main.positions.theta, model.main.positions.local_theta), strict=True)
+    return {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases}}
 
 
 _LAYER = "encoder.layer"

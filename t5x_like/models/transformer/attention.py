@@ -30,8 +30,9 @@ QUERIES, KEYS = ("batch", "act_heads", "length", None), ("batch", "act_kv", "len
 class Attention(nnx.Module):
     """Dot-product attention with its query, key, value and output projections.
 
-    A kind of attention whose options say `has_content_bias` overrides `content_bias`. An adaptation may set `prefix`, a
-    module that gives keys and values which every query sees (Li & Liang 2021).
+    A kind of attention whose options say `has_content_bias` overrides `content_bias`; one with sinks sets `sinks`,
+    float32 [heads]. An adaptation may set `prefix`, a module that gives keys and values which every query sees (Li &
+    Liang 2021).
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Attention(nnx.Module):
         self.key = linear(model.embed, kv, ("embed", "kv"), bias=o.bias, std=model.init_std)
         self.value = linear(model.embed, kv, ("embed", "kv"), bias=o.bias, std=model.init_std)
         self.output = linear(heads, model.embed, ("heads", "embed"), bias=biased, std=model.residual_std(heads))
+        self.sinks: nnx.Param | None = None
         self.prefix: Any = None
 
     # --- What is static -----------------------------------------------------------------------------------------------
@@ -97,6 +99,7 @@ class Attention(nnx.Module):
             documents_per_row=layout.current().documents_per_row,
             prefix=0 if self.prefix is None else self.prefix.length,
             bias=bias,
+            sinks=self.sinks is not None,
             **rest,
         )
 
@@ -135,7 +138,7 @@ class Attention(nnx.Module):
         k_bske, v_bske = self._with_prefix(k_bske, v_bske)
         if mask.backend.whole_rows:
             q_bthe, k_bske, v_bske = context_parallel.whole_rows(q_bthe, k_bske, v_bske)
-        return self._project(mask.attend(q_bthe, k_bske, v_bske, bias), rngs), None
+        return self._project(mask.attend(q_bthe, k_bske, v_bske, bias, self._sinks()), rngs), None
 
     def _with_cache(
         self, x_btd: jax.Array, inputs: AttentionInputs, mask_bts: jax.Array, cache: Cache | None
@@ -169,8 +172,11 @@ class Attention(nnx.Module):
         mask_bts: jax.Array,
         bias: jax.Array | None = None,
     ) -> jax.Array:
-        soft_cap = self.options.soft_cap
-        return attend_heads(q_bthe, k_bkse, v_bkse, mask_bts, bias, soft_cap=soft_cap, scale=self.scale)
+        sinks_h, soft_cap = self._sinks(), self.options.soft_cap
+        return attend_heads(q_bthe, k_bkse, v_bkse, mask_bts, bias, sinks_h, soft_cap=soft_cap, scale=self.scale)
+
+    def _sinks(self) -> jax.Array | None:
+        return None if self.sinks is None else self.sinks[...]
 
     def _bias(self, q_bthe: jax.Array, k_bske: jax.Array, inputs: AttentionInputs) -> jax.Array | None:
         """The bias by distance and the one that depends on the tokens, as backends take them."""
@@ -185,8 +191,7 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """The same with heads before length throughout, so that what is saved is what the kernel takes."""
         o = self.options
-        q_bhte = self.query.to_heads(x_btd, o.heads)
-        k_bkte = self.key.to_heads(x_btd, o.kv_heads)
+        q_bhte, k_bkte = self._queries_and_keys_by_head(x_btd)
         x_btd, q_bhte = materialize((x_btd, q_bhte))  # the third gather waits for the first product
         v_bkte = self.value.to_heads(x_btd, o.kv_heads)
         if (turned := inputs.rotation_within(o.window)) is not None:
@@ -197,11 +202,14 @@ class Attention(nnx.Module):
         q_bhte, k_bkte, v_bkte = (checkpoint_name(each, "qkv") for each in (q_bhte, k_bkte, v_bkte))
         v_bkte = self._drop_weights(v_bkte.swapaxes(1, 2), rngs).swapaxes(1, 2)
         if not context_parallel.is_shared():
-            return self.output.from_heads(mask.attend(q_bhte, k_bkte, v_bkte))
+            return self.output.from_heads(mask.attend(q_bhte, k_bkte, v_bkte, None, self._sinks()))
         whole = context_parallel.whole_rows(*(each.swapaxes(1, 2) for each in (q_bhte, k_bkte, v_bkte)))
         q_bhte, k_bkte, v_bkte = (each.swapaxes(1, 2) for each in whole)
-        mixed_bhte = mask.attend(q_bhte, k_bkte, v_bkte)
+        mixed_bhte = mask.attend(q_bhte, k_bkte, v_bkte, None, self._sinks())
         return self.output.from_heads(context_parallel.own_tokens(mixed_bhte.swapaxes(1, 2)).swapaxes(1, 2))
+
+    def _queries_and_keys_by_head(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.query.to_heads(x_btd, self.options.heads), self.key.to_heads(x_btd, self.options.kv_heads)
 
     def empty_cache(self, batch: int, slots: int) -> Cache:
         """Room for the keys and values of `slots` tokens, in the computation's dtype."""
@@ -232,7 +240,7 @@ class Attention(nnx.Module):
         v_bske = self._drop_weights(v_bske, rngs)
         q_bthe, k_bske, v_bske = context_parallel.whole_rows(q_bthe, k_bske, v_bske)
         mask = kernels.masked(self.spec(b, t, k_bske.shape[1], mask=True), inputs.encoded_mask)
-        return self._project(mask.attend(q_bthe, k_bske, v_bske), rngs)
+        return self._project(mask.attend(q_bthe, k_bske, v_bske, None, self._sinks()), rngs)
 
     # --- Shared by both -----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from t5x_like import registry, schema1_model
 from t5x_like.checks import require_at_least, require_one_of, require_size
 from t5x_like.errors import ExperimentError
 from t5x_like.models.names import NameMap
-from t5x_like.models.transformer import operations
+from t5x_like.models.transformer import combinations, operations
 from t5x_like.models.transformer.layer_options import Experts, LayerOptions
 from t5x_like.parallel import divisibility
 from t5x_like.parallel.dimensions import Cut, Dimensions
@@ -26,8 +26,6 @@ from t5x_like.sections import Choice, merged, plain, section
 
 DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("none", "int8", "fp8")
-
-_MOST_VALUES = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,53 +201,7 @@ class Transformer:
             raise ExperimentError("dropout", f"{self.dropout} is not a rate; it must be at least 0 and below 1")
         if self.encoder is None and self.decoder is None:
             raise ExperimentError("decoder", "there is neither a decoder nor an encoder; give one of them")
-        for name, stack in self._stacks().items():
-            self._check_stack(name, stack)
-        if self.decoder is not None and self.decoder.positions.name == "disentangled":
-            raise ExperimentError(
-                "decoder.positions", "'disentangled' positions are for an encoder; choose another kind"
-            )
-        self._check_tables()
-
-    def _check_stack(self, name: str, stack: Stack) -> None:
-        if stack.positions.name == "sinusoidal" and self.embed % 2:
-            raise ExperimentError(
-                "embed", f"{self.embed} is odd; a sinusoid is a pair of sine and cosine, so make it even"
-            )
-        for layer in (*stack.leading_layers, *stack.group):
-            attention, half = layer.attention, layer.feed_forward
-            if (attention.name == "disentangled") != (stack.positions.name == "disentangled"):
-                raise ExperimentError(
-                    f"{name}.positions",
-                    f"they are {stack.positions.name!r} with attention {attention.name!r}; 'disentangled' goes with"
-                    " 'disentangled' alone",
-                )
-            widest = max(
-                getattr(attention, "heads", 0) * getattr(attention, "head_dim", 0),
-                getattr(half, "hidden", 0) * getattr(half, "experts", 1),
-            )
-            if stack.layers * self.embed * widest >= _MOST_VALUES:
-                raise ExperimentError(
-                    f"{name}.layers",
-                    f"{stack.layers} layers of {self.embed} by {widest} are more values than an array can have; the"
-                    " product must be below 2^62",
-                )
-
-    def _check_tables(self) -> None:
-        """Raises ExperimentError where stacks and head cannot share the token table."""
-        widths = {name: stack.width or self.embed for name, stack in self._stacks().items()}
-        if len({*widths.values()}) > 1:
-            raise ExperimentError(
-                "encoder.embeddings.width",
-                f"{widths['encoder']} differs from the decoder's {widths['decoder']}, and both read one table of"
-                " tokens; use one width",
-            )
-        if self.head.name == "tied" and self.table_width != self.embed:
-            raise ExperimentError(
-                "head",
-                f"'tied' scores states of {self.embed} with a table of {self.table_width}; use 'masked_lm', which"
-                " has a layer between, or 'untied'",
-            )
+        combinations.require(self)
 
     @staticmethod
     def former_field(name: str, values: Mapping[str, Any], where: str) -> str:
@@ -280,13 +232,7 @@ class Transformer:
             )
         if layout is None:
             return
-        for name, stack in self._stacks().items():
-            if stack.shared and layout.stages > 1:
-                raise ExperimentError(
-                    "parallelism.stage",
-                    f"the layers of model.{name} are one set of parameters (shared=True), which no two stages can"
-                    " have; use 1",
-                )
+        combinations.require_stages(self, layout.stages)
         divisibility.require(layout, self.dimensions(), data.sequence_length)
         divisibility.require_stages(layout, self.dimensions(), rows)
 

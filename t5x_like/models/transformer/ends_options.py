@@ -253,6 +253,9 @@ class Head:
         """A table of the head's own."""
         return None
 
+    def build_bias(self, model: Any, rngs: nnx.Rngs) -> nnx.Param | None:
+        """A bias of each token, where no transform has it."""
+
     def build_pooler(self, model: Any, rngs: nnx.Rngs) -> nnx.Module | None:
         """What reads a text from the last state of its first token."""
         return None
@@ -291,10 +294,12 @@ class Untied(Head):
 
     Attributes:
       soft_cap: as of `tied`.
+      bias: whether each token has a bias.
     """
 
     name: str = "untied"
     soft_cap: float = 0.0
+    bias: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "soft_cap")
@@ -303,3 +308,8 @@ class Untied(Head):
         """See `Head.build_table`."""
         table = registry.imported("t5x_like.models.linear:Embedding")
         return table(model.vocab_size, model.embed, "vocab", std=model.head_std(), rngs=rngs)
+
+    def build_bias(self, model: Any, rngs: nnx.Rngs) -> nnx.Param | None:
+        """See `Head.build_bias`."""
+        bias = registry.imported("t5x_like.models.parameters:parameter")
+        return bias(rngs, (model.vocab_size,), ("vocab",), "bias") if self.bias else None

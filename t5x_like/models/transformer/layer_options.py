@@ -172,6 +172,8 @@ class LayerOptions:
         same and are added at once (GPT-J, 2021), by way of one norm, or with `parallel_two_norms` of one each.
       attention_norm: whether there is a norm before attention; without, attention reads the stream as it is, as in the
         first layer of ModernBERT, whose embeddings have a norm (Warner et al. 2024, section 2.1.1).
+      convolution: tokens of a convolution of what the layer reads, an odd number, whose result is added to what the
+        layer gives, with a norm after it (DeBERTa's version 2, He et al. 2021, as released); 0 for none.
     """
 
     attention: Annotated[Any, Choice("attention", default="dot_product")]
@@ -179,14 +181,22 @@ class LayerOptions:
     norm: NormOptions
     arrangement: str = "sequential"
     attention_norm: bool = True
+    convolution: int = 0
 
     def __post_init__(self) -> None:
+        require_at_least(self, 0, "convolution")
+        require_below(self, 1 << 31, "convolution")
         require_one_of(self, "arrangement", ARRANGEMENTS)
         if self.arrangement != "sequential" and self.norm.position != "pre":
             raise ExperimentError(
                 "norm.position", f"{self.norm.position!r} is of sequential layers; with parallel parts use 'pre'"
             )
-
+        if self.convolution and (self.convolution % 2 == 0 or self.norm.position != "post"):
+            raise ExperimentError(
+                "convolution",
+                f"{self.convolution} tokens with norm.position={self.norm.position!r} cannot be; it is odd, and of"
+                " layers with norms after their parts ('post')",
+            )
         if not self.attention_norm and (self.arrangement != "sequential" or self.norm.position != "pre"):
             raise ExperimentError(
                 "attention_norm", "it is left out before attention of sequential layers alone; set it to True"
@@ -197,6 +207,7 @@ class LayerOptions:
         kinds = {"inside": "layer_kinds:NormInside", "around": "layer_kinds:NormAround"}
         kind = kinds.get(self.norm.position, "layer:Layer")
         kind = kind if self.arrangement == "sequential" else "layer_kinds:Parallel"
+        kind = "convolved_layer:ConvolvedLayer" if self.convolution else kind
         kind = kind if self.attention_norm else "layer_kinds:NoAttentionNorm"
         layer = registry.imported(f"t5x_like.models.transformer.{kind}")
         return layer(model, self, rngs, causal=causal, cross=cross, mask_number=mask_number)

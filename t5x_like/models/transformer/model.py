@@ -50,42 +50,13 @@ class LanguageModel(TransformerStack):
         self.transform = o.head.build_transform(o, rngs)
         self.head = o.head.build_table(o, rngs)
         self.pooler = o.head.build_pooler(o, rngs)
+        self.head_bias = o.head.build_bias(o, rngs)
 
     def __call__(  # type: ignore[override]
-        self,
-        tokens_bt: jax.Array,
-        *,
-        positions_bt: jax.Array,
-        segment_ids_bt: jax.Array,
-        rngs: RowRngs | None = None,
-        encoded: Encoded | None = None,
-        types_bt: jax.Array | None = None,
-        mask_bts: jax.Array | None = None,
+        self, tokens_bt: jax.Array, *, rngs: RowRngs | None = None, **inputs: Any
     ) -> jax.Array:
-        """The final hidden states of packed rows, as an output head takes them.
-
-        Args:
-          tokens_bt: int32 [batch, length] input tokens.
-          positions_bt: int32 [batch, length], each token's place in its segment.
-          segment_ids_bt: int32 [batch, length]; tokens attend within their own segment. 0 is padding.
-          rngs: of dropout; None for none.
-          encoded: an encoder's output, where the model has one.
-          types_bt: int32 [batch, length], where the model has types of token; None is 0 for all.
-          mask_bts: bool [batch, length, length], who may attend to whom in place of what segments say.
-
-        Returns:
-          [batch, length, width of the head's table] in the computation's dtype.
-        """
-        x_btd = self.states(
-            tokens_bt,
-            positions_bt=positions_bt,
-            segment_ids_bt=segment_ids_bt,
-            rngs=rngs,
-            encoded=encoded,
-            types_bt=types_bt,
-            mask_bts=mask_bts,
-        )
-        return self.finish(x_btd, rngs)
+        """The final hidden states of packed rows, as an output head takes them; the arguments are those of `states`."""
+        return self.finish(self.states(tokens_bt, rngs=rngs, **inputs), rngs)
 
     def states(
         self,
@@ -100,7 +71,17 @@ class LanguageModel(TransformerStack):
     ) -> jax.Array:
         """The last layer's states of packed rows, before `finish`: for heads of another kind, such as a pooler.
 
-        The arguments are those of a call.
+        Args:
+          tokens_bt: int32 [batch, length] input tokens.
+          positions_bt: int32 [batch, length], each token's place in its segment.
+          segment_ids_bt: int32 [batch, length]; tokens attend within their own segment. 0 is padding.
+          rngs: of dropout; None for none.
+          encoded: an encoder's output, where the model has one.
+          types_bt: int32 [batch, length], where the model has types of token; None is 0 for all.
+          mask_bts: bool [batch, length, length], who may attend to whom in place of what segments say.
+
+        Returns:
+          [batch, length, embed] in the computation's dtype.
         """
         x_btd = self.embed(tokens_bt, self.tokens, positions_bt, rngs, types_bt)
         return TransformerStack.__call__(
@@ -117,8 +98,8 @@ class LanguageModel(TransformerStack):
     def output_head(self) -> OutputHead:
         """The table, bias and soft cap that turn hidden states into logits."""
         table: Any = self.tokens if self.head is None else self.head
-        bias_v = None if self.transform is None else self.transform.bias[...]
-        return OutputHead(table.table[...], bias_v, self.options.head.soft_cap)
+        bias: Any = self.head_bias if self.transform is None else self.transform.bias
+        return OutputHead(table.table[...], None if bias is None else bias[...], self.options.head.soft_cap)
 
     def logits(self, hidden_btd: jax.Array) -> jax.Array:
         """float32 [batch, length, vocab] scores of every token of the vocabulary."""

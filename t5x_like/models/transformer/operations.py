@@ -47,6 +47,7 @@ def _layer(model: Any, layer: Any, length: int, inputs: int, *, causal: bool) ->
     if getattr(forward, "experts", 0):
         mlp = forward.experts_per_token * mlp + model.embed * forward.experts
     pair = 12 * attention.heads * attention.head_dim  # of a query and a key
+    mlp += layer.convolution * model.embed**2
     found = length * (6 * (queries + keys + mlp)) + pair * _pairs(length, attention.window, causal)
     return found + (length * (6 * queries + pair * inputs) + inputs * 6 * keys if inputs else 0)
 

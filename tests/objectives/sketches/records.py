@@ -22,6 +22,22 @@ def shorter_documents() -> list[dict]:
     return [{name: tokens % 20 + 5 for name, tokens in record.items()} for record in found]
 
 
+def sentences() -> list[dict]:
+    """Short texts whose words are counted up; with another of them each, as the pipeline gives it."""
+    found = shorter_documents()
+    for number, record in enumerate(found):
+        record |= {"start": 0, "another": {"tokens": found[number - 1]["tokens"], "start": 0}}
+    return found
+
+
+def completions() -> list[dict]:
+    """A text cut in two."""
+    found = documents()
+    for record in found:
+        record["inputs"], record["targets"] = np.split(record["tokens"], [len(record["tokens"]) // 2])
+    return found
+
+
 def preferences(count: int = 8) -> list[dict]:
     """A prompt, an answer of high tokens and one of low tokens."""
     rng = np.random.default_rng(1)
