@@ -24,7 +24,7 @@ from flax import nnx
 
 from t5x_like import variables
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Experiment, Outer, Parallelism
+from t5x_like.experiment import Experiment, Outer
 from t5x_like.models import auxiliary
 from t5x_like.models.dropout import RowRngs
 from t5x_like.objectives.base import Batch, Loss, Mode, Objective
@@ -190,7 +190,8 @@ class Program:
           shapes: of the state.
         """
         if self.outer:
-            return self._shardings_of_replicas(shapes)
+            alone = dataclasses.replace(self, outer=None)
+            return diloco.shardings(alone.shardings(jax.eval_shape(alone.init)), self.layout)
         infos = self.partition(variables.flatten(self.structure.infos()))
         axes: State = {
             "step": (),
@@ -204,10 +205,6 @@ class Program:
             name: jax.tree.map(lambda _, axes, place=place: place.sharding(axes), shapes[name], axes[name])
             for name, place in places.items()
         }
-
-    def _shardings_of_replicas(self, shapes: State) -> State:
-        alone = dataclasses.replace(self, outer=None)
-        return diloco.shardings(alone.shardings(jax.eval_shape(alone.init)), self.layout)
 
     def _copied(self, values: Mapping[Path, Any]) -> dict[Path, Any]:
         """Values by path, with copies in place of those that are left out."""
@@ -264,22 +261,8 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
         layout=dataclasses.replace(layout, documents_per_row=experiment.data.documents_per_row),
         seed=experiment.seed,
         microbatches=chosen.microbatches,
-        outer=_outer(chosen, roles),
+        outer=diloco.options(chosen, [path for path, (role, _) in roles.items() if not isinstance(role, Trained)]),
     )
-
-
-def _outer(chosen: Parallelism, roles: Mapping[Path, Assignment]) -> Outer | None:
-    """The options of the replicas' meetings; None without replicas."""
-    if chosen.strategy != "diloco":
-        return None
-    others = [".".join(path) for path, (role, _) in roles.items() if not isinstance(role, Trained)]
-    if others:
-        raise ExperimentError(
-            "parallelism.strategy",
-            f"replicas of their own have trained parameters alone, and {others[0]} is none; use hsdp, which takes every"
-            " step together",
-        )
-    return chosen.outer
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Ring:
         if spec.sinks:
             return "has no sinks"
         if spec.value_dim not in (0, spec.head_dim):
-            return "has values as wide as keys"
+            return f"needs values as wide as keys, {spec.head_dim} and not {spec.value_dim}"
         return "has no keys that every segment sees, as a prefix asks for" if spec.prefix else ""
 
     def prepare(self, spec: AttentionSpec, segment_ids_bt: jax.Array, positions_bt: jax.Array) -> jax.Array:

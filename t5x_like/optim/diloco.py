@@ -13,14 +13,15 @@ state of each, with a leading axis that the mesh axis `data` shards.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5x_like.experiment import Outer
+from t5x_like.errors import ExperimentError
+from t5x_like.experiment import Outer, Parallelism
 from t5x_like.optim.build import OptimizerState
 from t5x_like.parallel.compiled.loops import SELDOM
 from t5x_like.parallel.layout import Layout
@@ -32,6 +33,27 @@ REPLICAS = "replicas"
 _OWN = ("parameters", "optimizer")
 
 State = dict[str, Any]
+
+
+def options(chosen: Parallelism, others: Sequence[tuple[str, ...]]) -> Outer | None:
+    """The outer optimizer of an experiment; None without replicas.
+
+    Args:
+      chosen: the experiment's `parallelism`.
+      others: paths of the model's variables that the optimizer does not move.
+
+    Raises:
+      ExperimentError: where there are any, of which replicas would have to agree.
+    """
+    if chosen.strategy != "diloco":
+        return None
+    if others:
+        raise ExperimentError(
+            "parallelism.strategy",
+            f"replicas of their own have trained parameters alone, and {'.'.join(others[0])} is none; use hsdp, which"
+            " takes every step together",
+        )
+    return chosen.outer
 
 
 def of_replica(layout: Layout) -> Layout:

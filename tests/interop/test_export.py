@@ -23,7 +23,7 @@ def trained(workdir, model, steps):
     tree = choose(Choice("model", "llama", "family"), model)
     objective = {"name": "causal_lm"} if tree.causal else {"name": "masked_lm", "mask_id": 4096, "vocab_size": 4097}
     if tree.encoder and tree.decoder:
-        objective = {"name": "span_corruption", "vocab_size": 4160}
+        objective = {"name": "span_corruption", "vocab_size": 4196}
     experiment = Experiment.from_dict(
         {
             "steps": steps,
@@ -85,7 +85,7 @@ def test_what_was_trained_here_has_the_same_logits_there(tmp_path, name):
     """After 20 steps on the shipped corpus, with more rows in the table than the tokenizer has ids."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     case = cases.read(name)
-    model = read_model({**case["config"], "vocab_size": 4160})
+    model = read_model({**case["config"], "vocab_size": 4224})
     trained(tmp_path / "run", plain(model), 20)
     assert exported(tmp_path / "run", tmp_path / "out") == 0
     written = json.loads((tmp_path / "out/config.json").read_text())
