@@ -61,6 +61,8 @@ class Journal:
         self._dtype = experiment.model.dtype
         first = jax.process_index() == 0
         resume_step = start if start else None
+        # Before the metrics are opened, whose last change says how long the process before was at work.
+        self._goodput = Goodput(workdir, watch().accounts.seconds, fresh=not start) if first else None
         self._writer = (
             MetricsWriter(
                 workdir,
@@ -71,7 +73,6 @@ class Journal:
             if first
             else None
         )
-        self._goodput = Goodput(workdir, watch().accounts.seconds, fresh=not start) if first else None
         self._progress = Progress(experiment.steps, start) if show and first else None
         self._events = Events(workdir, "run") if first else None
         self._stragglers = Stragglers()

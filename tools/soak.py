@@ -41,6 +41,7 @@ TINY = {
     "telemetry.every": 10,
     "telemetry.tensorboard": "false",
     "evaluators": "{}",
+    "checkpoint.best_metric": "",
 }
 FAULTS = ("kill", "kill", "kill", "term", "stop", "pause", "supervisor", "damage")
 _PATIENCE = 20  # seconds of silence after which a process counts as hanging

@@ -12,7 +12,7 @@ from t5x_like.frontends.gin.load import load
 from t5x_like.frontends.gin.signatures import SIGNATURES
 from t5x_like.sections import flatten
 
-CONFIGS = [Path(path).stem for path in shipped.listing("configs", ".py")]
+CONFIGS = [Path(path).stem for path in shipped.listing("configs", ".py") if Path(path).parent.name == "configs"]
 PRETRAIN = ["gin/models/t5_1_1/small.gin", "gin/runs/pretrain.gin"]
 GIVEN = [
     "MIXTURE_OR_TASK_NAME = 'mine'",
@@ -243,6 +243,16 @@ def test_a_macro_that_a_later_file_takes_back_is_missing():
     assert "gin/models/t5_1_1/base.gin:4: DROPOUT_RATE: it must be given" in str(caught.value)
     assert "gin/runs/finetune.gin:19, which sets it, comes before" in str(caught.value)
     assert load(files[::-1], given).experiment.model.dropout == 0.1
+
+
+def test_a_checkpoint_in_t5xs_format_says_how_it_is_imported(tmp_path):
+    (tmp_path / "checkpoint_10").mkdir()
+    (tmp_path / "checkpoint_10" / "checkpoint").write_bytes(b"")
+    path = f"utils.RestoreCheckpointConfig.path = '{tmp_path}/checkpoint_10'"
+    with pytest.raises(
+        UserError, match=r"RestoreCheckpointConfig.path: .* is in T5X's own format; `t5x_like import --from"
+    ):
+        load(PRETRAIN, [*GIVEN, path])
 
 
 def test_a_run_without_a_model_says_how_to_get_one():

@@ -16,7 +16,7 @@ import pytest
 from runs import TINY, Program
 
 pytestmark = pytest.mark.slow
-FLAGS = (*TINY, "--config.evaluators={}", "--config.steps=20")
+FLAGS = (*TINY, "--config.evaluators={}", "--config.checkpoint.best_metric=", "--config.steps=20")
 
 
 @pytest.fixture
