@@ -111,7 +111,7 @@ class Commits:
         self._frozen = run.frozen_paths()
         latest = None if first else self._store.latest()
         if latest is None:
-            first = first or Initialization(run)
+            first = first or Initialization(run, run)
             return Start(first.state(), step=first.step)
         different = workdir.require_same(self._store.commit(latest), self._experiment, accept_changes)
         restored = self._store.restore(latest, run.abstract_state())

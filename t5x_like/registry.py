@@ -98,6 +98,12 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "adaptation": {
         "lora": "t5x_like.adaptations.lora:LoRA",
+        "ia3": "t5x_like.adaptations.ia3:IA3",
+        "bottleneck": "t5x_like.adaptations.bottleneck:Bottleneck",
+        "prompt": "t5x_like.adaptations.prompt:PromptTuning",
+        "bitfit": "t5x_like.adaptations.bitfit:BitFit",
+        "freeze": "t5x_like.adaptations.freeze:Freeze",
+        "quantize": "t5x_like.adaptations.quantize:Quantize",
         "prefix": "t5x_like.adaptations.prefix:Prefix",
     },
     "objective": {
@@ -107,6 +113,9 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "span_corruption": "t5x_like.objectives.span_corruption:SpanCorruption",
         "prefix_lm": "t5x_like.objectives.prefix_lm:PrefixLM",
         "ul2": "t5x_like.objectives.ul2:MixtureOfDenoisers",
+        "dpo": "t5x_like.objectives.dpo:DPO",
+        "reward": "t5x_like.objectives.reward:Reward",
+        "grpo": "t5x_like.objectives.grpo:GRPO",
         "next_sentence": "t5x_like.objectives.next_sentence:NextSentence",
         "sentence_order": "t5x_like.objectives.sentence_order:SentenceOrder",
         "span_boundary": "t5x_like.objectives.span_boundary:SpanBoundary",
@@ -142,6 +151,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "batch_source": {
         "pipeline": "t5x_like.data.pipeline:PipelineOptions",
+        "rollouts": "t5x_like.inference.rollouts:Rollouts",
     },
     "optimizer": {
         "adamw": "t5x_like.optim.adamw:AdamW",

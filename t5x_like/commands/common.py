@@ -30,6 +30,16 @@ def add_modules(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    """Adds `--quantize`."""
+    parser.add_argument(
+        "--quantize",
+        choices=("int8", "int4", "nf4"),
+        default="",
+        help="keep the kernels of linear layers in eight or four bits a number (default: as in the checkpoint)",
+    )
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds `--coordinator`, `--processes`, `--process` and `--wait`."""
     group = parser.add_argument_group(
