@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from t5x_like import compat, migrations
-from t5x_like.experiment import Checkpoint, Data, Experiment, Initialize, Parallelism, Telemetry
+from t5x_like.experiment import Checkpoint, Data, Experiment, Health, Initialize, Parallelism, Telemetry
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel.placement import place
@@ -100,6 +100,7 @@ def experiment(objective: Any, **changes: Any) -> Experiment:
         "optimizer": SGD(schedule=Constant(), learning_rate=0.1, clip_norm=0.0),
         "parallelism": Parallelism(),
         "checkpoint": Checkpoint(),
+        "health": Health(),
         "evaluators": {},
         "telemetry": Telemetry(),
     }
