@@ -211,7 +211,9 @@ def _precompile(run: "GinRun", topology: "Topology", options: argparse.Namespace
 
     _require_workdir(run)
     return run_preflight(
-        run.experiment, topology, argparse.Namespace(save=run.workdir, page="", prices="", json=options.json)
+        run.experiment,
+        topology,
+        argparse.Namespace(save=run.workdir, page="", golden="", record="", prices="", json=options.json),
     )
 
 

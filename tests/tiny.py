@@ -103,6 +103,7 @@ def experiment(objective: Any, **changes: Any) -> Experiment:
         "health": Health(),
         "evaluators": {},
         "telemetry": Telemetry(),
+        "health": Health(),
     }
     return Experiment(**{**values, **changes})
 

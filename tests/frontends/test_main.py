@@ -53,7 +53,7 @@ def test_precompile(monkeypatch, calls):
     assert main.main([*arguments, "--gin.MODEL_DIR='a'"]) == 0
     [(experiment, topology, options)] = calls
     assert experiment == configdict.load("configs/quickstart.py")
-    assert topology.chips == 4 and options.save == "a"
+    assert topology.size == 4 and options.save == "a"
 
 
 @pytest.mark.parametrize(
