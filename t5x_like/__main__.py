@@ -4,17 +4,38 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from t5x_like import __version__
+from t5x_like import __version__, exits
 from t5x_like.distributed import startup
 from t5x_like.errors import StuckError, explain
 
-COMMANDS = ("train", "evaluate", "generate", "report", "config", "models", "data", "preflight", "import", "export")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "generate",
+    "infer",
+    "chat",
+    "serve",
+    "adapters",
+    "report",
+    "config",
+    "models",
+    "data",
+    "preflight",
+    "import",
+    "export",
+    "submit",
+    "supervise",
+    "jobs",
+    "checkpoint",
+    "sweep",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; the exit status is 0, 2 for what the user can mend, or 128 + the signal that ended it."""
+    """Runs one command line; the exit status is one of `exits.TABLE`."""
     startup.prepare()
     parser = argparse.ArgumentParser(
         prog="t5x_like", description="Pre-train models in JAX and trust the result.", allow_abbrev=False
@@ -39,14 +60,18 @@ def guarded(run: Callable[[], int]) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
     except Exception as error:
-        sentence = explain(error)
-        if sentence is None:
+        sentence, status = explain(error), exits.of_error(error).status
+        if sentence is None and status == exits.FAULT.status:
             raise
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        if sentence is None:
+            traceback.print_exception(error)
+        else:
+            print(f"error: {sentence}", file=sys.stderr, flush=True)
         if isinstance(error, StuckError):
             sys.stdout.flush()
-            os._exit(2)  # an orderly end would wait for what is stuck
-    return 2
+            os._exit(status)  # an orderly end would wait for what is stuck
+        return status
+    return exits.MISTAKE.status
 
 
 if __name__ == "__main__":

@@ -52,7 +52,13 @@ class Start:
 
 
 class Commits:
-    """Commits the state with what it takes to go on from it: experiment, position in the data, totals."""
+    """Commits the state with what it takes to go on from it: experiment, position in the data, totals.
+
+    Attributes:
+      totals: work that is done.
+      changes: all changes of options with which the run went on, the last one made at this start; empty where this
+        start has made none.
+    """
 
     def __init__(
         self,
@@ -75,6 +81,8 @@ class Commits:
         self._experiment, self._store, self._fingerprint = experiment, store, fingerprint
         self._lease, self._before, self._began = lease, Totals(), began
         self._frozen: frozenset[str] = frozenset()
+        self.changes: list[dict[str, Any]] = []
+        self._changes: list[dict[str, Any]] = []
 
     def latest(self) -> int | None:
         """The step of the latest commit; None where there is none.
@@ -89,12 +97,13 @@ class Commits:
         )
         return latest
 
-    def start(self, run: Program, first: Initialization | None) -> Start:
+    def start(self, run: Program, first: Initialization | None, accept_changes: bool = False) -> Start:
         """Resumes from the latest commit, or begins with the state of step 0.
 
         Args:
           run: the experiment's program.
           first: how the state of step 0 comes about; None where there is a commit.
+          accept_changes: whether the options that may save a run may differ from the commit's.
 
         Raises:
           UserError: when the commit cannot be read, or is of another experiment or other data.
@@ -102,10 +111,13 @@ class Commits:
         self._frozen = run.frozen_paths()
         latest = None if first else self._store.latest()
         if latest is None:
-            first = first or Initialization(run)
+            first = first or Initialization(run, run)
             return Start(first.state(), step=first.step)
-        workdir.require_same(self._store.commit(latest), self._experiment)
+        different = workdir.require_same(self._store.commit(latest), self._experiment, accept_changes)
         restored = self._store.restore(latest, run.abstract_state())
+        earlier = restored.meta.get("changes", [])
+        self.changes = [*earlier, {"step": latest, "fields": different}] if different else []
+        self._changes = self.changes or earlier
         self._require_same_data(restored.meta["data"], latest)
         self.totals = self._before = Totals(**restored.meta["totals"])
         unevaluated = evaluation.unfinished(self._store.commit(latest), restored.meta)
@@ -115,6 +127,11 @@ class Commits:
         else:
             unevaluated = tuple(restored.meta[evaluation.DUE])
         return Start(restored.state, restored.position, self.totals, latest, unevaluated)
+
+    def changed(self) -> str:
+        """The options that this start has changed, for a person."""
+        fields = self.changes[-1]["fields"] if self.changes else {}
+        return ", ".join(f"{path} {now!r} where it was {was!r}" for path, (was, now) in fields.items())
 
     def due(self, step: int, stopping: bool = False) -> bool:
         """Whether the state after `step` updates is committed; the last one before an early end is."""
@@ -139,6 +156,8 @@ class Commits:
             "data": self._fingerprint,
             "totals": dataclasses.asdict(self.totals),
         }
+        if self._changes:
+            meta["changes"] = self._changes
         if due := list(evaluators):
             meta[evaluation.DUE] = due
         self._require_lease()

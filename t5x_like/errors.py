@@ -15,6 +15,24 @@ class StuckError(UserError):
     """An operation that did not end within its limit and goes on in threads, which the process does not wait for."""
 
 
+class DivergedError(UserError):
+    """A run whose loss is not what it was: a spike, or steps in a row that were not finite.
+
+    Attributes:
+      step: the last of these steps.
+      first: the first of them.
+      examples: of the data that were taken by then, as `data/examples` counts them.
+    """
+
+    def __init__(self, sentence: str, step: int, first: int, examples: int) -> None:
+        super().__init__(sentence)
+        self.step, self.first, self.examples = step, first, examples
+
+
+class DeviceFaultError(UserError):
+    """A device that holds or computes something wrong without reporting it."""
+
+
 class ExperimentError(UserError):
     """A field of the experiment that cannot be.
 

@@ -303,6 +303,30 @@ class Telemetry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Health:
+    """The watch over the training itself; docs/launching.md says what happens.
+
+    Attributes:
+      spike_factor: a loss so many deviations above the median of the last 64 is a spike; 0 for no detection. 10 is
+        far from noise.
+      spike_steps: spikes in a row that count.
+      rollbacks: how often a run that diverged, by a spike or by steps that were not finite, goes back to the last
+        commit before that and leaves out the data in between; 0 for never, and then it ends.
+      replicas_every: steps between comparisons of the copies of the state on different devices, and before each
+        commit; 0 for never.
+    """
+
+    spike_factor: float = 0.0
+    spike_steps: int = 3
+    rollbacks: int = 0
+    replicas_every: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "spike_factor", "rollbacks", "replicas_every")
+        require_positive(self, "spike_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One pre-training run, wholly described.
 
@@ -322,6 +346,7 @@ class Experiment:
       checkpoint: commits.
       evaluators: measurements during and after training, by the prefix of their metrics.
       telemetry: logs.
+      health: what is done about a run that diverges, or a device that errs.
       compilation_cache: where compiled programs are kept, so that a restart does not compile them again: a directory,
         `off`, or `auto` for the workdir on accelerators and nowhere on a CPU. JAX_COMPILATION_CACHE_DIR wins over it.
     """
@@ -340,6 +365,7 @@ class Experiment:
     checkpoint: Checkpoint
     evaluators: Annotated[Mapping[str, Any], Choices("evaluator")]
     telemetry: Telemetry
+    health: Health
     compilation_cache: str = "auto"
 
     def __post_init__(self) -> None:

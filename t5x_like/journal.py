@@ -17,13 +17,18 @@ from etils import epath
 from t5x_like.data.batches import BatchCounts
 from t5x_like.distributed import startup
 from t5x_like.distributed.host_sync import StepReport
-from t5x_like.errors import UserError
+from t5x_like.distributed.waiting import watch
+from t5x_like.errors import DivergedError
 from t5x_like.evaluation.base import Evaluation
 from t5x_like.evaluation.schedule import full_names
 from t5x_like.experiment import Experiment
+from t5x_like.io.events import Events
 from t5x_like.program import flops_per_step
 from t5x_like.telemetry.devices import memory_metrics, mfu
+from t5x_like.telemetry.goodput import Goodput
 from t5x_like.telemetry.progress import Progress, format_seconds
+from t5x_like.telemetry.spikes import SpikeDetector
+from t5x_like.telemetry.stragglers import Stragglers
 from t5x_like.telemetry.throughput import Throughput
 from t5x_like.telemetry.writer import MetricsWriter
 
@@ -56,6 +61,8 @@ class Journal:
         self._dtype = experiment.model.dtype
         first = jax.process_index() == 0
         resume_step = start if start else None
+        # Before the metrics are opened, whose last change says how long the process before was at work.
+        self._goodput = Goodput(workdir, watch().accounts.seconds, fresh=not start) if first else None
         self._writer = (
             MetricsWriter(
                 workdir,
@@ -67,6 +74,9 @@ class Journal:
             else None
         )
         self._progress = Progress(experiment.steps, start) if show and first else None
+        self._events = Events(workdir, "run") if first else None
+        self._stragglers = Stragglers()
+        self._spikes = SpikeDetector(experiment.health.spike_factor, experiment.health.spike_steps)
         self._news: dict[str, float] = {}  # what the next line tells once
         self._in_flight: collections.deque[tuple[int, Mapping[str, Any], StepReport]] = collections.deque()
 
@@ -79,7 +89,7 @@ class Journal:
           report: what the processes sent with it.
 
         Raises:
-          UserError: when too many steps in a row were not finite.
+          DivergedError: when too many steps in a row were not finite, or the loss has spiked.
         """
         self._in_flight.append((number, results, report))
         if self.first_step_seconds is None:
@@ -117,6 +127,11 @@ class Journal:
         if metrics:
             self.message(f"step {number}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
+    def goodput_written(self) -> None:
+        """Writes where the time went so far, as it is done with each commit."""
+        if self._goodput:
+            self._goodput.write()
+
     def message(self, text: str) -> None:
         """Says something to the person watching."""
         if self._progress:
@@ -132,9 +147,19 @@ class Journal:
     def _complete_oldest(self) -> None:
         """Reads the results of the oldest step in flight."""
         number, results, report = self._in_flight.popleft()
-        if int(results["skipped_in_a_row"]) >= self.experiment.optimizer.nonfinite_limit:
-            raise UserError(self._why_skipped(number, results))
         counts = BatchCounts.combined(report.counts)
+        if slow := self._stragglers.look(report.own_seconds):
+            self.message(slow)
+            if self._events:
+                self._events.say("straggler", slow, step=number)
+        row = int(results["skipped_in_a_row"])
+        if row >= self.experiment.optimizer.nonfinite_limit:
+            raise DivergedError(self._why_skipped(number, results), number, number - row + 1, counts.examples)
+        if self.experiment.health.spike_factor and self._spikes.look(number, float(results["loss"])):
+            first, usual = self._spikes.first or number, self._spikes.usual
+            loss = float(results["loss"])
+            sentence = f"the loss has spiked: it is {loss:.4f} at step {number} and was {usual:.4f} before step {first}"
+            raise DivergedError(sentence, number, first, counts.examples)
         self.throughput.step_done(counts.tokens)
         self.tokens += counts.tokens
         if number == 1 or number % self.experiment.telemetry.every == 0 or number == self.experiment.steps:
@@ -151,8 +176,9 @@ class Journal:
             )
         return (
             f"the loss or its gradients were not finite in {row} steps in a row, up to step {number}, and none of those"
-            f" was applied; lower optimizer.learning_rate (it is {self.experiment.optimizer.learning_rate:g}), lengthen"
-            " optimizer.schedule.warmup_steps, or raise optimizer.nonfinite_limit"
+            f" was applied; lower optimizer.learning_rate (it is {self.experiment.optimizer.learning_rate:g}) or"
+            " optimizer.clip_norm and go on with --accept-changes, from an older commit if need be (t5x_like checkpoint"
+            " prune --after=STEP), or set health.rollbacks"
         )
 
     def _log(self, number: int, results: Mapping[str, Any], counts: BatchCounts) -> None:

@@ -131,7 +131,7 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     run = load(options.gin_file, [*options.gin_bindings, *rest], search_paths, options.run_mode, _directories(options))
     if options.dry_run:
         return _show(run, options)
-    common.import_modules(run.modules, search_paths)
+    _import(run, search_paths)
     _require_vocabulary(run)
     if topology:
         return _precompile(run, topology, options)
@@ -145,6 +145,19 @@ def _directories(options: argparse.Namespace) -> dict[str, object]:
     caches = [path for path in options.seqio_additional_cache_dirs.split(",") if path]
     named = {"data_dir": options.tfds_data_dir, "cache_dirs": caches}
     return {name: value for name, value in named.items() if value}
+
+
+def _import(run: "GinRun", search_paths: Sequence[str]) -> None:
+    """Imports the modules that gin names.
+
+    Raises:
+      UserError: for one that is not there or fails, with the line that names it.
+    """
+    for module, where in run.modules.items():
+        try:
+            common.import_modules([module], search_paths)
+        except UserError as error:
+            raise UserError(f"{where}: {str(error).removeprefix('--module: ')}") from error
 
 
 def _show(run: "GinRun", options: argparse.Namespace) -> int:

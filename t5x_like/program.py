@@ -13,7 +13,7 @@ then each adaptation's changes to it. The state that changes is a plain dict of 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -123,6 +123,19 @@ class Program:
         values = variables.flatten(variables.split(model)[1])
         return {path: value for path, value in values.items() if self.roles[path].source is None}
 
+    def adapted(self, base: "Program", values: Mapping[Path, jax.Array]) -> dict[Path, jax.Array]:
+        """Values of this program's variables from those of another one, which has some of its adaptations.
+
+        Args:
+          base: the other program.
+          values: by path; those that start as a copy of another one may be left out.
+        """
+        model = base.structure.merge(variables.unflatten(base._copied(values)))
+        missing = self.adaptations.keys() - base.adaptations.keys()
+        adapt(model, self.objective, self.adaptations, self.seed, missing)
+        found = variables.flatten(variables.split(model)[1])
+        return {path: value for path, value in found.items() if self.roles[path].source is None or path in values}
+
     def start_from(self, values: Mapping[Path, jax.Array]) -> State:
         """The state of step 0 with these values of the model's variables.
 
@@ -223,13 +236,37 @@ def build(objective: Objective, adaptations: Mapping[str, Any], architecture: An
       ExperimentError: where an adaptation fits no part of the model, at its option.
     """
     model = objective.build(architecture, nnx.Rngs(params=purpose_key(seed, "initialize")))
+    adapt(model, objective, adaptations, seed)
+    return model
+
+
+def adapt(
+    model: nnx.Module,
+    objective: Objective,
+    adaptations: Mapping[str, Any],
+    seed: int,
+    only: Collection[str] | None = None,
+) -> None:
+    """Changes a model by each adaptation in turn.
+
+    Args:
+      model: that the objective built, with whatever values.
+      objective: that says which part of the model writes.
+      adaptations: all of them, by key.
+      seed: of the run.
+      only: keys of those that are applied; None for all.
+
+    Raises:
+      ExperimentError: where an adaptation fits no part of the model, at its option.
+    """
     for number, (key, adaptation) in enumerate(adaptations.items()):
+        if only is not None and key not in only:
+            continue
         draws = nnx.Rngs(params=jax.random.fold_in(purpose_key(seed, "adapt"), number))
         try:
             adaptation.transform(objective.inference_model(model), draws)
         except ExperimentError as error:
             raise error.under(f"adaptations.{key}") from None
-    return model
 
 
 def program(experiment: Experiment, layout: Layout | None = None) -> Program:
@@ -240,6 +277,11 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
     """
     objective, architecture = experiment.objective, experiment.model
     adaptations = experiment.adaptations
+    for key, adaptation in adaptations.items():
+        try:
+            adaptation.check(experiment.data)
+        except ExperimentError as error:
+            raise error.under(f"adaptations.{key}") from None
     structure, _ = variables.abstract(lambda: build(objective, adaptations, architecture))
     infos = variables.flatten(structure.infos())
     if layout is not None and layout.mesh is not None:

@@ -24,6 +24,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "deberta": "t5x_like.models.families.deberta:VERSION_1",
         "deberta_v2": "t5x_like.models.families.deberta:VERSION_2",
         "deberta_v3": "t5x_like.models.families.deberta:VERSION_3",
+        "deepseek_v3": "t5x_like.models.families.deepseek:FAMILY",
         "distilbert": "t5x_like.models.families.distilbert:FAMILY",
         "electra": "t5x_like.models.families.electra:DISCRIMINATOR",
         "electra_generator": "t5x_like.models.families.electra:GENERATOR",
@@ -34,6 +35,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "gpt2": "t5x_like.models.families.gpt2:FAMILY",
         "gpt3": "t5x_like.models.families.gpt3:FAMILY",
         "gpt3_banded": "t5x_like.models.families.gpt3:BANDED",
+        "gpt_oss": "t5x_like.models.families.gpt_oss:FAMILY",
         "gpt_neo": "t5x_like.models.families.gpt_neo:FAMILY",
         "gptj": "t5x_like.models.families.gptj:FAMILY",
         "llama": "t5x_like.models.families.llama:FAMILY",
@@ -65,14 +67,17 @@ _TABLE: Mapping[str, dict[str, str]] = {
     "attention": {
         "disentangled": "t5x_like.models.transformer.attention_bias_options:Disentangled",
         "dot_product": "t5x_like.models.transformer.layer_options:DotProduct",
+        "latent": "t5x_like.models.transformer.attention_options:Latent",
         "normed": "t5x_like.models.transformer.attention_options:NormedDotProduct",
         "relative": "t5x_like.models.transformer.attention_bias_options:RelativeBuckets",
         "sinks": "t5x_like.models.transformer.attention_options:Sinks",
         "two_stream": "t5x_like.models.transformer.attention_bias_options:TwoStream",
     },
     "feed_forward": {
+        "clamped_experts": "t5x_like.models.transformer.expert_options:ClampedExperts",
         "dense": "t5x_like.models.transformer.layer_options:Dense",
         "experts": "t5x_like.models.transformer.layer_options:Experts",
+        "shared_experts": "t5x_like.models.transformer.expert_options:SharedExperts",
     },
     "positions": {
         "none": "t5x_like.models.transformer.ends_options:NoPositions",
@@ -93,6 +98,12 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "adaptation": {
         "lora": "t5x_like.adaptations.lora:LoRA",
+        "ia3": "t5x_like.adaptations.ia3:IA3",
+        "bottleneck": "t5x_like.adaptations.bottleneck:Bottleneck",
+        "prompt": "t5x_like.adaptations.prompt:PromptTuning",
+        "bitfit": "t5x_like.adaptations.bitfit:BitFit",
+        "freeze": "t5x_like.adaptations.freeze:Freeze",
+        "quantize": "t5x_like.adaptations.quantize:Quantize",
         "prefix": "t5x_like.adaptations.prefix:Prefix",
     },
     "objective": {
@@ -102,6 +113,9 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "span_corruption": "t5x_like.objectives.span_corruption:SpanCorruption",
         "prefix_lm": "t5x_like.objectives.prefix_lm:PrefixLM",
         "ul2": "t5x_like.objectives.ul2:MixtureOfDenoisers",
+        "dpo": "t5x_like.objectives.dpo:DPO",
+        "reward": "t5x_like.objectives.reward:Reward",
+        "grpo": "t5x_like.objectives.grpo:GRPO",
         "next_sentence": "t5x_like.objectives.next_sentence:NextSentence",
         "sentence_order": "t5x_like.objectives.sentence_order:SentenceOrder",
         "span_boundary": "t5x_like.objectives.span_boundary:SpanBoundary",
@@ -118,6 +132,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "tokens": "t5x_like.data.token_shards:TokensTask",
         "seqio": "t5x_like.data.seqio_bridge:SeqioTask",
         "mixture": "t5x_like.data.mixture:MixtureTask",
+        "synthetic": "t5x_like.data.synthetic:SyntheticTask",
         "images": "t5x_like.data.records.images:ImageTask",
         "audio": "t5x_like.data.records.audio:AudioTask",
         "pairs": "t5x_like.data.records.texts:PAIRS",
@@ -136,6 +151,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "batch_source": {
         "pipeline": "t5x_like.data.pipeline:PipelineOptions",
+        "rollouts": "t5x_like.inference.rollouts:Rollouts",
     },
     "optimizer": {
         "adamw": "t5x_like.optim.adamw:AdamW",

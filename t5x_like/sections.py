@@ -212,7 +212,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if isinstance(mark, Choice):
             return _choose(mark, mark.default, value, where)
         if isinstance(mark, Choices):
-            return {key: _choose(mark, key, item, _join(where, key)) for key, item in _items(value, where)}
+            given = [(key, item) for key, item in _items(value, where) if item is not None]  # None leaves one out
+            return {key: _choose(mark, key, item, _join(where, key)) for key, item in given}
         return _convert(value, arguments[0], where)
     if dataclasses.is_dataclass(hint):
         return section(typing.cast(type, hint), value, where)
@@ -220,7 +221,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return _convert_union(value, arguments, where)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, tuple | list):
-            raise ExperimentError(where, f"{value!r} is not a list")
+            raise ExperimentError(where, f"{value!r} is not a list{_as_list(value)}")
         return tuple(_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value))
     if origin in (Mapping, dict) or isinstance(value, Mapping) and hint in (Mapping, dict):
         return {key: _convert(item, arguments[1], _join(where, key)) for key, item in _items(value, where)}
@@ -257,7 +258,13 @@ def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
         if hint is int and not -(1 << 63) <= value < 1 << 63:
             raise ExperimentError(where, "it does not fit in 64 bits; it must be at least -2^63 and below 2^63")
         return value
-    raise ExperimentError(where, f"{value!r} is not {hint.__name__}")
+    advice = "; leave it out for the default" if value is None else ""
+    raise ExperimentError(where, f"{value!r} is not {hint.__name__}{advice}")
+
+
+def _as_list(value: Any) -> str:
+    """The rest of a sentence about a text where a list is needed: how it is written."""
+    return f"; write {[part.strip() for part in value.split(',')]!r}" if isinstance(value, str) and value else ""
 
 
 def _join(where: str, key: str) -> str:

@@ -8,6 +8,7 @@ from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.experiment import Experiment
 from t5x_like.io.files import read_json, write_json
+from t5x_like.telemetry import goodput
 from t5x_like.telemetry.progress import format_number, format_seconds, summary_table
 from t5x_like.telemetry.report import write_report
 from t5x_like.telemetry.writer import SAMPLES_FILE, read_metrics, read_samples
@@ -38,6 +39,7 @@ def write(experiment: Experiment, workdir: epath.Path, outcome: TrainingResult) 
         "tokens_per_second": speed,
         "flops_per_second": flops,
         "first_step_seconds": before.get("first_step_seconds") if again else outcome.first_step_seconds,
+        "goodput_seconds": goodput.read(workdir),
         "workdir": str(workdir),
         "checkpoint": str(workdir / files.CHECKPOINTS / str(outcome.step)),
         "best_checkpoint": None if store.best() is None else str(workdir / files.CHECKPOINTS / str(store.best())),
@@ -67,6 +69,7 @@ def show(summary: dict[str, Any], workdir: epath.Path) -> None:
         f" {(summary['flops_per_second'] or 0) / 1e9:,.1f} GFLOP/s",
         "first step": f"{format_seconds(summary['first_step_seconds'] or 0)} after the start",
         **_memory(summary),
+        **({"time": goodput.sentence(summary["goodput_seconds"])} if summary["goodput_seconds"] else {}),
         "checkpoint": summary["checkpoint"],
         "report": summary["report"],
         **({"samples": summary["samples"]} if summary["samples"] else {}),

@@ -8,34 +8,35 @@ import dataclasses
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from t5x_like import variables
+from t5x_like import description, recovery
+from t5x_like.checkpoint import leaves
 from t5x_like.checkpoint import workdir as files
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.commits import Commits, Totals
 from t5x_like.compilation import compile_step
 from t5x_like.data.batches import Feed
-from t5x_like.distributed import agreement
+from t5x_like.distributed import agreement, code
 from t5x_like.distributed.host_sync import HostSync
 from t5x_like.distributed.interruption import Interruption
-from t5x_like.errors import ExperimentError
+from t5x_like.distributed.waiting import COMPILATION, EVALUATION, watch
+from t5x_like.errors import DivergedError, ExperimentError
 from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.schedule import Evaluators, full_names
 from t5x_like.experiment import Experiment
 from t5x_like.initialization import Initialization, initialization
-from t5x_like.io.files import write_json
+from t5x_like.io.events import Events, failures_said
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.ownership import own
-from t5x_like.parallel import divisibility, executables, layout
+from t5x_like.parallel import divisibility, executables, layout, replicas
 from t5x_like.parallel.placement import Share, place, share
-from t5x_like.program import Program, State, program
+from t5x_like.program import State, program
 from t5x_like.sections import flatten
-from t5x_like.telemetry.environment import environment, versions
+from t5x_like.telemetry.environment import versions
 from t5x_like.telemetry.profile import Profile, Steps
 from t5x_like.telemetry.throughput import Speed
 
@@ -50,12 +51,14 @@ class RunOptions:
       profile: the steps of which a trace is written; None for none.
       executable: a file, or a directory of files, that `preflight --save` wrote; the step is looked for there before it
         is compiled.
+      accept_changes: whether a run may go on with another learning rate, and what else may save it.
     """
 
     show: bool = True
     modules: Sequence[str] = ()
     profile: Steps | None = None
     executable: str = ""
+    accept_changes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,18 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
     Raises:
       UserError: for what the user can mend: the experiment, the corpus, the workdir, a full disk, a diverged run.
     """
+    while True:
+        try:
+            return _train(recovery.with_skips(experiment, workdir), workdir, job)
+        except DivergedError as error:
+            if not recovery.roll_back(experiment, workdir, error):
+                raise
+
+
+def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> TrainingResult:
+    """One attempt of `train`, which ends with a `DivergedError` when it diverges."""
     began = time.perf_counter()
+    watch().accounts.begin()
     with contextlib.ExitStack() as stack:
         # --- Set up -------------------------------------------------------------------------------------------------
         placed = layout.make(experiment.parallelism)
@@ -105,11 +119,16 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         evaluators = Evaluators(experiment, EvaluationContext(experiment, run, experiment.data.task))
         lease = stack.enter_context(own(workdir, job.show))
         unkept = executables.keep_compiled(experiment.compilation_cache, workdir / files.COMPILED)
+        events = Events(workdir, "run") if lease else None
+        stack.enter_context(failures_said(events))
         store = stack.enter_context(CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint))
         commits = Commits(experiment, store, fingerprint, lease, began)
         first = initialization(experiment, run, fingerprint) if commits.latest() is None else None
-        start = commits.start(run, first)
-        describe(experiment, run, workdir)
+        with watch().during("the restore", COMPILATION, "restore"):
+            start = commits.start(run, first, job.accept_changes)
+        if events and commits.changes:
+            events.say("changed", f"the run goes on from step {start.step} with {commits.changed()}", step=start.step)
+        description.write(experiment, run, workdir)
         state, position, unevaluated = start.state, start.position, evaluators.known(start.unevaluated)
         journal = Journal(experiment, workdir, start.step, job.show, evaluated=not unevaluated)
         stack.enter_context(contextlib.closing(journal))
@@ -119,37 +138,54 @@ def train(experiment: Experiment, workdir: epath.Path, job: RunOptions = RunOpti
         batches = stack.enter_context(contextlib.closing(source.start(feed)))
         interruption, sync = stack.enter_context(Interruption()), HostSync(part.index, delay=IN_FLIGHT)
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
-        take_step = compile_step(experiment, run, journal, job.executable)
-        announce(experiment, job, journal, start.step, first)
+        with watch().during("the compilation of the step", COMPILATION, "compile"):
+            take_step = compile_step(experiment, run, journal, job.executable)
+        announce(experiment, job, journal, events, start.step, first)
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
         elif experiment.evaluate_first and first:
             evaluate(evaluators, tuple(experiment.evaluators), journal, commits, False, start.step, state, None)
 
+        every = experiment.health.replicas_every
+
         # --- Loop ---------------------------------------------------------------------------------------------------
         for number in range(start.step + 1, experiment.steps + 1):
             batches.observe(number - 1, state)
-            with profile.around(number):
-                with journal.throughput.waiting():
-                    batch, position, counts = next(batches)
-                state, results = take_step(state, place(batch, placed))
-            journal.step(number, results, sync.send(interruption.signal, counts))
+            with watch().step(f"training step {number}"):
+                began = time.perf_counter()
+                with profile.around(number):
+                    with journal.throughput.waiting(), watch().during("the next batch", watch().limit(), "data_wait"):
+                        batch, position, counts = next(batches)
+                    waited = time.perf_counter() - began
+                    state, results = take_step(state, place(batch, placed))
+                report = sync.send(interruption.signal, counts, waited)
+                journal.step(number, results, report)
             if profile.end(number, results):
                 journal.message(f"a trace is in {profile.path}")
             due, commit = evaluators.due(number), commits.due(number, bool(sync.stop))
+            if every and (commit or number % every == 0):
+                replicas.require_equal(leaves.flatten(state), number)
             if due or commit:
                 journal.drain()
-                with journal.throughput.paused():
+                with journal.throughput.paused(), watch().during("the commit or its evaluation", EVALUATION, "save"):
                     if commit:
                         journal.flush()
                         commits.save(number, state, position, journal.tokens, due)
+                        journal.goodput_written()
                     if due and not sync.stop:
                         evaluate(evaluators, due, journal, commits, bool(commit), number, state, position)
             if sync.stop:
                 break
-        with journal.throughput.paused():
+        with journal.throughput.paused(), watch().during("the last commit", EVALUATION, "save"):
             commits.wait()
         profile.close()
+        journal.goodput_written()
+        if events:
+            stopped = "all steps are done"
+            if sync.stop:
+                saved = "saved" if commits.due(number, stopping=True) else "not saved, as checkpoint.every=0 says"
+                stopped = f"{sync.stop.name}: the state of step {number} is {saved}"
+            events.say("stopped" if sync.stop else "done", stopped, step=int(state["step"]))
         return TrainingResult(
             step=int(state["step"]),
             interrupted=sync.stop,
@@ -201,7 +237,8 @@ def evaluate(
     if committed:
         commits.wait()
     try:
-        evaluations = evaluators.run(keys, state, number)
+        with watch().during("the evaluation", EVALUATION, "evaluation"):
+            evaluations = evaluators.run(keys, state, number)
     except ExperimentError:
         kept = committed or not commits.due(number, stopping=True)
         if not kept and position is not None and jax.process_count() == 1:
@@ -261,7 +298,7 @@ def agree(
     agreement.require(
         {
             "experiment": flatten(experiment.to_dict()) | {"--workdir": str(workdir)},
-            "code": agreement.code(versions(), modules),
+            "code": code.identity(versions(), modules),
             "data": {f"the fingerprint of {field}": value for field, value in fingerprint.items()},
         },
         advice={
@@ -272,41 +309,22 @@ def agree(
     )
 
 
-# --- What is written down beside the state --------------------------------------------------------------------------
-
-
-def describe(experiment: Experiment, run: Program, workdir: epath.Path) -> None:
-    """Writes what the run is into the workdir: the experiment and its assets, the environment, the parameters."""
-    if jax.process_index() == 0:
-        files.write_description(workdir, experiment, experiment.data.task.assets())
-        write_json(workdir / files.PARAMETERS_FILE, parameter_table(run))
-        write_json(workdir / files.ENVIRONMENT_FILE, environment())
-    agreement.require_shared(workdir / files.ENVIRONMENT_FILE, "--workdir")
-
-
 def announce(
-    experiment: Experiment, job: RunOptions, journal: Journal, start: int, first: Initialization | None
+    experiment: Experiment,
+    job: RunOptions,
+    journal: Journal,
+    events: Events | None,
+    start: int,
+    first: Initialization | None,
 ) -> None:
     """Says where this process begins, and what it was asked for and cannot do."""
-    if start:
+    if events:
+        devices = f"{jax.process_count()} process(es) with {jax.device_count()} device(s)"
+        where = f"from step {start}" if start else "at the beginning"
+        events.say("started", f"{devices} begin {where} of {experiment.steps} steps", step=start)
+    if start and first is None:
         journal.message(f"going on from step {start}")
     for line in first.lines() if first else ():
         journal.message(line)
     if job.profile and not start < job.profile.first <= experiment.steps:
         journal.message(f"nothing is traced: step {job.profile.first} is not one of {start + 1} to {experiment.steps}")
-
-
-def parameter_table(run: Program) -> list[dict[str, Any]]:
-    """One row a variable of the model: path, shape, dtype, logical axes, kind, count, and the role that moves it."""
-    return [
-        {
-            "path": "/".join(path),
-            "shape": list(info.shape),
-            "dtype": str(info.dtype),
-            "axes": list(info.axes),
-            "kind": info.kind,
-            "count": int(np.prod(info.shape)),
-            "role": type(run.roles[path].role).__name__.lower(),
-        }
-        for path, info in variables.flatten(run.structure.infos()).items()
-    ]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny
 from objectives.sketches.dino import DINO
-from objectives.sketches.dpo import DPO
 
 from t5x_like import variables
 from t5x_like.checkpoint import leaves
@@ -16,6 +15,7 @@ from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Checkpoint, Initialize, Parallelism
 from t5x_like.initialization import initialization
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.objectives.dpo import DPO
 from t5x_like.parallel import layout
 from t5x_like.program import program
 

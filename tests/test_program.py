@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tiny
 from objectives.sketches import records
-from objectives.sketches.dpo import DPO
 
 from t5x_like import variables
 from t5x_like.experiment import Parallelism
 from t5x_like.objectives.base import Loss
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.objectives.dpo import DPO
 from t5x_like.optim.adamw import AdamW
 from t5x_like.optim.schedules import Constant, LinearDecay
 from t5x_like.optim.sgd import SGD

@@ -18,6 +18,8 @@ RUNS = [
     ("bench_loss.py --tokens=32 --width=16 --vocab=64 --chunk=8 --rounds=1", "chunked / autodiff"),
     (f"bench_step.py {TINY}", "ratio"),
     ("bench_prepare.py --megabytes=1 --rounds=1", "prepare / tokenizer"),
+    ("goodput.py --seeds=1", "local, replicas"),
+    ("bench_checkpoint.py --megabytes=1 --rounds=1", "restore / raw read speed"),
     ("bench_cleaning.py --megabytes=0.2 --rounds=1", "decontaminate"),
     ("bench_import.py --directory=. --layers=1 --divide=128", '"peak_in_tensors"'),
     ("bench_data.py --seconds=0.1 --rounds=1 --gigabytes=0.01 --skip-seqio", "cleaned"),

@@ -3,6 +3,7 @@
     python tools/golden_losses.py tests/golden/losses_schema1.json             # compare this tree with the file
     python tools/golden_losses.py tests/golden/losses_schema1.json llama bert  # two of its experiments
     PYTHONPATH=OLD python tools/golden_losses.py losses.json --write           # a new file, from the tree in OLD
+    python tools/golden_losses.py tests/golden/losses_tiny.json --write --configs configs/tiny/*.py
 
 The file holds each experiment as plain values of the schema it was written in, so that reading it also proves the
 migrations. Bits hold for one kind of processor and one version of JAX, which the file names; on another, losses are
@@ -20,9 +21,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-STEPS = 6
+if TYPE_CHECKING:
+    from t5x_like.experiment import Experiment
+
+STEPS, CONFIG_STEPS = 6, 3
 TOLERANCE = 1e-5
 _FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 if __name__ == "__main__":  # read when JAX is imported
@@ -126,6 +130,20 @@ def _experiment(name: str) -> dict[str, Any]:
     }
 
 
+def shortened(config: str) -> "Experiment":
+    """The experiment of a config file for the first steps alone: without evaluators and their metric."""
+    from t5x_like.frontends import configdict
+
+    flags = {"steps": CONFIG_STEPS, "evaluators": "{}", "checkpoint.best_metric": "", "compilation_cache": "off"}
+    flags |= {
+        "checkpoint.every": CONFIG_STEPS,
+        "telemetry.every": 1,
+        "telemetry.tensorboard": False,
+        "optimizer.schedule.warmup_steps": 1,
+    }
+    return configdict.load(config, [f"--config.{field}={value}" for field, value in flags.items()])
+
+
 def losses(values: dict[str, Any]) -> list[float]:
     """The training losses of an experiment, one a step, as the program writes them to `metrics.jsonl`.
 
@@ -165,13 +183,16 @@ def machine() -> dict[str, str]:
     }
 
 
-def write(path: Path, names: Sequence[str]) -> None:
-    """Trains the experiments of the table with this tree and writes their losses."""
+def write(path: Path, names: Sequence[str], configs: Sequence[str]) -> None:
+    """Trains the experiments of the table, or those of config files, with this tree and writes their losses."""
     from t5x_like.experiment import Experiment
 
+    chosen = {Path(config).stem: shortened(config) for config in configs}
+    if not configs:
+        chosen = {name: Experiment.from_json(json.dumps(_experiment(name))) for name in names or EXPERIMENTS}
     found = {}
-    for name in names or EXPERIMENTS:
-        values = json.loads(Experiment.from_json(json.dumps(_experiment(name))).to_json())
+    for name, experiment in chosen.items():
+        values = json.loads(experiment.to_json())
         found[name] = {"experiment": values, "losses": [loss.hex() for loss in losses(values)]}
         print(name, [round(float.fromhex(loss), 4) for loss in found[name]["losses"]], flush=True)
     path.write_text(json.dumps({"machine": machine(), "runs": found}, indent=1) + "\n")
@@ -202,9 +223,10 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("names", nargs="*", help="experiments; all where none is named")
     parser.add_argument("--write", action="store_true", help="write the file from this tree")
+    parser.add_argument("--configs", nargs="*", default=[], help="config files to write, in place of the tool's table")
     options = parser.parse_args()
     if options.write:
-        write(options.file, options.names)
+        write(options.file, options.names, options.configs)
         return 0
     wrong = compare(options.file, options.names)
     for line in wrong:

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flax import nnx
@@ -42,6 +42,37 @@ class Adaptation(abc.ABC):
         """Filters of the variables that it adds, and their roles."""
 
     @property
+    def derives(self) -> bool:
+        """Whether first values of what it adds hang on the model's: then it is applied to those of a checkpoint."""
+        return False
+
+    def check(self, data: Any) -> None:  # noqa: B027, most suit any data
+        """Raises ExperimentError, at one of its options, where the data do not suit it.
+
+        Args:
+          data: `experiment.data`.
+        """
+
+    def merge(self, model: nnx.Module) -> None:
+        """Puts what was learned into the model's own variables, and takes out what it had added.
+
+        Raises:
+          ExperimentError: where that would be another function.
+        """
+        raise ExperimentError("name", f"{self.name!r} computes what the model by itself cannot; it has no merged form")
+
+    def unmerge(self, model: nnx.Module) -> None:
+        """Takes what was learned out of a merged model's variables.
+
+        Args:
+          model: with the variables that it adds, and kernels in which they are merged.
+
+        Raises:
+          ExperimentError: where they do not tell what they were.
+        """
+        raise ExperimentError("name", f"{self.name!r} cannot be taken out of a merged model")
+
+    @property
     def rest(self) -> tuple[Filter, Role] | None:
         """The filter and role of all that no objective or adaptation speaks of; None leaves everything its own.
 
@@ -58,6 +89,13 @@ def modules_by_path(model: nnx.Module) -> Iterator[tuple[Path, Any]]:
             yield tuple(map(str, path)), node
 
 
+def variables_by_path(model: nnx.Module) -> Iterator[Path]:
+    """The path of every variable below a model."""
+    for path, node in nnx.iter_graph(model):
+        if isinstance(node, nnx.Variable):
+            yield tuple(map(str, path))
+
+
 def chosen(model: nnx.Module, glob: str, kind: type, where: str, what: str) -> list[Any]:
     """The modules of a kind whose path a glob takes.
 
@@ -71,10 +109,16 @@ def chosen(model: nnx.Module, glob: str, kind: type, where: str, what: str) -> l
     Raises:
       ExperimentError: where it takes nothing, or nothing of that kind.
     """
-    found = [(path, node) for path, node in modules_by_path(model) if matches_path(glob, path)]
-    fitting = [node for _, node in found if isinstance(node, kind)]
+    paths = {path: node for path, node in modules_by_path(model) if isinstance(node, kind)}
+    fitting = [node for path, node in paths.items() if matches_path(glob, path)]
     if fitting:
         return fitting
-    known = sorted({"/".join(("**", path[-1])) for path, node in modules_by_path(model) if isinstance(node, kind)})
-    problem = f"is {type(found[0][1]).__name__}, no {what}" if found else "is no part of the model"
-    raise ExperimentError(where, f"{glob!r} {problem}; there are {', '.join(known[:8])}")
+    raise no_such_path(model, glob, paths, where, what)
+
+
+def no_such_path(model: nnx.Module, glob: str, known: Iterable[Path], where: str, what: str) -> ExperimentError:
+    """The error of a glob that takes none of the known paths."""
+    found = [node for path, node in modules_by_path(model) if matches_path(glob, path)]
+    problem = f"is {type(found[0]).__name__}, no {what}" if found else "is no part of the model"
+    examples = sorted({"/".join(("**", path[-1])) for path in known})
+    return ExperimentError(where, f"{glob!r} {problem}; there are {', '.join(examples[:8])}")

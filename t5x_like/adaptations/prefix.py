@@ -3,6 +3,7 @@
 Shapes: b batch, p prefix, k key-value heads, e head width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_like.adaptations.base import Adaptation, chosen
+from t5x_like.adaptations.base import Adaptation, chosen, modules_by_path
 from t5x_like.checks import require_at_least, require_positive
 from t5x_like.errors import ExperimentError
 from t5x_like.models.parameters import parameter
 from t5x_like.models.transformer.attention import Attention
-from t5x_like.objectives.roles import Roles, Trained
+from t5x_like.models.transformer.stack import TransformerStack
+from t5x_like.objectives.roles import Roles, Trained, matches_path
+from t5x_like.variables import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +29,15 @@ class Prefix(Adaptation):
       path: glob of the attention modules.
       length: keys and values that every query sees in front of its own.
       std: standard deviation of their first values.
+      takes_positions: whether positions of the text begin after those of the prefix, as in `peft`; keys of the prefix
+        are not rotated in either case.
     """
 
     name: str = "prefix"
     path: str = "**/attention"
     length: int = 16
     std: float = 0.02
+    takes_positions: bool = False
 
     def __post_init__(self) -> None:
         require_positive(self, "length")
@@ -45,11 +51,21 @@ class Prefix(Adaptation):
             if attention.prefix is not None:
                 raise ExperimentError("path", f"{self.path!r} takes attention that has a prefix already; leave one out")
             attention.prefix = nnx.data(KeyValuePrefix(attention, self, rngs))
+        for path, stack in modules_by_path(model) if self.takes_positions else ():
+            if isinstance(stack, TransformerStack):
+                meant = any(matches_path(self.path, each) for each in _layers_below(path, stack))
+                stack.first_position = self.length if meant else 0
 
     @property
     def roles(self) -> Roles:
         """Keys and values are trained."""
         return (("**/prefix/*", Trained()),)
+
+
+def _layers_below(path: Path, stack: TransformerStack) -> Iterator[Path]:
+    """The paths of the modules in the layers of a stack, and in no stack inside it."""
+    own = ("leading", "blocks", "trailing")
+    return ((*path, *rest) for rest, _ in modules_by_path(stack) if rest and rest[0] in own)
 
 
 class KeyValuePrefix(nnx.Module):

@@ -6,6 +6,7 @@ below it, which writes arrays in parallel, in the background, from every process
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,12 @@ from t5x_like.checkpoint import remote
 from t5x_like.checkpoint.layout import MANIFEST_FILE, MANIFEST_ITEM
 from t5x_like.checkpoint.orbax_logging import install_filters
 from t5x_like.errors import UserError
+from t5x_like.io import files
 
 STATE_ITEM = "state"
+_ABOVE = (
+    3  # directories above a commit that hold its name: `checkpoints` (and `frozen`), the work directory, its parent
+)
 
 # In-place writes with a marker at the end: an object store has no rename, and a disk needs none.
 _ATOMICITY = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
@@ -33,9 +38,12 @@ class Writer:
     def __init__(self, seconds: int) -> None:
         """Writes nothing yet; `seconds` is how long processes wait for each other's parts of a commit."""
         install_filters()
-        options = dataclasses.replace(_ASYNC, timeout_secs=seconds)
+        options = dataclasses.replace(
+            _ASYNC, timeout_secs=seconds, post_finalization_callback=self._sync_before_the_marker
+        )
         self._checkpointer = ocp.AsyncCheckpointer(_handler(), async_options=options, atomicity_options=_ATOMICITY)
         self._staged: tuple[epath.Path, epath.Path] | None = None
+        self._target: epath.Path | None = None
 
     def start(self, path: epath.Path, arrays: Mapping[str, jax.Array], manifest: Mapping[str, Any]) -> None:
         """Copies the arrays to the host and returns; the copy is written behind the caller's back.
@@ -54,18 +62,20 @@ class Writer:
             MANIFEST_ITEM: ocp.args.JsonSave(dict(manifest)),
         }
         try:
-            target = self._staged[0] if self._staged else path
-            self._checkpointer.save(target, args=ocp.args.Composite(**items), force=True)
+            self._target = self._staged[0] if self._staged else path
+            self._checkpointer.save(self._target, args=ocp.args.Composite(**items), force=True)
         except BaseException:
             self._drop_stage()
             raise
 
     def wait(self) -> None:
-        """Returns when the last commit is complete; raises what went wrong with it."""
+        """Returns when the last commit is complete and durable; raises what went wrong with it."""
         try:
             self._checkpointer.wait_until_finished()
             if self._staged:
                 remote.copy_commit(*self._staged)
+            elif self._target and jax.process_index() == 0:
+                sync(self._target)  # the marker, and the names that lead to it
         finally:
             self._drop_stage()
 
@@ -73,10 +83,30 @@ class Writer:
         """Lets go of Orbax's threads; nothing may be on its way."""
         self._checkpointer.close()
 
+    def _sync_before_the_marker(self) -> None:
+        """Called by Orbax in the first process, when all have written their parts and before it writes the marker."""
+        if self._target and not self._staged:
+            sync(self._target)
+
     def _drop_stage(self) -> None:
         staged, self._staged = self._staged, None
         if staged:
             staged[0].rmtree(missing_ok=True)
+
+
+def sync(path: epath.Path) -> None:
+    """Makes a directory of a commit durable, and its place in the work directory; an object store is so by itself.
+
+    TensorStore syncs the data, each process its own. Orbax syncs neither the JSON files beside it nor any directory.
+
+    Raises:
+      OSError: when the disk refuses it.
+    """
+    if not files.is_remote(path):
+        directory = pathlib.Path(path)
+        files.sync_tree(directory)
+        for above in list(directory.parents)[:_ABOVE]:
+            files.sync_directory(above)
 
 
 def read(path: epath.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:

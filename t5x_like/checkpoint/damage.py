@@ -1,14 +1,15 @@
 """Damage of a commit's files, told in a few words: which leaf or which file, and what is wrong with it."""
 
 import json
+import pathlib
 import re
+import traceback
 from collections.abc import Iterator
 
+import jax
 from etils import epath
 
-# What missing or damaged files make Orbax and TensorStore raise; of `Exception` itself, that class alone.
-RAISED = (OSError, ValueError, KeyError)
-
+_OURS = str(pathlib.Path(__file__).resolve().parents[1])
 _CODES = {
     "NOT_FOUND": "is missing",
     "OUT_OF_RANGE": "was cut off",
@@ -21,8 +22,14 @@ _LONGEST = 200
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error of a read is about the files that were read, not about memory or a device."""
-    return isinstance(error, RAISED) or type(error) is Exception
+    """Whether an error of a read is about the files that were read: not about memory or a device, nor our own mistake.
+
+    Libraries that parse damaged files may raise anything. It counts where it was raised in their code.
+    """
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, OSError) or not frames or not frames[-1].filename.startswith(_OURS)
 
 
 def reason(error: Exception, directory: epath.Path) -> str:
@@ -61,6 +68,6 @@ def _broken_index(directory: epath.Path) -> str:
         for file in sorted(directory.glob(pattern)):
             try:
                 json.loads(file.read_text())
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 return str(file.relative_to(directory))
     return ""

@@ -15,12 +15,14 @@ from etils import epath
 
 from t5x_like.checkpoint.manifest import Manifest
 from t5x_like.errors import UserError
+from t5x_like.io import files
 
 CHECKPOINTS = "checkpoints"
 COMMITTED = "commit_success.txt"
 MANIFEST_ITEM = "manifest"
 MANIFEST_FILE = "manifest.json"
 
+_LONGEST = 200  # characters of a reason
 _STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 
 
@@ -49,14 +51,19 @@ class Commit:
         """
         file = self.path / MANIFEST_ITEM / MANIFEST_FILE
         try:
-            found = Manifest.from_json(json.loads(file.read_text()), f"the checkpoint {self.path}")
+            content = files.read_limited(file)
+            found = Manifest.from_json(json.loads(content), f"the checkpoint {self.path}")
             if found.step == self.step:
                 return found
             problem = f"says that it is of step {found.step}"
         except FileNotFoundError:
             problem = "is not there"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problem = f"is damaged ({error})"
+        except UserError:
+            raise
+        except OSError as error:
+            problem = f"cannot be used ({error.strerror or error})"
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            problem = f"is damaged ({str(error)[:_LONGEST]})"
         raise UserError(f"the checkpoint {self.path} cannot be read: its {MANIFEST_FILE} {problem}; {advice(self)}")
 
 

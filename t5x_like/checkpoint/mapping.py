@@ -108,6 +108,7 @@ def plan(
     copies: Collection[str],
     source: OpenSource,
     here: Mapping[str, Any],
+    derived: Collection[str] = (),
 ) -> VariableMapping:
     """The first value of every variable.
 
@@ -118,6 +119,7 @@ def plan(
       copies: those that start as a copy of another one unless a rule gives them a value.
       source: what values are taken from.
       here: the options of this run, as `OpenSource.options`.
+      derived: further variables of the run, which are computed from those; `missing` may speak of them.
 
     Raises:
       ExperimentError: naming, all at once, the variables here that the source has nothing for, those of the source that
@@ -129,7 +131,7 @@ def plan(
     needed = [path for path in wanted if path not in taken and path not in copies]
     may_miss = parse_patterns(options.missing, "initialize.missing")
     may_leave = parse_patterns(options.unused, "initialize.unused")
-    _require_matches(may_miss, wanted, "initialize.missing", "variable of this run")
+    _require_matches(may_miss, [*wanted, *derived], "initialize.missing", "variable of this run")
     _require_matches(may_leave, source.leaves, "initialize.unused", f"variable of {source.name}")
     unused = [path for path in source.leaves if path not in {*taken.values()}]
     allowed_unused = {path for path in unused if path in left_out or _any(may_leave, path)}

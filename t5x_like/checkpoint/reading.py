@@ -126,6 +126,11 @@ def _read_part(
             raise
         what = f"the checkpoint {directory} cannot be read ({damage.reason(error, directory)})"
         raise UserError(f"{what}; {help_}") from error
+    # Orbax hands back the description of a leaf that its own index no longer knows.
+    unknown = [name for name in stored if not isinstance(read.get(name), jax.Array)]
+    if unknown:
+        what = f"the checkpoint {directory} cannot be read (its index of the arrays does not know {unknown[0]})"
+        raise UserError(f"{what}; {help_}")
     values = {path: read[name] for name, path in stored.items()}
     found = digests(values)
     rotten = [path for path in wanted if found[path] != manifest.leaves[path].digest]

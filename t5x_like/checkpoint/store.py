@@ -3,6 +3,7 @@
 import concurrent.futures
 import logging
 import os
+import pathlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
@@ -19,6 +20,7 @@ from t5x_like.checkpoint.manifest import Leaf, Manifest
 from t5x_like.checkpoint.reading import RestoredState
 from t5x_like.errors import StuckError, UserError
 from t5x_like.experiment import Checkpoint
+from t5x_like.io import files
 
 __all__ = ["CheckpointStore", "RestoredState", "open_checkpoint"]
 
@@ -308,6 +310,8 @@ def remove(path: epath.Path) -> None:
             os.unlink(path)
             return
         (path / layout.COMMITTED).unlink(missing_ok=True)
+        if not files.is_remote(path):
+            files.sync_directory(pathlib.Path(path))  # or a power cut brings the marker back, without what it marked
         path.rmtree(missing_ok=True)
     except OSError as error:
         logging.getLogger(__name__).info("%s is not removed yet: %s", path, error)

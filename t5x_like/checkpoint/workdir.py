@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
@@ -26,10 +27,19 @@ CHANGEABLE = (
     "checkpoint.",
     "evaluators",
     "telemetry.",
+    "health.",
     "parallelism.",
     "data.prefetch",
     "data.skip",
     "compilation_cache",
+)
+# What may besides save a run that diverges, where its user says so.
+RESCUING = (
+    "optimizer.learning_rate",
+    "optimizer.schedule.",
+    "optimizer.clip_norm",
+    "optimizer.weight_decay",
+    "optimizer.nonfinite_limit",
 )
 # And where the data is: what is in it is compared by fingerprint, which no path is part of.
 PLACES = tuple(
@@ -57,16 +67,28 @@ def may_change(path: str) -> bool:
     return path.startswith(CHANGEABLE) or any(fnmatch.fnmatchcase(path, place) for place in PLACES)
 
 
-def require_same(commit: Commit, now: Experiment) -> None:
+def require_same(commit: Commit, now: Experiment, accept_changes: bool = False) -> dict[str, list[Any]]:
     """Checks that a commit is of this experiment, but for what may change when a run is resumed.
+
+    Args:
+      commit: what is resumed from.
+      now: the experiment.
+      accept_changes: whether what may save a run may differ too.
+
+    Returns:
+      Of those the ones that do differ, with both values.
 
     Raises:
       UserError: when it is of another one, naming the fields that differ.
     """
     before = Experiment.from_dict(commit.manifest().meta["experiment"])
     different = {path: values for path, values in differences(before, now).items() if not may_change(path)}
-    if not different:
-        return
+    rescuing = all(path.startswith(RESCUING) for path in different)
+    if not different or (rescuing and accept_changes):
+        return {path: list(values) for path, values in different.items()}
     shown = "; ".join(f"{path} was {was!r} and is {now!r}" for path, (was, now) in list(different.items())[:3])
     more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
-    raise UserError(f"{commit.workdir} holds a run of another experiment: {shown}{more}; give another --workdir")
+    all_the_same = ", or go on with it all the same, by --accept-changes" if rescuing else ""
+    raise UserError(
+        f"{commit.workdir} holds a run of another experiment: {shown}{more}; give another --workdir{all_the_same}"
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 from t5x_like.checks import real, whole
 from t5x_like.commands.modules import import_modules as import_modules
+from t5x_like.distributed.waiting import PATIENCE
 from t5x_like.errors import UserError
 
 # Of one run; far above any machine there is, and few enough to be listed.
@@ -29,6 +30,16 @@ def add_modules(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    """Adds `--quantize`."""
+    parser.add_argument(
+        "--quantize",
+        choices=("int8", "int4", "nf4"),
+        default="",
+        help="keep the kernels of linear layers in eight or four bits a number (default: as in the checkpoint)",
+    )
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds `--coordinator`, `--processes`, `--process` and `--wait`."""
     group = parser.add_argument_group(
@@ -46,6 +57,19 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--wait", type=real("--wait", 0), metavar="SECONDS", help="for the others (default 20; 300 on pods)"
     )
+    add_patience(parser)
+
+
+def add_patience(parser: argparse.ArgumentParser) -> None:
+    """Adds `--patience`."""
+    parser.add_argument(
+        "--patience",
+        type=real("--patience", 1),
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="for which a process may be silent, or a step take at the least, before the run ends to be started again"
+        f" (default {PATIENCE:g})",
+    )
 
 
 def run_processes(options: argparse.Namespace, command: Callable[[], int]) -> int:
@@ -59,7 +83,7 @@ def run_processes(options: argparse.Namespace, command: Callable[[], int]) -> in
     from t5x_like.distributed import processes as distributed
 
     found = cluster.find(options.coordinator, options.processes, options.process, wait=options.wait)
-    return distributed.run(found, command)
+    return distributed.run(found, command, options.patience)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

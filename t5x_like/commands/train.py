@@ -28,6 +28,11 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="say what the run would begin with, such as which variables a checkpoint gives, and stop; write nothing",
     )
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on with another learning rate, schedule, clipping or weight decay than the last commit's",
+    )
     add_job(parser)
     common.add_modules(parser)
     common.add_json(parser)
@@ -64,6 +69,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
                 modules=options.module,
                 profile=options.profile,
                 executable=options.executable,
+                accept_changes=options.accept_changes,
                 command=command,
             )
             if not options.dry_run
@@ -96,6 +102,7 @@ def run_experiment(
     modules: Sequence[str] = (),
     profile: str = "",
     executable: str = "",
+    accept_changes: bool = False,
     command: str = "",
 ) -> int:
     """Trains, writes the summary and the report, and prints the summary block.
@@ -107,6 +114,7 @@ def run_experiment(
       modules: the user's modules, already imported.
       profile: what `--profile` says.
       executable: what `--executable` says.
+      accept_changes: what `--accept-changes` says.
       command: what the user typed, to be told how to go on with.
 
     Returns:
@@ -120,7 +128,7 @@ def run_experiment(
 
     common.require_given("--workdir", workdir)
     directory = epath.Path(workdir).expanduser()
-    job = RunOptions(modules=modules, profile=parse(profile), executable=executable)
+    job = RunOptions(modules=modules, profile=parse(profile), executable=executable, accept_changes=accept_changes)
     outcome = train(experiment, directory, job)
     if outcome.interrupted:
         if is_first():

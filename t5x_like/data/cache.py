@@ -19,6 +19,7 @@ import numpy as np
 
 from t5x_like.data import local_cache
 from t5x_like.data.documents import Documents
+from t5x_like.io import drafts
 
 _FORMAT = "1"  # part of every key: raise it when the arrays mean something else
 _KIND = "tokens"
@@ -128,17 +129,14 @@ def _files() -> tuple[str, ...]:
 
 
 def _save(place: Path, documents: Documents) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
+    drafts.sweep(place.parent)
+    with drafts.new_directory(place) as draft:
         for name in _ARRAYS:
             np.save(draft / f"{name}.npy", getattr(documents, name))
         (draft / _DIGEST).write_text(_digest(draft))
         if place.exists() and _load(place) is None:
             shutil.rmtree(place)
         draft.rename(place)  # fails where another process was first, which wrote the same
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _digest(place: Path) -> str:

@@ -30,6 +30,7 @@ from t5x_like.data.token_files import (
 )
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError, UserError
+from t5x_like.io import drafts
 
 _WHERE = "data.task"
 _BLOCK = 1 << 22
@@ -193,13 +194,11 @@ def _at_hand(file: epath.Path, digest: str, size: int) -> Path:
         return Path(file)
     copy = _usable(local_cache.directory("shards")) / digest
     if not (copy.exists() and copy.stat().st_size == size):
-        draft = copy.with_name(f".{digest}-{os.getpid()}")
-        try:
+        drafts.sweep(copy.parent)
+        with drafts.new_file(copy) as draft:
             with file.open("rb") as reader, draft.open("wb") as writer:
                 shutil.copyfileobj(reader, writer, _BLOCK)
             if sources.file_digest(epath.Path(draft), f"{_WHERE}.path") != digest:
                 raise UserError(f"{file} is damaged; copy it anew, or prepare the corpus again")
             draft.replace(copy)
-        finally:
-            draft.unlink(missing_ok=True)
     return copy

@@ -20,7 +20,7 @@ class StepReport:
     """The rows of all processes for one step; to look at them is to wait for the step."""
 
     def __init__(self, read: Callable[[], np.ndarray]) -> None:
-        """Takes what gives float64 [processes, 2 + n]: the signal's number, the part of the batch, and n counts."""
+        """Takes what gives float64 [processes, 3 + n]: a signal's number, the part of the batch, n counts, seconds."""
         self._read = read
 
     @functools.cached_property
@@ -33,7 +33,12 @@ class StepReport:
     def counts(self) -> np.ndarray:
         """The counts of each part of the batch, float64 [parts, n]; processes that feed the same part count once."""
         _, first = np.unique(self._rows[:, 1], return_index=True)
-        return self._rows[first, 2:]
+        return self._rows[first, 2:-1]
+
+    @functools.cached_property
+    def own_seconds(self) -> np.ndarray:
+        """The seconds that each process needed for its own part of the step, float64 [processes]."""
+        return self._rows[:, -1]
 
     @functools.cached_property
     def _rows(self) -> np.ndarray:
@@ -59,14 +64,15 @@ class HostSync:
         self._delay = delay if jax.process_count() > 1 else 0
         self._reports: collections.deque[StepReport] = collections.deque()
 
-    def send(self, asked: signal.Signals | None, counts: Sequence[float]) -> StepReport:
+    def send(self, asked: signal.Signals | None, counts: Sequence[float], seconds: float = 0.0) -> StepReport:
         """Sends this process's row with a step that was handed to the devices, and updates `stop`.
 
         Args:
           asked: the signal that this process got, if any.
           counts: of this process's part of the batch; every process gives as many.
+          seconds: that this process needed for its own part of the step.
         """
-        row = np.array([asked or 0, self._part, *counts], np.float64)
+        row = np.array([asked or 0, self._part, *counts, seconds], np.float64)
         report = StepReport(exchange.start_gather(row, "the synchronisation of the hosts at a training step"))
         self._reports.append(report)
         if len(self._reports) > self._delay:

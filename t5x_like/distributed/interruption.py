@@ -8,7 +8,8 @@ from collections.abc import Mapping
 class Interruption:
     """A context manager that records SIGINT and SIGTERM, so that the run can commit before it ends.
 
-    A second signal of the same kind has its former effect, which is to end the process.
+    A second Ctrl-C has its former effect, which is to end the process. SIGTERM may come as often as a scheduler sends
+    it: the run saves and ends all the same.
 
     Attributes:
       signal: the last signal received, or None.
@@ -28,4 +29,5 @@ class Interruption:
 
     def _note(self, number: int, _: types.FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        signal.signal(number, self._before[self.signal])  # type: ignore[arg-type]
+        if self.signal == signal.SIGINT:
+            signal.signal(number, self._before[self.signal])  # type: ignore[arg-type]

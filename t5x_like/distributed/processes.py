@@ -9,25 +9,27 @@ import collections
 import contextlib
 import functools
 import os
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from t5x_like import exits
 from t5x_like.distributed import startup
 from t5x_like.distributed.cluster import Cluster
-from t5x_like.distributed.rendezvous import LOST, ControlConnections, Failure, gather
-from t5x_like.distributed.waiting import watch
+from t5x_like.distributed.control import ControlConnections, Failure
+from t5x_like.distributed.rendezvous import gather
+from t5x_like.distributed.waiting import PATIENCE, show_stacks, watch
 from t5x_like.errors import UserError, explain
 
 _CONNECT = 300  # seconds in which JAX's coordination service must answer once all processes are there
+_HEARTBEAT = 3600  # seconds, of JAX's coordination service
 _CAUSE = 1.0  # seconds in which the failure of another process, the likely cause of an error, arrives
 _DELIVERY = 0.3  # seconds that the connections stay open after a failure was sent
 
 
-def run(cluster: Cluster | None, command: Callable[[], int]) -> int:
+def run(cluster: Cluster | None, command: Callable[[], int], patience: float = PATIENCE) -> int:
     """Runs a command in all processes of a cluster.
 
     Does not return when this or another process fails: the process then ends, with the failed one's exit status, or
@@ -36,16 +38,19 @@ def run(cluster: Cluster | None, command: Callable[[], int]) -> int:
     Args:
       cluster: the processes, as `cluster.find` gives them; None for this one alone.
       command: what to do; gives the exit status.
+      patience: seconds for which a process may be silent, and a step take at the least, before the run ends.
 
     Raises:
       UserError: when the processes do not find each other.
     """
+    watch().patience = patience
     if cluster is None:
-        return command()
-    connections = gather(cluster, _end_after, _notify)
+        with watch().running(_end_late):
+            return command()
+    connections = gather(cluster, _end_after, _notify, patience)
     with _stdout_of_python_alone(), watch().running(functools.partial(_fail_late, connections)):
         try:
-            _initialize(cluster)
+            _initialize(cluster, patience)
             _check_devices()
             status = command()
             connections.finish()
@@ -64,7 +69,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def _initialize(cluster: Cluster) -> None:
+def _initialize(cluster: Cluster, patience: float) -> None:
     import jax
 
     startup.let_collectives_complete(startup.host_devices(os.environ.get("XLA_FLAGS", "")))
@@ -78,6 +83,8 @@ def _initialize(cluster: Cluster) -> None:
             local_device_ids=cluster.devices,
             cluster_detection_method="deactivate",  # done by `cluster`
             initialization_timeout=_CONNECT,
+            # A process that stands still is noticed by our own heartbeats; JAX's would end the others with SIGABRT.
+            heartbeat_timeout_seconds=int(max(_HEARTBEAT, 20 * patience)),
         )
     except RuntimeError as error:
         if "must be called before" not in str(error):
@@ -120,32 +127,40 @@ def _stdout_of_python_alone() -> Iterator[None]:
 
 def _fail(connections: ControlConnections, error: BaseException) -> NoReturn:
     """Ends this process because of its own error, and sends the error to the others."""
-    sentence = explain(error)
+    status, sentence = exits.of_error(error).status, explain(error)
     if sentence is not None:
-        status = 2
         _notify(f"error: {sentence}")
     elif isinstance(error, KeyboardInterrupt):
-        status, sentence = 128 + signal.SIGINT, "it was interrupted"
+        sentence = "it was interrupted"
     else:
         time.sleep(_CAUSE)  # where another process has failed, the listening thread ends this one meanwhile
         traceback.print_exception(error)
-        status, sentence = 1, f"{type(error).__name__}: {error}".strip()
+        sentence = f"{type(error).__name__}: {error}".strip()
     connections.tell(status, f"ended the run: {sentence}")
     time.sleep(_DELIVERY)
     _exit(status)
 
 
 def _fail_late(connections: ControlConnections, sentence: str) -> None:
-    """Ends this process because it has waited too long for another, while its main thread still waits."""
-    _notify(f"error: {sentence}")
-    connections.tell(2, f"ended the run: {sentence}")
+    """Ends this process because something takes too long, while its main thread is still at it."""
+    connections.tell(exits.HUNG.status, f"ended the run: {sentence}")
     time.sleep(_DELIVERY)
-    _exit(2)
+    _end_late(sentence)
+
+
+def _end_late(sentence: str) -> None:
+    """As `_fail_late`, in a process that is alone."""
+    show_stacks()
+    _notify(f"error: {sentence}")
+    _exit(exits.HUNG.status)
 
 
 def _end_after(failure: Failure) -> None:
     """Ends this process because another one has failed."""
-    again = "; start all again to go on from the last commit" if failure.status == LOST else ""
+    restart = exits.of(failure.status).verdict == exits.Verdict.RESTART and "start all again" not in failure.message
+    again = "; start all again to go on from the last commit" if restart else ""
+    if failure.status == exits.HUNG.status:
+        show_stacks()
     _notify(f"error: {failure}{again}")
     if failure.process:
         time.sleep(_DELIVERY)  # process 0 sends it on

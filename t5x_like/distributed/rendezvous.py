@@ -10,194 +10,26 @@ JAX's.
 Messages are JSON objects, one a line.
 """
 
-import collections
 import contextlib
-import json
 import selectors
 import socket
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from t5x_like.distributed.cluster import Cluster
+from t5x_like.distributed.control import ControlConnections, Failure, Peer
+from t5x_like.distributed.waiting import PATIENCE
 from t5x_like.errors import UserError
 
-# sysexits.h, EX_TEMPFAIL: nothing is wrong with the command, and the same one goes on from the last commit.
-LOST = 75
-
 _NOTICE = 5.0  # seconds after which a person is told what is waited for
-_FINISH = 1800.0  # seconds that a process which is done waits for the others to be done
-_POLL = 0.1  # seconds between two attempts to connect, and between two looks at whether all processes are done
-_MAX_MESSAGE = 1 << 16  # bytes
-# TCP keep-alive: seconds of silence before the first probe, seconds between probes, probes without an answer.
-_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Failure that ended the run.
-
-    Attributes:
-      process: which one failed.
-      host: its host's name.
-      status: its exit status, which the others take over.
-      message: what it did, as the rest of a sentence.
-    """
-
-    process: int
-    host: str
-    status: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host} {self.message}"
-
-
-class Peer:
-    """A control connection to another process.
-
-    Attributes:
-      socket: the connection.
-      process: the number of the process at the other end.
-      host: the name of its host.
-      inbox: messages that have arrived and are not handled yet.
-      done: whether it has sent that it is done.
-    """
-
-    def __init__(self, connection: socket.socket, process: int = -1, host: str = "") -> None:
-        """Takes over a connected socket."""
-        self.socket, self.process, self.host = connection, process, host
-        self.inbox: collections.deque[dict[str, Any]] = collections.deque()
-        self.done = False
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE.items():
-            if hasattr(socket, name):  # not everywhere by these names
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._received = b""
-        self._sending = threading.Lock()
-
-    def send(self, **message: Any) -> None:
-        """Sends a message. That the other end is gone is not noticed here, but by the thread that listens."""
-        with self._sending, contextlib.suppress(OSError):
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self) -> None:
-        """Waits until something arrives, and puts the messages that are complete into the inbox.
-
-        Raises:
-          ConnectionError: when the other end is gone, or sends something else than our messages.
-        """
-        try:
-            arrived = self.socket.recv(_MAX_MESSAGE)
-        except TimeoutError:
-            return
-        except OSError as error:
-            raise ConnectionError from error
-        *lines, self._received = (self._received + arrived).split(b"\n")
-        try:
-            self.inbox += [dict(json.loads(line)) for line in lines]
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ConnectionError from error
-        if not arrived or len(self._received) > _MAX_MESSAGE:
-            raise ConnectionError
-
-
-class ControlConnections:
-    """The control connections of this process: to all others in process 0, to process 0 in the others."""
-
-    def __init__(self, cluster: Cluster, peers: list[Peer], on_failure: Callable[[Failure], None]) -> None:
-        """Listens from now on.
-
-        Args:
-          cluster: the processes of the run.
-          peers: the connections.
-          on_failure: called in a thread of its own, once, when another process has failed.
-        """
-        self._first, self._cluster, self._peers = cluster.process == 0, cluster, peers
-        self._on_failure = on_failure
-        self._all_done, self._failed = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._listen, name="t5x_like-control", daemon=True)
-        self._thread.start()
-
-    def tell(self, status: int, message: str) -> None:
-        """Tells the other processes that this one ends the run."""
-        if self._failed.acquire(blocking=False):
-            self._relay(Failure(self._cluster.process, socket.gethostname(), status, message))
-
-    def finish(self) -> None:
-        """Tells the others that this process is done, and returns when all are.
-
-        Raises:
-          UserError: when they are not within `_FINISH` seconds, naming those that process 0 waits for.
-        """
-        until = time.monotonic() + _FINISH
-        if self._first:
-            while waiting := [peer for peer in self._peers if not peer.done]:
-                if time.monotonic() > until:
-                    named = ", ".join(f"process {peer.process} on {peer.host}" for peer in waiting[:8])
-                    raise UserError(f"{named}: not done {_FINISH:g} s after process 0; see what it does there")
-                time.sleep(_POLL / 10)
-            self._all_done.set()
-        for peer in self._peers:
-            peer.send(done=True)
-        if not self._all_done.wait(_FINISH + 2 * _NOTICE):  # process 0 is the first to say why
-            raise UserError(f"process 0 on {self._peers[0].host}: not done {_FINISH:g} s after this process")
-        self.close()
-
-    def close(self) -> None:
-        """Closes the connections; to a process that still listens, this one is gone."""
-        self._all_done.set()
-        self._thread.join()
-        for peer in self._peers:
-            peer.socket.close()
-
-    def _listen(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for peer in self._peers:
-                selector.register(peer.socket, selectors.EVENT_READ, peer)
-                self._read(peer)  # messages that arrived together with the answer to the introduction
-            while not self._all_done.is_set():
-                for key, _ in selector.select(_POLL):
-                    try:
-                        key.data.receive()
-                        self._read(key.data)
-                    except ConnectionError:
-                        self._read(key.data)
-                        selector.unregister(key.fileobj)
-                        self._gone(key.data)
-
-    def _read(self, peer: Peer) -> None:
-        while peer.inbox:
-            message = peer.inbox.popleft()
-            if "failed" in message:
-                self._end(Failure(**message["failed"]))
-            elif "done" in message:
-                peer.done = True
-                if not self._first:
-                    self._all_done.set()
-
-    def _gone(self, peer: Peer) -> None:
-        if not self._all_done.is_set():
-            self._end(
-                Failure(peer.process, peer.host, LOST, "is gone without a word, as one that is killed or out of memory")
-            )
-
-    def _end(self, failure: Failure) -> None:
-        if self._failed.acquire(blocking=False):  # only the first: later failures are its effects
-            if self._first:
-                self._relay(failure)
-            self._on_failure(failure)
-
-    def _relay(self, failure: Failure) -> None:
-        for peer in self._peers:
-            if peer.process != failure.process:
-                peer.send(failed=vars(failure))
+_POLL = 0.1  # seconds between two attempts to connect, and between two looks at whether all processes are there
 
 
 def gather(
-    cluster: Cluster, on_failure: Callable[[Failure], None], notify: Callable[[str], None]
+    cluster: Cluster,
+    on_failure: Callable[[Failure], None],
+    notify: Callable[[str], None],
+    patience: float = PATIENCE,
 ) -> ControlConnections:
     """Connects the processes of a run; returns when all are there.
 
@@ -205,13 +37,14 @@ def gather(
       cluster: the processes of the run.
       on_failure: see `ControlConnections`.
       notify: takes a sentence for the person who waits.
+      patience: seconds for which a process may be silent afterwards.
 
     Raises:
       UserError: when some are missing after `cluster.wait` seconds, or two of them disagree on their numbers; every
         process that has connected gives the reason.
     """
     peers = [_join(cluster, notify)] if cluster.process else _Rendezvous(cluster, notify).peers()
-    return ControlConnections(cluster, peers, on_failure)
+    return ControlConnections(cluster, peers, on_failure, patience)
 
 
 class _Rendezvous:

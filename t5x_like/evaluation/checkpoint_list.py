@@ -15,6 +15,8 @@ from t5x_like.evaluation.given import GivenModel, checkpoints_in
 from t5x_like.experiment import Experiment
 from t5x_like.io import files
 
+_LOGS = "inference_eval"
+
 
 def evaluate(
     experiment: Experiment, checkpoints: Sequence[str], output: str, *, every: bool
@@ -34,7 +36,7 @@ def evaluate(
       UserError: for a checkpoint that is not there, or that has not each variable.
     """
     directory = epath.Path(output).expanduser()
-    files.make_directory(directory)
+    files.make_directory(directory / _LOGS)
     paths = [path for given in checkpoints for path in (checkpoints_in(given) if every else [given])]
     model = GivenModel(_logging(experiment, directory))
     evaluators = {key: options.start(model.context) for key, options in model.experiment.evaluators.items()}
@@ -60,7 +62,7 @@ def _done(file: epath.Path) -> list[str]:
 
 def _logging(experiment: Experiment, directory: epath.Path) -> Experiment:
     """The experiment with evaluators that write what SeqIO finds; of several processes the first one writes."""
-    place = str(directory / "inference_eval") if is_first() else ""
+    place = str(directory / _LOGS) if is_first() else ""
     evaluators: dict[str, Any] = {
         key: dataclasses.replace(options, log_dir=place) for key, options in experiment.evaluators.items()
     }

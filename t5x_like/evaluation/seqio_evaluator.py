@@ -39,7 +39,7 @@ class SeqioEvaluator(Decoding):
       examples: how many of each task are read; 0 for all.
       tokens: how many the model writes at most; 0 for as many as the longest targets have.
       use_cached: read SeqIO's offline cache.
-      log_dir: where SeqIO writes predictions and metrics, as JSON lines and for TensorBoard; empty for nowhere.
+      log_dir: where SeqIO writes predictions and metrics as JSON lines; empty for nowhere.
       data_dir: where TFDS keeps its datasets, whatever the task says; empty for `data.task.data_dir`, or what it says.
       skip_missing: whether nothing is measured where no task has a metric and the split; otherwise that is an error.
     """
@@ -108,7 +108,7 @@ class RunningSeqio(Evaluator):
             sequence_length=dict(options.features) or None,
             num_examples=options.examples or None,
             async_compute_metrics=False,  # the functions use the devices of the training loop
-            logger_cls=(seqio.TensorBoardLogger, seqio.JSONLogger) if options.log_dir else (),
+            logger_cls=(seqio.JSONLogger,) if options.log_dir else (),
             log_dir=options.log_dir or None,
         )
         self.measures = bool(self._evaluator.eval_tasks)

@@ -1,6 +1,7 @@
 """The Python spelling: a file with `get_config(argument=None)`, and `--config.FIELD=VALUE` over what it returns."""
 
 import inspect
+import json
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +9,14 @@ from types import ModuleType
 from typing import Any
 
 import ml_collections
+from etils import epath
 from ml_collections import config_dict
 
+from t5x_like import migrations
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.experiment import Experiment
 from t5x_like.frontends import pairs, shipped
+from t5x_like.io.files import read_limited
 
 
 def load(path_and_argument: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -20,7 +24,8 @@ def load(path_and_argument: str, overrides: Sequence[str] = ()) -> Experiment:
 
     Args:
       path_and_argument: `configs/quickstart.py`, or `configs/quickstart.py:TEXT` to hand TEXT to its `get_config`. A
-        path that is not below the working directory is looked for among the shipped ones.
+        path that is not below the working directory is looked for among the shipped ones. Or `experiment.json`, a
+        resolved experiment as a run writes it: reading that runs no code.
       overrides: `--config.a.b=value` or `--config.a.b`, `value`; later ones win.
 
     Raises:
@@ -28,10 +33,29 @@ def load(path_and_argument: str, overrides: Sequence[str] = ()) -> Experiment:
       ExperimentError: for a field that cannot be, named by its dotted path.
     """
     pairs_given = pairs.parse_flags(overrides)
+    if path_and_argument.endswith(".json"):
+        return Experiment.from_dict(pairs.apply(_resolved(path_and_argument), pairs_given))
     head, separator, argument = path_and_argument.partition(".py:")
     path = head + ".py" if separator else path_and_argument
     config = _get_config(shipped.find(path), path, argument if separator else None)
     return Experiment.from_dict(pairs.apply(_resolve(config, pairs_given, path), pairs_given))
+
+
+def _resolved(path: str) -> dict[str, Any]:
+    """The values of a resolved experiment, brought up to date.
+
+    Raises:
+      UserError: when the file is missing or is none, or is of a newer schema.
+    """
+    try:
+        values = json.loads(read_limited(epath.Path(path)))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; give an experiment.json that a run has written") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: it is no JSON ({str(error)[:100]})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: it holds a {type(values).__name__}, and must hold an experiment's fields")
+    return migrations.upgrade(values)
 
 
 def _get_config(file: Path, path: str, argument: str | None) -> ml_collections.ConfigDict:
@@ -93,13 +117,15 @@ def _resolve(config: ml_collections.ConfigDict, pairs_given: Sequence[pairs.Pair
 
 
 def _plain(config: ml_collections.ConfigDict, prefix: str, path: str) -> dict[str, Any]:
-    """`config` as nested dicts; a required placeholder that is still empty is named."""
+    """`config` as nested dicts; a required placeholder that is still empty is named, and another one is left out."""
     values: dict[str, Any] = {}
-    for key in config:
+    for key, kept in config.items(preserve_field_references=True):
         try:
             value = config[key]
         except config_dict.RequiredValueError:
             dotted = prefix + key
             raise ExperimentError(dotted, f"{path} leaves it open; set it with --config.{dotted}=VALUE") from None
+        if value is None and isinstance(kept, config_dict.FieldReference):
+            continue  # `placeholder(int)`, which nobody has filled
         values[key] = _plain(value, f"{prefix}{key}.", path) if isinstance(value, ml_collections.ConfigDict) else value
     return values

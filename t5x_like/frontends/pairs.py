@@ -68,14 +68,35 @@ def apply(values: Mapping[str, Any], pairs: Iterable[Pair]) -> dict[str, Any]:
     """
     result = _copy(values)
     for path, value in pairs:
-        *sections, field = path.split(".")
-        inner, seen = result, ""
-        for section in sections:
-            seen = f"{seen}.{section}" if seen else section
-            inner[section] = _as_section(inner.get(section, {}), seen, path)
-            inner = inner[section]
-        inner[field] = _copy(value) if isinstance(value, Mapping) else value
+        result = _laid(result, _steps(path), value, "", path)
     return result
+
+
+def _steps(path: str) -> list[str | int]:
+    """The names and indexes of a path: `pattern[0].attention` is `pattern`, 0 and `attention`."""
+    steps: list[str | int] = []
+    for part in path.split("."):
+        name, *indexes = part.replace("]", "").split("[")
+        if not all(index.isdigit() for index in indexes) or part.count("]") != len(indexes):
+            raise ExperimentError(path, f"{part!r} has an index that is no number; write it as {name}[0]")
+        steps += [name, *map(int, indexes)]
+    return steps
+
+
+def _laid(value: Any, steps: list[str | int], new: Any, seen: str, path: str) -> Any:
+    """`value` with `new` at a place inside it."""
+    if not steps:
+        return _copy(new) if isinstance(new, Mapping) else new
+    step, *rest = steps
+    if isinstance(step, int):
+        if not isinstance(value, list | tuple):
+            raise ExperimentError(path, f"{seen} is no list in the config that this changes; give the whole list")
+        if step >= len(value):
+            raise ExperimentError(path, f"{seen} has {len(value)} items, so the last is {seen}[{len(value) - 1}]")
+        return [*value[:step], _laid(value[step], rest, new, f"{seen}[{step}]", path), *value[step + 1 :]]
+    section = _as_section(value, seen, path)
+    inside = f"{seen}.{step}" if seen else step
+    return {**section, step: _laid(section.get(step, {}), rest, new, inside, path)}
 
 
 def _as_section(value: Any, section: str, path: str) -> dict[str, Any]:

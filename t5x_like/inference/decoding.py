@@ -73,7 +73,7 @@ class Decoder:
         """Compiles nothing yet."""
         self._engine, self._options = engine, options
         drawn = options.sampling if options.rescaled and options.temperature else None
-        self._score = Scorer(program, drawn)
+        self._score = Scorer(program, sampling=drawn)
 
     def __call__(
         self, state: State, weights: Weights, prompts: Sequence[np.ndarray], *, tokens: int, key: jax.Array

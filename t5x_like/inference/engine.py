@@ -43,6 +43,9 @@ class Engine:
       encoder: whether prompts go into an encoder.
       max_length: the longest sequence.
       end: the id that ends a sequence.
+      begin: the id from which a decoder that has an encoder starts.
+      pieces: ids that may be written, from 0 on.
+      layout: mesh and rules of the program.
     """
 
     def __init__(self, program: Program, *, begin: int, end: int, pieces: int, rows: int = ROWS) -> None:
@@ -67,7 +70,7 @@ class Engine:
             )
         self.encoder = "encoder" in architecture.stacks
         self.max_length: int = architecture.max_length
-        self.end, self._layout, self._begin, self._pieces, self._rows = end, program.layout, begin, pieces, rows
+        self.end, self.layout, self.begin, self.pieces, self._rows = end, program.layout, begin, pieces, rows
         self._prepare = Preparation(program)
         self.prefill = jax.jit(self._prefill, static_argnames=("slots", "sampling"))
         self.decode = jax.jit(self._decode, static_argnames=("sampling",), donate_argnames=("rows",))
@@ -171,7 +174,7 @@ class Engine:
         most = None if self.encoder else self.max_length
         slots = length_bucket(tokens) if self.encoder else length_bucket(longest + tokens - 1, most)
         length = length_bucket(longest, None if self.encoder else slots)
-        return *padded(prompts, batch_bucket(len(prompts), self._layout.divisor("batch")), length), slots
+        return *padded(prompts, batch_bucket(len(prompts), self.layout.divisor("batch")), length), slots
 
     def _groups(self, prompts: Sequence[np.ndarray], times: int = 1) -> Iterator[list[int]]:
         """Numbers of prompts that are read together, the shortest first; each stands for `times` rows."""
@@ -188,14 +191,15 @@ class Engine:
 
     # --- Compiled -----------------------------------------------------------------------------------------------------
 
-    def _model(self, tree: Any) -> Any:
+    def model(self, tree: Any) -> Any:
+        """The module of weights from `load`."""
         assert self._prepare.structure is not None  # weights come from `load`
         return self._prepare.structure.merge(tree)
 
-    def _read(self, model: Any, tokens_bt: jax.Array, length_b: jax.Array, slots: int) -> tuple[jax.Array, Any, Any]:
+    def read(self, model: Any, tokens_bt: jax.Array, length_b: jax.Array, slots: int) -> tuple[jax.Array, Any, Any]:
         """The logits after each prompt, [batch, vocab], the cache, and how many of its slots each row has taken."""
         rows, length = tokens_bt.shape
-        tokens_bt = self._layout.constrain(tokens_bt, ("batch", None))
+        tokens_bt = self.layout.constrain(tokens_bt, ("batch", None))
         if not self.encoder:
             # What the padding leaves in the cache is overwritten, slot by slot, before it is looked at.
             logits_btv, cache = model.decode(
@@ -205,7 +209,7 @@ class Engine:
         place_bs = jnp.broadcast_to(jnp.arange(length), tokens_bt.shape)
         real_bs = (place_bs < length_b[:, None]).astype(jnp.int32)
         encoded = model.encode(tokens_bt, positions_bs=place_bs, segment_ids_bs=real_bs)
-        begin_bt = jnp.full((rows, 1), self._begin, jnp.int32)
+        begin_bt = jnp.full((rows, 1), self.begin, jnp.int32)
         logits_btv, cache = model.decode(begin_bt, model.encoded_cache(encoded, slots), jnp.int32(0))
         return logits_btv[:, 0], cache, jnp.ones_like(length_b)
 
@@ -220,12 +224,12 @@ class Engine:
         sampling: Sampling,
     ) -> tuple[jax.Array, Rows]:
         """Reads prompts: the first new token of each row, and the rows."""
-        with self._layout.use():
-            logits_bv, cache, slot_b = self._read(self._model(tree), tokens_bt, length_b, slots)
+        with self.layout.use():
+            logits_bv, cache, slot_b = self.read(self.model(tree), tokens_bt, length_b, slots)
             index_b = jnp.zeros_like(slot_b)
-            token_b = choose(logits_bv[:, : self._pieces], token_keys(keys_b, index_b), sampling)
-            rows = constrained(self._layout, Rows(cache, token_b, slot_b, index_b))
-            return self._layout.constrain(token_b, ()), rows
+            token_b = choose(logits_bv[:, : self.pieces], token_keys(keys_b, index_b), sampling)
+            rows = constrained(self.layout, Rows(cache, token_b, slot_b, index_b))
+            return self.layout.constrain(token_b, ()), rows
 
     def _decode(
         self,
@@ -239,8 +243,8 @@ class Engine:
         sampling: Sampling,
     ) -> tuple[jax.Array, Rows]:
         """Writes up to `steps` tokens in each row: int32 [batch, CHUNK], ends behind a row's end, and the rows."""
-        with self._layout.use():
-            model, end = self._model(tree), self.end
+        with self.layout.use():
+            model, end = self.model(tree), self.end
 
             def unfinished(carry: Any) -> jax.Array:
                 step, _, done_b, _ = carry
@@ -250,17 +254,17 @@ class Engine:
                 step, rows, done_b, written_bt = carry
                 logits_btv, cache = model.decode(rows.token_b[:, None], rows.cache, rows.slot_b)
                 index_b = rows.index_b + 1
-                token_b = choose(logits_btv[:, 0, : self._pieces], token_keys(keys_b, index_b), sampling)
+                token_b = choose(logits_btv[:, 0, : self.pieces], token_keys(keys_b, index_b), sampling)
                 token_b = jnp.where(done_b, end, token_b)
                 written_bt = jax.lax.dynamic_update_slice_in_dim(written_bt, token_b[:, None], step, 1)
                 slot_b = rows.slot_b + ~done_b  # a row that is done writes over its last slot
-                rows = constrained(self._layout, Rows(cache, token_b, slot_b, index_b))
+                rows = constrained(self.layout, Rows(cache, token_b, slot_b, index_b))
                 return step + 1, rows, done_b | (token_b == end) | (index_b + 1 >= tokens), written_bt
 
             written_bt = jnp.full((len(done_b), CHUNK), end, jnp.int32)
             carry = jnp.int32(0), rows, done_b, written_bt
             _, rows, _, written_bt = jax.lax.while_loop(unfinished, write, carry)
-            return self._layout.constrain(written_bt, ()), rows
+            return self.layout.constrain(written_bt, ()), rows
 
     def _beams(
         self,
@@ -274,18 +278,18 @@ class Engine:
         options: search.BeamSearch,
     ) -> tuple[jax.Array, jax.Array]:
         """Beam search: int32 [batch, beams, most], ends behind the end, and float32 [batch, beams] scores."""
-        with self._layout.use():
-            model = self._model(tree)
-            logits_bv, cache, slot_b = self._read(model, tokens_bt, length_b, slots)
+        with self.layout.use():
+            model = self.model(tree)
+            logits_bv, cache, slot_b = self.read(model, tokens_bt, length_b, slots)
 
             def step(token_n: jax.Array, cache: Any, slot_n: jax.Array) -> tuple[jax.Array, Any]:
                 logits_ntv, cache = model.decode(token_n[:, None], cache, slot_n)
-                return logits_ntv[:, 0, : self._pieces], cache
+                return logits_ntv[:, 0, : self.pieces], cache
 
             found_bkt, score_bk = search.run(
-                step, logits_bv[:, : self._pieces], cache, slot_b, tokens, most, self.end, options
+                step, logits_bv[:, : self.pieces], cache, slot_b, tokens, most, self.end, options
             )
-            return self._layout.constrain(found_bkt, ()), self._layout.constrain(score_bk, ())
+            return self.layout.constrain(found_bkt, ()), self.layout.constrain(score_bk, ())
 
 
 class _Batch:

@@ -5,9 +5,12 @@ Shapes: b rows, v vocabulary.
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5x_like.errors import UserError
 
@@ -47,6 +50,64 @@ class Sampling:
 
 
 GREEDY = Sampling(temperature=0)
+
+
+class RowSampling(NamedTuple):
+    """The options of `Sampling` for each row of a batch, as arrays: rows with any options share one compiled program.
+
+    Attributes:
+      temperature_b: float32 [batch]; 0 is greedy.
+      top_k_b: int32 [batch]; 0 keeps all.
+      top_p_b: float32 [batch]; 1 keeps all.
+      log_min_p_b: float32 [batch], the logarithm of `min_p`; −∞ keeps all.
+    """
+
+    temperature_b: Any
+    top_k_b: Any
+    top_p_b: Any
+    log_min_p_b: Any
+
+
+def of_rows(samplings: Sequence[Sampling]) -> RowSampling:
+    """The options of each row as arrays of a host."""
+    return RowSampling(
+        np.array([each.temperature for each in samplings], np.float32),
+        np.array([each.top_k for each in samplings], np.int32),
+        np.array([each.top_p for each in samplings], np.float32),
+        np.array([math.log(each.min_p) if each.min_p else -math.inf for each in samplings], np.float32),
+    )
+
+
+def choose_for_rows(logits_bv: jax.Array, keys_b: jax.Array, sampling: RowSampling) -> jax.Array:
+    """The next token of each row, int32 [batch]: what `choose` gives for each row by its own options.
+
+    What no row asks for is not computed.
+
+    Args:
+      logits_bv: float32 [batch, vocab].
+      keys_b: typed keys [batch].
+      sampling: of each row.
+    """
+    temperature_b, top_k_b, top_p_b, log_min_p_b = sampling
+    v = logits_bv.shape[1]
+    scaled_bv = logits_bv / jnp.where(temperature_b > 0, temperature_b, 1)[:, None]
+
+    def with_top_k(x_bv: jax.Array) -> jax.Array:
+        place_b = jnp.clip(top_k_b - 1, 0, v - 1)
+        lowest_b1 = jnp.take_along_axis(jnp.sort(x_bv, axis=1, descending=True), place_b[:, None], 1)
+        return jnp.where((x_bv < lowest_b1) & (top_k_b > 0)[:, None], -jnp.inf, x_bv)
+
+    def with_top_p(x_bv: jax.Array) -> jax.Array:
+        return jnp.where(in_nucleus(x_bv, top_p_b) | (top_p_b >= 1)[:, None], x_bv, -jnp.inf)
+
+    def sampled(x_bv: jax.Array) -> jax.Array:
+        x_bv = jax.lax.cond((top_k_b > 0).any(), with_top_k, lambda x: x, x_bv)
+        x_bv = jax.lax.cond((top_p_b < 1).any(), with_top_p, lambda x: x, x_bv)
+        x_bv = jnp.where(x_bv < x_bv.max(-1, keepdims=True) + log_min_p_b[:, None], -jnp.inf, x_bv)
+        noise_bv = jax.vmap(lambda key: jax.random.gumbel(key, x_bv.shape[1:], x_bv.dtype))(keys_b)
+        return jnp.where(temperature_b > 0, likeliest(noise_bv + x_bv), likeliest(logits_bv))
+
+    return jax.lax.cond((temperature_b > 0).any(), sampled, lambda _: likeliest(logits_bv), scaled_bv)
 
 
 def choose(logits_bv: jax.Array, keys_b: jax.Array, sampling: Sampling) -> jax.Array:
@@ -98,7 +159,7 @@ def likeliest(scores_bv: jax.Array) -> jax.Array:
     return jnp.minimum(first_b, v - 1)  # a row of NaN has no largest
 
 
-def in_nucleus(logits_bv: jax.Array, top_p: float) -> jax.Array:
+def in_nucleus(logits_bv: jax.Array, top_p: float | jax.Array) -> jax.Array:
     """The tokens before which, in the order of their probabilities, there is less than `top_p`: bool [batch, vocab].
 
     The least probability that is kept is found by bisection over the bits of float32, whose order is that of the
@@ -119,9 +180,10 @@ def in_nucleus(logits_bv: jax.Array, top_p: float) -> jax.Array:
     return probability_bv >= jax.lax.bitcast_convert_type(least_b, jnp.float32)[:, None]
 
 
-def row_keys(key: jax.Array, count: int) -> jax.Array:
-    """A key for each of `count` rows; a row's key depends on its number alone."""
-    return jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(count, dtype=jnp.uint32))
+def row_keys(key: jax.Array, count: int, first: int = 0) -> jax.Array:
+    """A key for each of `count` rows, numbered from `first` on; a row's key depends on its number alone."""
+    numbers = jnp.arange(first, first + count, dtype=jnp.uint32)
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
 
 
 def token_keys(keys_b: jax.Array, index_b: jax.Array) -> jax.Array:

@@ -94,8 +94,8 @@ def run(
       options: of the search.
 
     Returns:
-      int32 [batch, beams, most] with ends behind the end, and float32 [batch, beams]: scores, of live beams where none
-      ended. Where fewer ended than there are beams, the others' score is `NEVER`.
+      int32 [batch, beams, most] with ends behind the end, and float32 [batch, beams]: scores. Beams that ended come
+      first; where fewer ended than there are beams, the best live ones follow.
     """
     b, k = len(logits_bv), options.beams
     slot_n = jnp.repeat(slot_b, k)
@@ -124,9 +124,11 @@ def run(
         return _Beams(beams.length + 1, live_bk, live_bkt, done_bk, done_bkt, cache, logits_nv)
 
     beams = jax.lax.while_loop(unfinished, extend, start)
-    ended_b = beams.done_bk[:, 0] > NEVER
-    found_bkt = jnp.where(ended_b[:, None, None], beams.done_bkt, beams.live_bkt)
-    return found_bkt, jnp.where(ended_b[:, None], beams.done_bk, beams.live_bk / penalty(tokens, options.alpha))
+    ended_bk = beams.done_bk > NEVER
+    follows_bk = jnp.maximum(jnp.arange(k) - ended_bk.sum(1, keepdims=True), 0)  # which live beam is in a place
+    live_bk = jnp.take_along_axis(beams.live_bk, follows_bk, 1) / penalty(tokens, options.alpha)
+    live_bkt = jnp.take_along_axis(beams.live_bkt, follows_bk[:, :, None], 1)
+    return jnp.where(ended_bk[:, :, None], beams.done_bkt, live_bkt), jnp.where(ended_bk, beams.done_bk, live_bk)
 
 
 def _extended(beams: _Beams, end: int, options: BeamSearch) -> tuple[jax.Array, ...]:

@@ -11,7 +11,7 @@ from t5x_like.data.sentinels import vocabulary_of
 from t5x_like.errors import UserError
 from t5x_like.inference.engine import Engine
 from t5x_like.inference.prompts import require_text
-from t5x_like.inference.sampling import Sampling
+from t5x_like.inference.sampling import Sampling, row_keys
 from t5x_like.inference.search import BeamSearch
 from t5x_like.program import Program, State
 
@@ -24,6 +24,8 @@ class TextGenerator:
 
     Attributes:
       engine: that works on ids.
+      vocabulary: of the texts.
+      end: the id that ends a text.
     """
 
     def __init__(self, program: Program, vocabulary: Any, *, begin: Sequence[int] | None = None, end: int = -1) -> None:
@@ -39,11 +41,11 @@ class TextGenerator:
         Raises:
           ExperimentError: when the model's tokens see later ones, which are not there yet.
         """
-        self._vocabulary = v = vocabulary_of(program.objective, vocabulary)
+        self.vocabulary = v = vocabulary_of(program.objective, vocabulary)
         self._begin = (v.pad_id,) if begin is None else tuple(begin)
-        self._end = v.eos_id if end < 0 else end
+        self.end = v.eos_id if end < 0 else end
         first = self._begin[0] if self._begin else v.pad_id
-        self.engine = Engine(program, begin=first, end=self._end, pieces=v.size)
+        self.engine = Engine(program, begin=first, end=self.end, pieces=v.size)
 
     def __call__(
         self,
@@ -55,6 +57,7 @@ class TextGenerator:
         key: jax.Array,
         stops: Sequence[str] = (),
         reader: Reader | None = None,
+        first: int = 0,
     ) -> list[str]:
         """Up to `tokens` tokens after each prompt, as text; fewer where the model ends the document.
 
@@ -66,6 +69,7 @@ class TextGenerator:
           key: of the random choices; each prompt's hang on its number, and on nothing else in the batch.
           stops: texts that end a continuation, and are no part of it.
           reader: told of each continuation's text while it is written.
+          first: the number of the first of these prompts, where there were others before.
 
         Raises:
           UserError: for a prompt that is no text, and for a prompt and continuation that exceed the model's length.
@@ -73,50 +77,51 @@ class TextGenerator:
         if "" in stops:
             raise UserError("a stop string is empty, which every text begins with; give one with a character")
         require_text(prompts)
-        ids = [list(self._vocabulary.encode(prompt)) for prompt in prompts]
-        read = [self._read(each) for each in ids]
+        ids = [list(self.vocabulary.encode(prompt)) for prompt in prompts]
+        read = [self.read(each) for each in ids]
         self.engine.require_room(read, tokens)
         before = [() if self.engine.encoder else each for each in ids]
-        weights = self.engine.load(state)
+        weights, keys = self.engine.load(state), row_keys(key, len(prompts), first)
         if isinstance(sampling, BeamSearch):
             found = self.engine.beam_search(weights, read, tokens=tokens, options=sampling)
-            texts = [self._text(before, best) for before, (best, _) in zip(before, found, strict=True)]
+            texts = [self.text(before, best) for before, (best, _) in zip(before, found, strict=True)]
             texts = [_cut(text, stops)[0] for text in texts]
             for number, text in enumerate(texts if reader is not None else ()):
                 reader(number, text)  # type: ignore[misc]
             return texts
         if not stops and reader is None:
-            written = self.engine.write(weights, read, tokens=tokens, sampling=sampling, key=key)
-            return [self._text(*each) for each in zip(before, written, strict=True)]
+            written = self.engine.write(weights, read, tokens=tokens, sampling=sampling, keys=keys)
+            return [self.text(*each) for each in zip(before, written, strict=True)]
         outputs = [
-            _Output(number, StreamingDecoder(self._vocabulary, each), stops, reader)
-            for number, each in enumerate(before)
+            Output(number, StreamingDecoder(self.vocabulary, each), stops, reader) for number, each in enumerate(before)
         ]
 
         def listener(number: int, new: np.ndarray) -> bool:
-            return outputs[number].take([i for i in new.tolist() if i != self._end])
+            return outputs[number].take([i for i in new.tolist() if i != self.end])
 
-        self.engine.write(weights, read, tokens=tokens, sampling=sampling, key=key, listener=listener)
+        self.engine.write(weights, read, tokens=tokens, sampling=sampling, keys=keys, listener=listener)
         return [output.finish() for output in outputs]
 
-    def _read(self, ids: list[int]) -> np.ndarray:
+    def read(self, ids: list[int]) -> np.ndarray:
         """The ids that the model reads, int32 [n]: an encoder's text has an end, any other the padding id in front.
 
         A document's first token is predicted from the padding id.
         """
-        v = self._vocabulary
+        v = self.vocabulary
         if self.engine.encoder:
             return np.array([*ids, v.eos_id], np.int32)
         return np.array([*self._begin, *ids] or [v.pad_id], np.int32)
 
-    def _text(self, before: Sequence[int], written: np.ndarray) -> str:
-        return continuation(self._vocabulary, before, written[written != self._end].tolist())
+    def text(self, before: Sequence[int], written: np.ndarray) -> str:
+        """The text of written ids, int32 [n], behind those of its prompt."""
+        return continuation(self.vocabulary, before, written[written != self.end].tolist())
 
 
-class _Output:
+class Output:
     """The text of one continuation, which ends before the first stop string."""
 
     def __init__(self, number: int, decoder: StreamingDecoder, stops: Sequence[str], reader: Reader | None) -> None:
+        """Takes the prompt's number, the decoder of its ids, the texts that end it, and who is told of its text."""
         self._number, self._decoder, self._stops, self._reader = number, decoder, stops, reader
         self._text, self._shown, self._stopped = "", 0, False
 

@@ -171,7 +171,7 @@ def _write_beside(output: epath.Path, commit: Commit, meta: Mapping[str, Any], c
     for name, content in kept.items():
         files.write(output / name, content)
     ids = {key: value for key, value in generation.items() if key.endswith("_token_id")}
-    files.write_json(output / CONFIG, {**config, **ids})
+    files.write_json(output / CONFIG, {**ids, **config})  # of some families an id decides more than where a text ends
     files.write_json(output / GENERATION, generation)
 
 

@@ -42,11 +42,42 @@ def folder(vocabulary: Vocabulary) -> dict[str, bytes]:
     if isinstance(vocabulary, ByteVocabulary):
         config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.sentinels}
         return {"tokenizer_config.json": json.dumps(config).encode()}
+    content = vocabulary.model
     if isinstance(vocabulary, SentencePieceVocabulary):
-        return {"tokenizer.model": vocabulary.model}
-    tokenizer = _library().Tokenizer.from_buffer(vocabulary.model)
+        converted = _unigram(content)
+        if converted is None:
+            return {"tokenizer.model": content}
+        content = converted
+    tokenizer = _library().Tokenizer.from_buffer(content)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer.id_to_token(vocabulary.eos_id)}
-    return {"tokenizer.json": vocabulary.model, "tokenizer_config.json": json.dumps(config).encode()}
+    return {"tokenizer.json": content, "tokenizer_config.json": json.dumps(config).encode()}
+
+
+def _unigram(content: bytes) -> bytes | None:
+    """A unigram model of SentencePiece's (Kudo 2018) as a `tokenizer.json`; None for a model of another kind."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    library = _library()
+    described: Any = sentencepiece_model_pb2  # made at run time, from a description
+    model = described.ModelProto.FromString(content)
+    trainer, rules = model.trainer_spec, model.normalizer_spec
+    if trainer.model_type != trainer.UNIGRAM or rules.remove_extra_whitespaces or trainer.treat_whitespace_as_suffix:
+        return None
+    pieces = [(piece.piece, piece.score) for piece in model.pieces]
+    unigram = library.models.Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback)
+    tokenizer = library.Tokenizer(unigram)
+    if rules.precompiled_charsmap:
+        tokenizer.normalizer = library.normalizers.Precompiled(rules.precompiled_charsmap)
+    # Texts are not cut at spaces first: some pieces are several of them.
+    prefixed = "always" if rules.add_dummy_prefix else "never"
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Metaspace("▁", prepend_scheme=prefixed, split=False)
+    steps = [library.decoders.Replace("▁", " "), library.decoders.ByteFallback(), library.decoders.Fuse()]
+    strip = [library.decoders.Strip(" ", 1, 0)] if rules.add_dummy_prefix else []
+    tokenizer.decoder = library.decoders.Sequence([*steps, *strip])
+    kinds = [(piece.piece, piece.type) for piece in model.pieces]
+    tokenizer.add_special_tokens([piece for piece, kind in kinds if kind == described.ModelProto.SentencePiece.CONTROL])
+    tokenizer.add_tokens([piece for piece, kind in kinds if kind == described.ModelProto.SentencePiece.USER_DEFINED])
+    return tokenizer.to_str().encode()
 
 
 def beginning(content: bytes | None) -> tuple[int, ...]:

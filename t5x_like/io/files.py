@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import stat
 import uuid
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from t5x_like.errors import UserError
 
 T = TypeVar("T")
 
+MOST_JSON = 1 << 28  # bytes of a JSON file that this program writes; the largest manifests have some millions
 _DRAFT = ".draft"
 
 
@@ -60,10 +62,23 @@ def read_json(path: epath.Path, kind: type[T]) -> T | None:
       kind: `dict` or `list`.
     """
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        value = json.loads(read_limited(path))
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, kind) else None
+
+
+def read_limited(path: epath.Path, most: int = MOST_JSON) -> bytes:
+    """The content of a file, which is looked at before memory is taken for it.
+
+    Raises:
+      OSError: when it cannot be read.
+      ValueError: when it is larger than `most` bytes.
+    """
+    size = path.stat().length
+    if size > most:
+        raise ValueError(f"it has {size} bytes, and at most {most} make sense")
+    return path.read_bytes()
 
 
 def require_replaceable(*paths: epath.Path) -> None:
@@ -102,11 +117,30 @@ def make_directory(path: epath.Path) -> list[epath.Path]:
         probe = pathlib.Path(path) / f".{uuid.uuid4().hex}{_DRAFT}"
         probe.touch()
         probe.unlink()
+        for directory in made:
+            sync_directory(pathlib.Path(directory).parent)
     except OSError as error:
         remove_empty(made)
         require_directory(path, *path.parents)
         raise cannot_write(path, error) from error
     return made
+
+
+def writable_by_others(path: epath.Path) -> str:
+    """Half a sentence where another user could have put a file there; empty where none could.
+
+    The file and its directory must belong to this user, or to root, and nobody else may write there. What an object
+    store says of its users is not known here.
+    """
+    if is_remote(path):
+        return ""
+    for place in (pathlib.Path(path), pathlib.Path(path).resolve().parent):
+        found = place.stat()
+        if found.st_uid not in (os.getuid(), 0):
+            return f"{place} belongs to another user"
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            return f"{place} can be written by every user"
+    return ""
 
 
 def require_directory(*paths: epath.Path) -> None:
@@ -157,6 +191,22 @@ def _replace(path: pathlib.Path, content: bytes) -> None:
             draft.unlink()
         raise
     sync_directory(path.parent)
+
+
+def sync_tree(directory: pathlib.Path) -> None:
+    """Makes every file below a directory durable, and then the names of all of them, the innermost first.
+
+    Raises:
+      OSError: when the disk refuses it.
+    """
+    for place, _, names in os.walk(directory, topdown=False):
+        for name in names:
+            descriptor = os.open(os.path.join(place, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_directory(pathlib.Path(place))
 
 
 def sync_directory(directory: pathlib.Path) -> None:

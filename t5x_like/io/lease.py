@@ -205,7 +205,7 @@ def _this_process(processes: int) -> Holder:
         host=platform.node() or "unknown",
         machine=_machine(),
         pid=os.getpid(),
-        started=_started(os.getpid()),
+        started=started_at(os.getpid()),
         parent=os.getppid(),
         processes=processes,
         user=_user(),
@@ -223,11 +223,11 @@ def _lives(holder: Holder) -> bool:
         return False
     except PermissionError:
         pass
-    return _started(holder.pid) == holder.started
+    return started_at(holder.pid) == holder.started
 
 
-def _started(pid: int) -> str:
-    """When a process started, in ticks since its machine did; empty for a zombie, and where the system does not say."""
+def started_at(pid: int) -> str:
+    """The start of a process, in ticks since its machine did; empty for a zombie, and where the system does not say."""
     try:
         state, *rest = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

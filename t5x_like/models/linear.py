@@ -3,13 +3,12 @@
 Shapes: b batch, t length, n = b·t, i inputs, o outputs.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from t5x_like.models import quantized, ring_embedding, sharded_linear
+from t5x_like.models.adapters import LinearAdapter, Rescale
 from t5x_like.models.parameters import parameter
 from t5x_like.parallel import layout
 
@@ -68,7 +67,8 @@ product.defvjp(_forward, _backward)
 class Linear(nnx.Module):
     """A kernel [inputs, outputs] and perhaps a bias [outputs].
 
-    An adaptation may set `adapter`, a module whose output is added to the layer's.
+    An adaptation may set `adapter`, a `LinearAdapter` that changes the layer's output; `rescale`, a `Rescale` around
+    that; and put a `models.compressed.CompressedKernel` in the kernel's place, which is read like one.
     """
 
     def __init__(
@@ -86,12 +86,22 @@ class Linear(nnx.Module):
         self.axes, self.quantization = axes, quantization
         self.kernel = parameter(rngs, (inputs, outputs), axes, "matrix", std=std or inputs**-0.5)
         self.bias = parameter(rngs, (outputs,), axes[1:], "bias") if bias else None
-        self.adapter: Any = None
+        self.adapter: LinearAdapter | None = None
+        self.rescale: Rescale | None = None
 
     def __call__(self, x_bti: jax.Array) -> jax.Array:
         """[batch, length, inputs] → [batch, length, outputs]."""
+        if self.rescale is not None:
+            x_bti = self.rescale.before(x_bti)
         y_bto = self._product(x_bti)
-        return y_bto if self.adapter is None else y_bto + self.adapter(x_bti)
+        if self.adapter is not None:
+            y_bto = self.adapter(x_bti, y_bto, self)
+        return y_bto if self.rescale is None else self.rescale.after(y_bto)
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the output is more than `x @ kernel + bias`."""
+        return self.adapter is not None or self.rescale is not None
 
     def _product(self, x_bti: jax.Array) -> jax.Array:
         if not self.is_shared():
@@ -106,7 +116,7 @@ class Linear(nnx.Module):
 
     def to_heads(self, x_btd: jax.Array, heads: int) -> jax.Array:
         """[batch, length, inputs] → [batch, heads, length, outputs / heads], for an attention kernel."""
-        if not self.is_shared() or self.adapter is not None:
+        if not self.is_shared() or self.is_adapted:
             return self(x_btd).reshape(*x_btd.shape[:2], heads, -1).swapaxes(1, 2)
         y_bhte = sharded_linear.to_heads(x_btd, self.kernel[...].astype(x_btd.dtype), self.axes, heads)
         bias = None if self.bias is None else self.bias[...].astype(y_bhte.dtype).reshape(heads, 1, -1)
@@ -114,7 +124,7 @@ class Linear(nnx.Module):
 
     def from_heads(self, x_bhte: jax.Array) -> jax.Array:
         """[batch, heads, length, head width] → [batch, length, outputs]."""
-        if not self.is_shared() or self.adapter is not None:
+        if not self.is_shared() or self.is_adapted:
             x_bthe = x_bhte.swapaxes(1, 2)
             return self(x_bthe.reshape(*x_bthe.shape[:2], -1))
         return self._biased(sharded_linear.from_heads(x_bhte, self.kernel[...].astype(x_bhte.dtype), self.axes))

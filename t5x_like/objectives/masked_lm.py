@@ -67,7 +67,7 @@ class MaskedLM(SingleSequence, Replacement):
         ordinary = self.ordinary(tokens)
         count = self.count(len(ordinary))
         if begins_word is None:
-            chosen = rng.choice(ordinary, count, replace=False, shuffle=False) if count else ordinary
+            chosen = rng.choice(ordinary, count, replace=False, shuffle=False) if count else ordinary[:0]
         else:
             chosen = ordinary[whole_words(word_starts(tokens, ordinary, begins_word), len(ordinary), count, rng)]
         return self.replace(tokens, chosen, np.arange(len(chosen)), len(chosen), rng)

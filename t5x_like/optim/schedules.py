@@ -46,18 +46,26 @@ class WarmupAndDecay(LearningRateSchedule):
 
     Attributes:
       warmup_steps: steps of linear warm-up at the start.
+      rewarm_at: the step from which a run that goes on warms up once more; without effect where `rewarm_steps` is 0.
+      rewarm_steps: of that warm-up.
     """
 
     warmup_steps: int = 0
+    rewarm_at: int = 0
+    rewarm_steps: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least(self, 0, "warmup_steps")
+        require_at_least(self, 0, "warmup_steps", "rewarm_at", "rewarm_steps")
 
     def __call__(self, step: jax.typing.ArrayLike, peak: float, steps: int) -> jax.Array:
         """The peak times the warm-up's share of it and the decay's."""
         step = jnp.asarray(step, jnp.float32)
         warmup = jnp.minimum(1.0, (step + 1.0) / max(self.warmup_steps, 1))
-        return peak * warmup * self.decay(step, steps)
+        rate = peak * warmup * self.decay(step, steps)
+        if not self.rewarm_steps:
+            return rate
+        again = jnp.minimum(1.0, (step - self.rewarm_at + 1.0) / self.rewarm_steps)
+        return jnp.where(step >= self.rewarm_at, rate * again, rate)
 
     @abc.abstractmethod
     def decay(self, step: jax.Array, steps: int) -> jax.Array:

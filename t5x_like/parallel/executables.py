@@ -19,6 +19,7 @@ import jaxlib
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
+from t5x_like.io import files
 from t5x_like.parallel import collective_order
 
 SUFFIX = ".executable"
@@ -135,6 +136,9 @@ def find(
     why = f"there is no file *{SUFFIX} at {place}"
     nearest = -1
     for file in _files(place):
+        if distrusted := files.writable_by_others(file):
+            nearest, why = len(key), f"{distrusted}, so that {file} is not loaded: it holds a pickle"
+            continue
         with file.open("rb") as opened:
             try:
                 header = _header(opened.readline(_HEADER))

@@ -2,12 +2,13 @@
 
 import json
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
 
-from t5x_like.io.files import cannot_write, is_remote
+from t5x_like.io.files import cannot_write, is_remote, sync_directory
 
 
 class JsonLinesFile:
@@ -113,6 +114,7 @@ def _open_with(path: epath.Path, content: bytes) -> int:
         _write_all(descriptor, content)
         os.fsync(descriptor)
         os.replace(scratch, path)
+        sync_directory(pathlib.Path(path).parent)
         return descriptor
     except OSError as error:
         raise cannot_write(path, error) from error

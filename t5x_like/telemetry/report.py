@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from t5x_like.telemetry import pages
 from t5x_like.telemetry.charts import STEPS_BOX, Chart, charts, compact, series_label
+from t5x_like.telemetry.goodput import effective_share
 from t5x_like.telemetry.progress import format_number, format_seconds
 from t5x_like.telemetry.record import RunRecord, read_run
 
@@ -123,6 +124,8 @@ def _tiles(run: RunRecord) -> list[_Tile]:
         tiles.append(_Tile("training tokens", compact(tokens)))
     if seconds := first("train_seconds"):
         tiles.append(_Tile("training time", format_seconds(seconds)))
+    if ledger := run.summary.get("goodput_seconds"):
+        tiles.append(_Tile("time in steps", f"{100 * effective_share(ledger):.1f}", "%"))
     if speed := first("tokens_per_second", "train/tokens_per_second"):
         tiles.append(_Tile("throughput", format_number(round(speed)), "tokens/s"))
     if share := first("mfu", "train/mfu"):

@@ -9,13 +9,13 @@ import runs
 import tiny
 from flax import nnx
 from objectives.sketches.dino import DINO
-from objectives.sketches.dpo import DPO
 
 from t5x_like.adaptations.base import Adaptation
 from t5x_like.adaptations.lora import LoRA
 from t5x_like.adaptations.prefix import Prefix
 from t5x_like.errors import ExperimentError
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.objectives.dpo import DPO
 from t5x_like.objectives.roles import Ema, Frozen, Statistics, Trained
 from t5x_like.objectives.seq2seq import GivenPairs
 from t5x_like.program import program

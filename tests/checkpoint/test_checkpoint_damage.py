@@ -16,7 +16,16 @@ HARMS = {
     "cut": lambda file, content: file.write_bytes(content[: len(content) // 2]),
     "zeros": lambda file, content: file.write_bytes(bytes(len(content))),
     "junk": lambda file, content: file.write_bytes(b"\xff{]" * 20),
+    "deep": lambda file, content: file.write_bytes(b'{"a":[' * 50_000),
+    "directory": lambda file, content: (file.unlink(), file.mkdir()),
+    "link loop": lambda file, content: (file.unlink(), file.symlink_to(file.name)),
+    "one bit": lambda file, content: file.write_bytes(_flipped(content, len(content) // 3)),
 }
+
+
+def _flipped(content, place):
+    """The content with one bit of one byte changed, if there is any."""
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :] if content else content
 
 
 @pytest.fixture
@@ -46,9 +55,29 @@ def test_what_cannot_be_read_is_one_sentence_and_nothing_wrong_is_read(workdir, 
             advice = f"before it, {workdir}/checkpoints/1" if part == "2" else f"put back {workdir}/checkpoints/frozen/"
             assert advice in sentence
             refused.add(sentence)
+        if file.is_dir():
+            file.rmdir()
+        file.unlink(missing_ok=True)
         file.write_bytes(whole)
     named = ("base.table",) if part == "frozen" else ("parameters.adapter", "model_state.count")
     assert any(leaf in sentence for sentence in refused for leaf in named), refused
+
+
+@pytest.mark.parametrize("pattern", ["2/state/_METADATA", "2/state/array_metadatas/*", "2/manifest/manifest.json"])
+def test_one_bit_anywhere_in_what_describes_the_arrays(workdir, pattern):
+    [file] = (workdir / "checkpoints").glob(pattern)
+    whole = file.read_bytes()
+    for place in range(0, len(whole), max(len(whole) // 25, 1)):
+        file.write_bytes(_flipped(whole, place))
+        said = None
+        try:
+            found = reading.restore(layout.find(workdir), abstract()).state
+        except UserError as error:
+            said = str(error)
+        if said is None:
+            jax.tree.map(np.testing.assert_array_equal, found, state(2))
+        else:
+            assert "\n" not in said and f"before it, {workdir}/checkpoints/1" in said
 
 
 def test_an_error_that_is_not_of_the_files_is_no_damage(workdir, monkeypatch):
@@ -59,4 +88,10 @@ def test_an_error_that_is_not_of_the_files_is_no_damage(workdir, monkeypatch):
     with pytest.raises(jax.errors.JaxRuntimeError):
         reading.restore(layout.find(workdir), abstract())
     assert damage.is_damage(Exception("Encountered error while reading"))
-    assert not damage.is_damage(TypeError("a mistake of the program's"))
+
+
+def test_a_mistake_of_the_program_is_no_damage(workdir, monkeypatch):
+    monkeypatch.setattr(reading.arrays.ocp, "ArrayRestoreArgs", dict)
+    monkeypatch.setattr(reading.arrays, "install_filters", "no function")
+    with pytest.raises(TypeError):
+        reading.restore(layout.find(workdir), abstract())

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from objectives.sketches.dpo import DPO
 
 from t5x_like.checkpoint import layout, reading
 from t5x_like.checkpoint.sources import CheckpointSource
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.errors import UserError
 from t5x_like.experiment import Checkpoint
+from t5x_like.objectives.dpo import DPO
 from t5x_like.program import program
 
 POSITION = np.zeros(2, np.uint64)

@@ -5,7 +5,7 @@ import importlib
 import pytest
 from etils import epath
 
-from t5x_like.distributed import agreement
+from t5x_like.distributed import agreement, code
 
 ADVICE = {"experiment": "start alike", "data": "copy it"}
 SAME = {"experiment": {"seed": 0, "steps": 5}, "data": {"the fingerprint of data.task.path": "ab"}}
@@ -70,7 +70,7 @@ def test_a_process_alone_agrees_with_itself():
 def package(tmp_path, monkeypatch):
     """A package that is taken for this one."""
     (tmp_path / "t5x_like" / "parallel").mkdir(parents=True)
-    monkeypatch.setattr(agreement, "_PACKAGE", tmp_path / "t5x_like")
+    monkeypatch.setattr(code, "_PACKAGE", tmp_path / "t5x_like")
     return tmp_path / "t5x_like"
 
 
@@ -78,8 +78,8 @@ def test_the_code_is_known_by_its_source(package):
     seen = []
     for name, text in [("a.py", "x"), ("a.py", "y"), ("b.py", ""), ("parallel/a.py", "y"), ("notes.txt", "z")]:
         (package / name).write_text(text)
-        seen.append(agreement.code({})["t5x_like's source"])
-    assert len(set(seen[:4])) == 4 and seen[3] == seen[4] == agreement.code({})["t5x_like's source"]
+        seen.append(code.identity({})["t5x_like's source"])
+    assert len(set(seen[:4])) == 4 and seen[3] == seen[4] == code.identity({})["t5x_like's source"]
 
 
 def test_the_code_is_that_of_the_users_modules_too(package, tmp_path, monkeypatch):
@@ -90,10 +90,10 @@ def test_the_code_is_that_of_the_users_modules_too(package, tmp_path, monkeypatc
     modules = (str(tmp_path / "one.py"), "by_name", "tasks")
     importlib.import_module("by_name")
     importlib.import_module("tasks")
-    before = agreement.code({}, modules)
+    before = code.identity({}, modules)
     for module, changed in zip(modules, ("one.py", "by_name.py", "tasks/more.py"), strict=True):
         (tmp_path / changed).write_text("1")
-        now = agreement.code({}, modules)
+        now = code.identity({}, modules)
         assert [field for field in now if now[field] != before[field]] == [f"the source of --module={module}"]
         before = now
 
@@ -101,6 +101,6 @@ def test_the_code_is_that_of_the_users_modules_too(package, tmp_path, monkeypatc
 def test_the_code_is_its_packages_and_the_compilers_flags(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1  --xla_dump_to=/tmp/of-this-host --xla_b=2")
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
-    code = agreement.code({"flax": "1.2", "t5x_like": "0"})
-    assert code["the version of flax"] == "1.2" and "the version of t5x_like" not in code
-    assert code["XLA_FLAGS"] == "--xla_a=1 --xla_b=2" and code["LIBTPU_INIT_ARGS"] is None
+    found = code.identity({"flax": "1.2", "t5x_like": "0"})
+    assert found["the version of flax"] == "1.2" and "the version of t5x_like" not in found
+    assert found["XLA_FLAGS"] == "--xla_a=1 --xla_b=2" and found["LIBTPU_INIT_ARGS"] is None

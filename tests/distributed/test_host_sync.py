@@ -13,7 +13,7 @@ COUNTS = BatchCounts(tokens=5, places=8, dropped=1, epoch=0.25, examples=12)
 
 
 def report(*rows):
-    return StepReport(lambda: np.array(rows, np.float64))
+    return StepReport(lambda: np.array([(*row, 0.5) for row in rows], np.float64))
 
 
 def counts(*rows):
@@ -24,6 +24,7 @@ def test_a_process_that_is_alone_reads_what_it_sent():
     sync = HostSync(0, delay=2)
     sent = sync.send(None, COUNTS)
     assert BatchCounts.combined(sent.counts) == COUNTS and sync.stop is None
+    assert sync.send(None, COUNTS, 0.25).own_seconds.tolist() == [0.25]
     sync.send(signal.SIGTERM, COUNTS)
     assert sync.stop is signal.SIGTERM
 

@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from t5x_like.distributed import rendezvous
+from t5x_like.distributed import control, rendezvous
 from t5x_like.distributed.cluster import Cluster
-from t5x_like.distributed.rendezvous import LOST, Failure, gather
+from t5x_like.distributed.control import LOST, Failure
+from t5x_like.distributed.rendezvous import gather
 from t5x_like.errors import UserError
 
 
@@ -66,7 +67,7 @@ def test_nobody_finishes_before_all_are_done(pool, port):
 
 
 def test_a_wait_for_the_end_has_a_limit_and_names_whom_it_waits_for(pool, port, monkeypatch):
-    monkeypatch.setattr(rendezvous, "_FINISH", 0.3)
+    monkeypatch.setattr(control, "_FINISH", 0.3)
     joined = members(pool, port, 3)
     early = [pool.submit(connections.finish) for connections, _ in joined[:2]]
     with pytest.raises(UserError, match=r"^process 2 on .*: not done 0.3 s after process 0"):

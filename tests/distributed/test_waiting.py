@@ -55,8 +55,8 @@ def test_a_process_that_is_late_is_named_and_waited_for(tmp_path, program_enviro
 
 def test_a_process_that_never_comes_ends_the_run_with_its_name(tmp_path, program_environment):
     outcomes = start_two(tmp_path, program_environment, (0, 3600))
-    assert [status for *_, status in outcomes] == [2, 2]
-    sentence = "the second exchange did not complete within 3 s: process 1 of 2 has not come; see what is running"
+    assert [status for *_, status in outcomes] == [76, 76]
+    sentence = "the second exchange did not complete within 3 s: process 1 of 2 has not come; the stacks of all"
     assert f"error: {sentence}" in outcomes[0][1]
     assert f"ended the run: {sentence}" in outcomes[1][1]
 

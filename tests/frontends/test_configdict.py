@@ -145,3 +145,72 @@ def test_a_wrong_override_names_its_field(config_file, flag, sentence):
     with pytest.raises(ExperimentError) as caught:
         configdict.load(config_file(MINE), [flag])
     assert str(caught.value) == sentence
+
+
+HABITS = """
+import ml_collections
+from ml_collections import config_dict
+
+def get_config():
+    return ml_collections.ConfigDict({
+        "model": {
+            "family": "gpt2",
+            "size": "124m",
+            "decoder": {"pattern": [{"attention": {"window": 64}}, {}]},
+        },
+        "data": {"batch_size": config_dict.placeholder(int), "seed": 3},
+        "seed": config_dict.placeholder(int),
+        "steps": ml_collections.FieldReference(7),
+        "evaluators": {"a": {"name": "loss"}, "b": {"name": "samples"}},
+    })
+"""
+
+
+@pytest.mark.parametrize(
+    ("flag", "path", "value"),
+    [
+        ("--config.steps=8", "steps", 8),
+        ("--config.data.seed=None", "data.seed", None),  # a field that allows it
+        ("--config.steps=8", "seed", 0),  # nobody has filled the placeholder
+        ("--config.data.batch_size=16", "data.batch_size", 16),
+        ("--config.evaluators.b=None", "evaluators", ["a"]),  # one dropped
+        ("--config.evaluators.c.name=loss", "evaluators", ["a", "b", "c"]),  # one added
+        ("--config.evaluators.b.prompts=('x', 'y')", "evaluators.b.prompts", ("x", "y")),
+        ("--config.model.decoder.pattern[0].attention.window=32", "model.decoder.pattern[0].attention.window", 32),
+    ],
+)
+def test_a_habit_of_ml_collections(tmp_path, flag, path, value):
+    (tmp_path / "habits.py").write_text(HABITS)
+    found = configdict.load(str(tmp_path / "habits.py"), [flag]).to_dict()
+    for step in path.replace("[0]", ".0").split("."):
+        found = found[int(step)] if step.isdigit() else found[step]
+    assert (list(found) if isinstance(value, list | tuple) else found) == (
+        list(value) if isinstance(value, tuple) else value
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--config.steps=None", "steps: None is not int; leave it out for the default"),
+        ("--config.evaluators.b.prompts=x, y", "evaluators.b.prompts: 'x, y' is not a list; write ['x', 'y']"),
+        (
+            "--config.model.decoder.pattern[2]={}",
+            "model.decoder.pattern[2]: model.decoder.pattern has 2 items, so the last is model.decoder.pattern[1]",
+        ),
+        (
+            "--config.model.decoder.pattern[a]={}",
+            "model.decoder.pattern[a]: 'pattern[a]' has an index that is no number; write it as pattern[0]",
+        ),
+        (
+            "--config.evaluators.b.prompts[0]=x",
+            "evaluators.b.prompts[0]: evaluators.b.prompts is no list in the config that this changes; give the whole"
+            " list",
+        ),
+    ],
+)
+def test_a_habit_that_does_not_work_says_what_does(tmp_path, flag, sentence):
+    (tmp_path / "habits.py").write_text(HABITS)
+    with pytest.raises(ExperimentError) as caught:
+        configdict.load(str(tmp_path / "habits.py"), [flag])
+    assert str(caught.value) == sentence

@@ -12,7 +12,7 @@ from t5x_like.frontends.gin.load import load
 from t5x_like.frontends.gin.signatures import SIGNATURES
 from t5x_like.sections import flatten
 
-CONFIGS = [Path(path).stem for path in shipped.listing("configs", ".py")]
+CONFIGS = [Path(path).stem for path in shipped.listing("configs", ".py") if Path(path).parent.name == "configs"]
 PRETRAIN = ["gin/models/t5_1_1/small.gin", "gin/runs/pretrain.gin"]
 GIVEN = [
     "MIXTURE_OR_TASK_NAME = 'mine'",
@@ -95,7 +95,13 @@ def test_names_are_those_of_the_imports(gin_file):
 
 def test_modules_are_the_users_own(gin_file):
     text = "import seqio\nimport t5.data.mixtures\nfrom mine import tasks\nMIXTURE_OR_TASK_MODULE = 'more.tasks'\n"
-    assert load([*PRETRAIN, gin_file(text)], GIVEN).modules == ("t5.data.mixtures", "mine.tasks", "more.tasks")
+    file = gin_file(text)
+    found = load([*PRETRAIN, file], GIVEN).modules
+    assert list(found) == ["t5.data.mixtures", "mine.tasks", "more.tasks"]
+    assert (found["mine.tasks"], found["more.tasks"]) == (
+        f"{file}:3",
+        "gin/runs/pretrain.gin:40: t5x.utils.DatasetConfig.module",
+    )
 
 
 def test_without_a_program_the_macros_of_a_run_are_read():
@@ -237,6 +243,16 @@ def test_a_macro_that_a_later_file_takes_back_is_missing():
     assert "gin/models/t5_1_1/base.gin:4: DROPOUT_RATE: it must be given" in str(caught.value)
     assert "gin/runs/finetune.gin:19, which sets it, comes before" in str(caught.value)
     assert load(files[::-1], given).experiment.model.dropout == 0.1
+
+
+def test_a_checkpoint_in_t5xs_format_says_how_it_is_imported(tmp_path):
+    (tmp_path / "checkpoint_10").mkdir()
+    (tmp_path / "checkpoint_10" / "checkpoint").write_bytes(b"")
+    path = f"utils.RestoreCheckpointConfig.path = '{tmp_path}/checkpoint_10'"
+    with pytest.raises(
+        UserError, match=r"RestoreCheckpointConfig.path: .* is in T5X's own format; `t5x_like import --from"
+    ):
+        load(PRETRAIN, [*GIVEN, path])
 
 
 def test_a_run_without_a_model_says_how_to_get_one():

@@ -129,7 +129,8 @@ def test_directories_of_tfds_and_seqio(calls):
         (["--config.steps=3"], "'--config.steps=3' is not understood; a gin name is set with --gin.NAME=VALUE"),
         (
             ["--gin_bindings=import nowhere_to_be_found", '--gin.MODEL_DIR="a"'],
-            "--module: there is no module 'nowhere_to_be_found'; give a Python file or a module's dotted name",
+            "--gin_bindings import nowhere_to_be_found: there is no module 'nowhere_to_be_found'; give a Python file or"
+            " a module's dotted name",
         ),
     ],
 )
@@ -137,6 +138,17 @@ def test_what_is_refused_is_one_sentence(calls, capsys, arguments, sentence):
     assert main.main(arguments) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
     assert calls == []
+
+
+def test_a_module_that_fails_is_named_with_the_line_that_imports_it(calls, capsys, tmp_path, monkeypatch):
+    (tmp_path / "failing_tasks.py").write_text("import seqio_of_my_own\n")
+    (tmp_path / "mine.gin").write_text("MODEL_DIR = 'a'\nimport failing_tasks\ninclude 'gin/models/quickstart.gin'\n")
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["--gin_file=mine.gin"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: mine.gin:2: ") and "seqio_of_my_own" in error and error.count("\n") == 1
+    left = {path.name for path in tmp_path.iterdir()}
+    assert calls == [] and left <= {"failing_tasks.py", "mine.gin", "__pycache__"}
 
 
 T5X = ["--gin_file=gin/models/t5_1_1/small.gin", "--gin_file=gin/runs/pretrain.gin", "--gin.DROPOUT_RATE=0.0"]

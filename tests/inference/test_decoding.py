@@ -10,6 +10,7 @@ from t5x_like.errors import ExperimentError
 from t5x_like.inference.decoding import Decoder, Decoding
 from t5x_like.inference.engine import Engine
 from t5x_like.inference.scoring import Scored, Scorer
+from t5x_like.inference.search import BeamSearch
 
 PROMPTS = [np.array([0, 5, 9], np.int32), np.array([0, 7], np.int32)]
 
@@ -36,9 +37,14 @@ def test_one_beam_is_the_likeliest_token_and_its_score_the_models(model):
 
 
 def test_all_beams_are_there_the_best_last(model):
-    for answers in decoded(model, beams=3, length_penalty=0.0):
-        scores = [answer.score for answer in answers]
-        assert 1 <= len(answers) <= 3 and scores == sorted(scores)
+    _, engine, _, weights = model
+    options = {"beams": 3, "length_penalty": 0.0}
+    best = engine.beam_search(weights, PROMPTS, tokens=5, options=BeamSearch(3, 0.0))
+    for answers, (ids, score) in zip(decoded(model, **options), best, strict=True):
+        assert len({tuple(answer.ids) for answer in answers}) == 3
+        assert (answers[-1].ids.tolist(), answers[-1].score) == (ids.tolist(), score)
+        ended = [answer.score for answer in answers if answer.ids[-1] == 1]
+        assert ended == sorted(ended)
 
 
 def test_of_several_samples_the_likeliest_is_last_as_drawn_or_by_the_model(model):

@@ -74,7 +74,7 @@ def test_a_stop_string_across_tokens_is_not_shown_before_it_is_whole():
     """With bytes for tokens, every stop string is of several."""
     subject, vocabulary = built("decoder"), ByteVocabulary()
     generate = TextGenerator(subject, vocabulary)
-    generate.engine._pieces = 32  # the model's table: control characters and some punctuation
+    generate.engine.pieces = 32  # the model's table: control characters and some punctuation
     arguments = {"tokens": 30, "sampling": Sampling(4.0), "key": KEY}
     [whole] = generate(initial("decoder"), [""], **arguments)
     stop = whole[5:8]

@@ -101,3 +101,11 @@ def test_what_was_trained_here_has_the_same_logits_there(tmp_path, name):
     family.tree = variables.split(restored.program.inference_model(restored.state))[1]
     for ours, row, length in zip(family.logits(rows_of), expected, lengths, strict=True):
         assert np.linalg.norm(ours - row[:length]) < 1e-4 * np.linalg.norm(row[:length])
+
+
+def test_an_id_that_decides_positions_stays(tmp_path):
+    """RoBERTa's first position is that of padding and one more, whatever the tokenizer's padding is."""
+    values = {**plain(read_model(cases.read("roberta")["config"])), "vocab_size": 4224}
+    trained(tmp_path / "run", values, 1)
+    assert exported(tmp_path / "run", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out/config.json").read_text())["pad_token_id"] == 1

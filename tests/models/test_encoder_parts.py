@@ -103,6 +103,15 @@ def test_a_mesh_and_microbatches_give_the_gradients_of_one_device(name):
     assert tiny.relative_error(tiny.gradients(there), tiny.gradients(after)) < 1e-5
 
 
+@pytest.mark.parametrize(("family", "times"), [("bert", 1), ("deberta", 2), ("xlnet", 1.5)])
+def test_products_by_distance_are_counted(family, times):
+    """Of a row twice as long what is more than twice as much are products of pairs."""
+    model = architecture(family)
+    one, two = (model.flops({"encoder": (1, length)}, head=False) for length in (64, 128))
+    pairs = STACK["layers"] * 12 * 4 * 4 * (128**2 - 2 * 64**2)
+    assert two - 2 * one == times * pairs
+
+
 def test_shared_layers_are_in_no_stages():
     options = Parallelism(stage=2, data=4)
     experiment = tiny.experiment(MaskedLM(**MASKED), model=architecture("albert", **NARROW), parallelism=options)

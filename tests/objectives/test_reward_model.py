@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 from objectives.sketches import records
-from objectives.sketches.reward import Reward
 
+from t5x_like.objectives.reward import Reward
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.program import program

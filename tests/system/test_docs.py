@@ -55,6 +55,12 @@ def place(tmp_path_factory):
     text = "\n".join(rows) + "\n"
     (directory / "mine.jsonl").write_text(text)
     (directory / "questions.jsonl").write_text('{"prompt": "How many things?"}\n"Why"\n')
+    pairs = [{"prompt": f"{i} + 1 =", "continuation": f" {i + 1}"} for i in range(4)]
+    media.json_lines(directory / "records.jsonl", pairs)
+    capitals = [{"country": name, "capital": city} for name, city in (("France", "Paris"), ("Peru", "Lima"))]
+    media.json_lines(directory / "capitals.jsonl", capitals * 2)
+    task = re.search(r"```toml\n(.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.DOTALL)
+    (directory / "capitals.toml").write_text(task[1])
     media.folder(directory / "images", [media.image_bytes(number) for number in range(30)], "png")
     media.json_lines(directory / "pairs.jsonl", [{"question": f"{i} + 1?", "answer": f"{i + 1}"} for i in range(40)])
     (directory / "corpus/part.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(text.encode()))

@@ -157,7 +157,7 @@ def test_a_summary_names_no_samples_where_there_are_none(program, tmp_path):
 
 def test_storage_that_never_answers_ends_the_run_by_its_name(program, tmp_path):
     workdir, module = tmp_path / "run", Path(__file__).parent / "stuck_storage.py"
-    _, err = program.train(workdir, f"--module={module}", "--config.checkpoint.write_seconds=3", status=2)
+    _, err = program.train(workdir, f"--module={module}", "--config.checkpoint.write_seconds=3", status=76)
     [said] = [line for line in err.splitlines() if line.startswith("error: ")]
     assert said.startswith(f"error: the checkpoint of step 10 was not written to {workdir}/checkpoints within 3 s")
     assert not (workdir / "lease.json").exists()

@@ -5,7 +5,6 @@ its name and its signature (`signatures`). Statements count in their order, and 
 included, as in gin.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -91,7 +90,7 @@ class Bindings:
 
     Attributes:
       own: the bindings to paths of the experiment, such as `optimizer.learning_rate`, in order, values resolved.
-      modules: the modules of the user's own that the files import.
+      modules: the modules of the user's own that the files import, and where each is imported.
     """
 
     def __init__(self, statements: Sequence[Statement]) -> None:
@@ -289,8 +288,7 @@ def _in_reach(scope: str, name: str, reached: Iterable[tuple[str, str]]) -> bool
     return any(name == called and (not scope or f"{made}/".startswith(f"{scope}/")) for made, called in reached)
 
 
-def _modules(statements: Sequence[Statement]) -> tuple[str, ...]:
-    """The modules that files import, without those whose names are known here; t5's have stand-ins."""
-    names = [s.module for s in statements if isinstance(s, Import)]
-    own = [name for name in names if re.split(r"\.", name)[0] not in KNOWN_PACKAGES]
-    return tuple(dict.fromkeys(own))
+def _modules(statements: Sequence[Statement]) -> dict[str, str]:
+    """The modules that files import, and where, without those whose names are known here; t5's have stand-ins."""
+    imports = [s for s in statements if isinstance(s, Import) and s.module.partition(".")[0] not in KNOWN_PACKAGES]
+    return {s.module: s.where for s in reversed(imports)}

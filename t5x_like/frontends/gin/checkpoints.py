@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from t5x_like.checkpoint.layout import find
 from t5x_like.errors import UserError
 from t5x_like.frontends.gin.calls import PAGE, Call
@@ -93,6 +95,8 @@ def restore(to: GinTranslation, call: Call) -> list[str]:
     if not all(isinstance(path, str) for path in paths):
         raise call.error("path", f"{found!r} is no path; give one in quotes")
     to.harmless(call, {**_CLASSES, "restore_dataset": "a run that is resumed goes on where it was in the data"})
+    for path in paths if call["mode"] != "all" else ():
+        require_ours(call.arguments["path"].label, path)
     to.note(call, "strict", "each variable must be there, and the optimizer's state is taken where it is")
     if call["mode"] not in ("specific", "latest", "all"):
         raise call.error("mode", f"{call['mode']!r} is not known; it must be 'specific', 'latest' or 'all'")
@@ -105,6 +109,16 @@ def restore(to: GinTranslation, call: Call) -> list[str]:
         },
     )
     return paths
+
+
+def require_ours(label: str, path: str) -> None:
+    """Raises UserError for a checkpoint in T5X's own format, which has to be imported first."""
+    if not (epath.Path(path).expanduser() / "checkpoint").is_file():
+        return
+    raise UserError(
+        f"{label}: {path} is in T5X's own format; `t5x_like import --from=t5x --path={path} --output=DIR --config=FILE`"
+        " makes a checkpoint of step 0 of it, from which TRAIN_STEPS counts the steps of fine-tuning alone"
+    )
 
 
 def step_of(path: str) -> int | None:

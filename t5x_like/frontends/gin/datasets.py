@@ -198,7 +198,7 @@ def _metrics(to: GinTranslation, run: Call) -> Call:
     to.note(run, argument, f"@{call.short}")
     to.note(call, "num_examples", "all" if call["num_examples"] is None else f"{call['num_examples']} of each task")
     to.only(call, {"target_field_name": (("targets",), "the feature that is measured is called targets")})
-    reason = "metrics and predictions are always written, as JSON lines and for TensorBoard"
+    reason = "metrics are always written: of a run with its own, of an evaluation as JSON lines"
     to.harmless(
         call, {"logger_cls": reason, "use_memory_cache": "tokens are kept", "async_compute_metrics": "they wait"}
     )

@@ -56,7 +56,7 @@ class GinRun:
       prompts: PROMPTS, likewise.
       job: what an evaluation, inference or export does; None for training, and where no program of T5X's is bound.
       vocabulary: the file and the extra ids of the model's vocabulary, which the task's must be; None for any.
-      modules: the user's modules, to be imported before the experiment is run.
+      modules: the user's modules, to be imported before the experiment is run, and where each is named.
       origins: where each dotted path was set.
       fates: what has become of each binding.
     """
@@ -67,7 +67,7 @@ class GinRun:
     prompts: tuple[str, ...]
     job: CheckpointJob | None
     vocabulary: tuple[str, int] | None
-    modules: tuple[str, ...]
+    modules: Mapping[str, str]
     origins: Mapping[str, str]
     fates: tuple[Fate, ...]
 
@@ -171,13 +171,16 @@ def _vocabulary(call: Call | None) -> tuple[str, int] | None:
     return models.vocabulary_of(model) if isinstance(model, Call) else None
 
 
-def _modules(bindings: Bindings, to: GinTranslation, call: Call | None) -> tuple[str, ...]:
-    """The modules that files import, and those that datasets name."""
-    named = [each["module"] for each in to.calls if "module" in each.arguments and isinstance(each["module"], str)]
+def _modules(bindings: Bindings, to: GinTranslation, call: Call | None) -> dict[str, str]:
+    """The modules that files import, in their order, and those that datasets name; each with its place."""
+    found = dict(reversed(bindings.modules.items()))
+    for each in to.calls:
+        if "module" in each.arguments and isinstance(each["module"], str):
+            found.setdefault(each["module"], each.arguments["module"].label)
     if call is None:
         macro = bindings.macro("MIXTURE_OR_TASK_MODULE")
-        named = [macro] if isinstance(macro, str) else list(macro or ())
-    return tuple(dict.fromkeys([*bindings.modules, *named]))
+        found |= dict.fromkeys([macro] if isinstance(macro, str) else macro or (), "MIXTURE_OR_TASK_MODULE")
+    return found
 
 
 def _text(value: Any, macro: str) -> str:

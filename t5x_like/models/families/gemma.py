@@ -41,7 +41,7 @@ def _scale() -> Translation:
 
     def write(model: Any) -> Mapping[str, Any]:
         scale = model.decoder.layer.attention.scale
-        return {"query_pre_attn_scalar": round(scale**-2, 6)} if scale else {}
+        return {"query_pre_attn_scalar": round(scale**-2)} if scale else {}
 
     return Translation(("query_pre_attn_scalar",), read, write)
 

@@ -81,6 +81,7 @@ def llama_config(
     head_dim: int = 0,
     activation: str = "hidden_act",
     local_theta: float = 0.0,
+    scaled: bool = True,
 ) -> tuple[ConfigRule, ...]:
     """Rules for the sizes, the norm, rotary positions and the head of a decoder with Llama's entries.
 
@@ -92,6 +93,7 @@ def llama_config(
       head_dim: likewise; 0 is the width by the heads.
       activation: the entry that names it.
       local_theta: the base in layers with a window in a file that gives none; 0 where there is only one base.
+      scaled: whether rotary positions are Llama's; else the family has a rule of its own.
     """
     attention, half = "decoder.layer.attention", "decoder.layer.feed_forward"
     return (
@@ -110,7 +112,7 @@ def llama_config(
         Field("max_position_embeddings", "max_length", default=max_length),
         Field("rms_norm_eps", "decoder.layer.norm.epsilon", default=epsilon),
         Field("tie_word_embeddings", "head.name", default=tied, values=TIED),
-        rope(theta, local_theta),
+        *((rope(theta, local_theta),) if scaled else ()),
     )
 
 

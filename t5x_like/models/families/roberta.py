@@ -5,7 +5,7 @@ As released, its table of positions has two rows in front that no token has, and
 
 from t5x_like.models.families import bert_names
 from t5x_like.models.families.bert import BASE, LARGE, bert_like
-from t5x_like.models.hugging_face import HuggingFace
+from t5x_like.models.hugging_face import Fixed, HuggingFace
 from t5x_like.models.names import Entry
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.registry import Preset
@@ -29,7 +29,8 @@ FAMILY = Preset(
             "RobertaForMaskedLM": {"head.name": "masked_lm", "head.pooler": False},
             "RobertaModel": {"head.name": "pooled", "head.pooler": True},
         },
-        config=bert_names.config(types=2, offset=2),
+        # The first token's position there is that of padding and one more.
+        config=(*bert_names.config(types=2, offset=2), Fixed("pad_token_id", 1)),
         tensors=_tensors,
         neutral={"attention_probs_dropout_prob": 0.0},
         ignored=("roberta.embeddings.position_ids",),

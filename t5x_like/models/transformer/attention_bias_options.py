@@ -53,6 +53,11 @@ class Disentangled(DotProduct):
         if self.kv_heads != self.heads:
             raise ExperimentError("kv_heads", f"{self.kv_heads} differs from heads={self.heads}; use as many")
 
+    def operations(self, embed: int) -> tuple[int, int, int]:
+        """See `DotProduct.operations`; a pair has a product by its distance with the query, and one with the key."""
+        queries, keys, pair = super().operations(embed)
+        return queries, keys, 2 * pair
+
 
 @dataclass(frozen=True, kw_only=True)
 class TwoStream(DotProduct):
@@ -71,3 +76,8 @@ class TwoStream(DotProduct):
         super().__post_init__()
         if self.kv_heads != self.heads:
             raise ExperimentError("kv_heads", f"{self.kv_heads} differs from heads={self.heads}; use as many")
+
+    def operations(self, embed: int) -> tuple[int, int, int]:
+        """See `DotProduct.operations`; a pair has a product by its distance."""
+        queries, keys, pair = super().operations(embed)
+        return queries, keys, pair + self.heads * self.head_dim

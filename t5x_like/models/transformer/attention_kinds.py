@@ -63,4 +63,4 @@ class SinkAttention(Attention):
     def __init__(self, model: Transformer, options: Sinks, rngs: nnx.Rngs, **where: Any) -> None:
         """Builds the parts; see `Attention`."""
         super().__init__(model, options, rngs, **where)
-        self.sinks = parameter(rngs, (options.heads,), ("heads",), "bias")
+        self.sinks = nnx.data(parameter(rngs, (options.heads,), ("heads",), "bias"))

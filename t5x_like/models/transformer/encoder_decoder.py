@@ -59,8 +59,10 @@ class EncoderDecoder(LanguageModel):
         o, rngs = self.options, rngs and rngs.fold(3)
         inside = rngs and rngs.fold(1)
         x_bsd = self.encoder.embed(rows, self.tokens, positions_bs, rngs)
-        x_bsd = self.encoder(x_bsd, positions_bs, segment_ids_bs, inside and inside.fold(0))
+        x_bsd = self.encoder.all_states(x_bsd, positions_bs, segment_ids_bs, inside and inside.fold(0))
         x_bsd = dropout(x_bsd, o.dropout if o.dropout_inside else 0.0, inside and inside.fold(1))
+        if self.encoder.prompt is not None:
+            segment_ids_bs = self.encoder.prompt.before_segments(segment_ids_bs)
         return Encoded(stream.gather(x_bsd), segment_ids_bs)
 
     def encoded_cache(self, encoded: Encoded, slots: int) -> EncodedCache:

@@ -10,6 +10,8 @@ Shapes: b batch, t length, n = b·t on one device, d width, f hidden, e experts,
 device has room for, p devices along `expert`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -29,6 +31,19 @@ from t5x_like.parallel.layout import Layout
 
 WIDE, NARROW = ("expert", "expert_embed", "mlp"), ("expert", "mlp", "expert_embed")
 TOKENS = ("batch", "length", None)
+Hidden = Callable[[jax.Array | None, jax.Array], jax.Array]  # hidden units of the gate, where there is one, and of up
+
+
+@dataclass(frozen=True)
+class Activated:
+    """Hidden units of experts with a gate or without: f(up), or f(gate) · up."""
+
+    activation: str
+
+    def __call__(self, gate_mf: jax.Array | None, up_mf: jax.Array) -> jax.Array:
+        """[m, hidden] each → the same."""
+        function = FUNCTIONS[self.activation]
+        return function(up_mf) if gate_mf is None else function(gate_mf) * up_mf
 
 
 class MixtureOfExperts(nnx.Module):
@@ -42,7 +57,8 @@ class MixtureOfExperts(nnx.Module):
     def __init__(self, model: Transformer, options: Experts, rngs: nnx.Rngs) -> None:
         """Builds the router and the experts of one layer."""
         o, embed = options, model.embed
-        self.activation, self.chosen = o.activation, o.experts_per_token
+        self.chosen = o.experts_per_token
+        self.hidden: Hidden = Activated(o.activation)
         self.router = self.router_type(
             embed,
             o.experts,
@@ -51,28 +67,39 @@ class MixtureOfExperts(nnx.Module):
             z=o.z_loss,
             std=model.init_std,
             rngs=rngs,
+            **self.router_options(o),
         )
         wide, std = (o.experts, embed, o.hidden), model.init_std or embed**-0.5
         self.up = parameter(rngs, wide, WIDE, "matrix", std=std)
         self.gate = parameter(rngs, wide, WIDE, "matrix", std=std) if o.gated else None
         self.down = parameter(rngs, (o.experts, o.hidden, embed), NARROW, "matrix", std=model.residual_std(o.hidden))
 
+    @staticmethod
+    def router_options(options: Any) -> dict[str, Any]:
+        """Further arguments of the router of a kind."""
+        return {}
+
+    def kernels(self) -> dict[str, tuple[nnx.Param | None, tuple[str, ...]]]:
+        """Parameters of the experts by name, with their logical axes; a bias of `up` is `up_bias`."""
+        return {"up": (self.up, WIDE), "gate": (self.gate, WIDE), "down": (self.down, NARROW)}
+
     def __call__(self, x_btd: jax.Array, real_bt: jax.Array | None, rngs: RowRngs | None = None) -> jax.Array:
         """[batch, length, embed] → the same; nothing inside is dropped. For `real_bt` see `Router`."""
         weights_btk, chosen_btk = self.router(x_btd, real_bt)
-        kernels = {
-            name: kernel[...].astype(x_btd.dtype)
-            for name, kernel in (("up", self.up), ("gate", self.gate), ("down", self.down))
-            if kernel is not None
-        }
+        return self._experts(x_btd, weights_btk, chosen_btk)
+
+    def _experts(self, x_btd: jax.Array, weights_btk: jax.Array, chosen_btk: jax.Array) -> jax.Array:
+        """The chosen experts' answers, weighted."""
+        given = {name: kernel for name, kernel in self.kernels().items() if kernel[0] is not None}
+        kernels = {name: kernel[...].astype(x_btd.dtype) for name, (kernel, _) in given.items() if kernel is not None}
         setting = layout.current()
         b, t, _ = x_btd.shape
         if setting.size == 1 or b % setting.divisor("batch") or t % setting.divisor("length"):
-            return _mixed(x_btd, weights_btk, chosen_btk, kernels, activation=self.activation)
-        tokens, axes = setting.spec(TOKENS), {"up": WIDE, "gate": WIDE, "down": NARROW}
+            return _mixed(x_btd, weights_btk, chosen_btk, kernels, hidden=self.hidden)
+        tokens = setting.spec(TOKENS)
         placed = setting.on_each(
-            partial(_mixed, activation=self.activation, setting=setting.here()),
-            (tokens, tokens, tokens, {name: setting.spec(axes[name]) for name in kernels}),
+            partial(_mixed, hidden=self.hidden, setting=setting.here()),
+            (tokens, tokens, tokens, {name: setting.spec(axes) for name, (_, axes) in given.items()}),
             tokens,
         )
         return placed(x_btd, weights_btk, chosen_btk, kernels)
@@ -84,7 +111,7 @@ def _mixed(
     chosen_btk: jax.Array,
     kernels: dict[str, jax.Array],
     *,
-    activation: str,
+    hidden: Hidden,
     setting: Layout | None = None,
 ) -> jax.Array:
     """What one device does with its tokens and, where there is a layout, its part of the experts."""
@@ -104,11 +131,11 @@ def _mixed(
     if setting:
         kernels = {name: _whole(kernel, name, setting) for name, kernel in kernels.items()}
     if setting and passes:
-        one_pass = partial(_through, route=passes.route, activation=activation)
+        one_pass = partial(_through, route=passes.route, hidden=hidden)
         other_tokens = tuple(dict.fromkeys((*setting.cut("batch"), *setting.cut("length"))))
         mixed_md = expert_passes.through(sorted_md, kernels, passes, one_pass, other_tokens)
     else:
-        mixed_md = _grouped(sorted_md, sizes_e, kernels, activation)
+        mixed_md = _grouped(sorted_md, sizes_e, kernels, hidden)
     mixed_nkd = ragged.permute(mixed_md, back_m, order_m).reshape(-1, k, d)
     y_nd = jnp.einsum("nk,nkd->nd", weights_btk.reshape(-1, k).astype(x_btd.dtype), mixed_nkd)
     if setting and setting.divisor("mlp") > 1:
@@ -133,7 +160,7 @@ def _passes(sizes_e: jax.Array, tokens: int, k: int, setting: Layout) -> expert_
 
 
 def _through(
-    sorted_md: jax.Array, kernels: dict[str, jax.Array], sizes_pe: jax.Array, *, route: ragged.Route, activation: str
+    sorted_md: jax.Array, kernels: dict[str, jax.Array], sizes_pe: jax.Array, *, route: ragged.Route, hidden: Hidden
 ) -> jax.Array:
     """The way of sorted copies to the devices of their experts, through these, and back."""
     devices, here = len(sizes_pe), len(kernels["up"])
@@ -147,7 +174,7 @@ def _through(
         order_r = jnp.argsort(jnp.where(jnp.arange(len(came_rd)) < total, expert_r, here), stable=True)
         back_r = jnp.argsort(order_r)
         came_rd = ragged.permute(came_rd, order_r, back_r)
-    mixed_rd = _grouped(came_rd, own_pe.sum(0), kernels, activation)
+    mixed_rd = _grouped(came_rd, own_pe.sum(0), kernels, hidden)
     if here > 1:
         mixed_rd = ragged.permute(mixed_rd, back_r, order_r)
     return ragged.exchange(mixed_rd, sizes_pp.T, route.back)
@@ -155,12 +182,12 @@ def _through(
 
 def _whole(kernel_eio: jax.Array, name: str, setting: Layout) -> jax.Array:
     """A device's experts with their whole width; the gradient is scattered over the devices again."""
-    parts = setting.cut("expert_embed")
+    parts = () if name.endswith("bias") else setting.cut("expert_embed")
     dimension = NARROW.index("expert_embed") if name == "down" else WIDE.index("expert_embed")
     return jax.lax.all_gather(kernel_eio, parts, axis=dimension, tiled=True) if parts else kernel_eio
 
 
-def _grouped(x_md: jax.Array, sizes_e: jax.Array, kernels: dict[str, Any], activation: str) -> jax.Array:
+def _grouped(x_md: jax.Array, sizes_e: jax.Array, kernels: dict[str, Any], hidden: Hidden) -> jax.Array:
     """Each expert's MLP on its run of rows; what comes after the last run is of no meaning."""
     product = partial(jax.lax.ragged_dot, group_sizes=sizes_e.astype(jnp.int32))
     # A kernel need not write the rows after the last run. Whatever is there, NaN perhaps, is kept from where another
@@ -168,9 +195,11 @@ def _grouped(x_md: jax.Array, sizes_e: jax.Array, kernels: dict[str, Any], activ
     in_group_m1 = (jnp.arange(len(x_md)) < sizes_e.sum())[:, None]
 
     def into_hidden(name: str) -> jax.Array:
-        return jnp.where(in_group_m1, product(x_md, kernels[name]), 0)
+        made_mf = product(x_md, kernels[name])
+        if f"{name}_bias" in kernels:
+            expert_m = jnp.repeat(jnp.arange(len(sizes_e)), sizes_e, total_repeat_length=len(x_md))
+            made_mf = made_mf + kernels[f"{name}_bias"][expert_m]
+        return jnp.where(in_group_m1, made_mf, 0)
 
-    function = FUNCTIONS[activation]
-    gate = "gate" if "gate" in kernels else "up"
-    hidden_mf = function(into_hidden(gate)) * (into_hidden("up") if gate == "gate" else 1)
-    return product(hidden_mf, kernels["down"])
+    gate_mf = into_hidden("gate") if "gate" in kernels else None
+    return product(hidden(gate_mf, into_hidden("up")), kernels["down"])

@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 from t5x_like.kernels.barrier import materialize
+from t5x_like.models.adapters import PartAdapter, adapted
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.norm import Norm
 from t5x_like.models.transformer import config, layer_options
@@ -51,6 +52,10 @@ class Layer(nnx.Module):
         self.cross = o.attention.build(model, rngs, causal=False, cross=True) if cross else None
         self.mlp_norm = Norm(o.norm, model.embed, rngs)
         self.mlp = o.feed_forward.build(model, rngs)
+        # Set by an adaptation.
+        self.attention_adapter: PartAdapter | None = None
+        self.cross_adapter: PartAdapter | None = None
+        self.mlp_adapter: PartAdapter | None = None
 
     def __call__(
         self, x_btd: jax.Array, cache: LayerCache, rngs: RowRngs | None, inputs: AttentionInputs
@@ -66,13 +71,16 @@ class Layer(nnx.Module):
         own, encoded = cache if cache is not None and self.cross is not None else (cache, None)
         read_btd = stream.gather(self._before(self.attention_norm, x_btd))
         mixed, own = self.attention(read_btd, inputs, inputs.masks[self.mask_number], rngs and rngs.fold(0), own)
+        mixed = adapted(self.attention_adapter, read_btd, mixed)
         x_btd = stream.constrain(self._added(self.attention_norm, x_btd, stream.scatter(mixed)))
         if self.cross is not None and self.cross_norm is not None and inputs.encoded_mask is not None:
             read_btd = stream.gather(self._before(self.cross_norm, x_btd))
             mixed = self.cross.cross(read_btd, inputs, rngs and rngs.fold(2), encoded)
+            mixed = adapted(self.cross_adapter, read_btd, mixed)
             x_btd = stream.constrain(self._added(self.cross_norm, x_btd, stream.scatter(mixed)))
         read_btd = stream.gather(self._before(self.mlp_norm, x_btd))
-        made_btd = stream.scatter(self.mlp(read_btd, inputs.real_bt, rngs and rngs.fold(3)))
+        made_btd = self.mlp(read_btd, inputs.real_bt, rngs and rngs.fold(3))
+        made_btd = stream.scatter(adapted(self.mlp_adapter, read_btd, made_btd))
         x_btd = self._added(self.mlp_norm, x_btd, dropout(made_btd, self.dropout, rngs and rngs.fold(1)))
         return stream.constrain(x_btd), (own, encoded) if encoded is not None else own
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from t5x_like.errors import ExperimentError
 from t5x_like.kernels.barrier import materialize
+from t5x_like.models.adapters import adapted
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.norm import Norm
 from t5x_like.models.transformer import config, layer_options
@@ -83,7 +84,7 @@ class Parallel(Layer):
         read_btd = stream.gather(materialize(self.attention_norm(x_btd)))
         both_btd = stream.gather(materialize(self.mlp_norm(x_btd))) if self.own_norm else read_btd
         mixed, cache = self.attention(read_btd, inputs, inputs.masks[self.mask_number], rngs and rngs.fold(0), cache)
-        made_btd = dropout(
-            self.mlp(both_btd, inputs.real_bt, rngs and rngs.fold(3)), self.dropout, rngs and rngs.fold(1)
-        )
+        mixed = adapted(self.attention_adapter, read_btd, mixed)
+        made_btd = adapted(self.mlp_adapter, both_btd, self.mlp(both_btd, inputs.real_bt, rngs and rngs.fold(3)))
+        made_btd = dropout(made_btd, self.dropout, rngs and rngs.fold(1))
         return stream.constrain(x_btd + stream.scatter(mixed + made_btd)), cache

@@ -85,6 +85,17 @@ class DotProduct:
                 "kv_heads", f"{self.heads} heads cannot share {self.kv_heads} key-value heads; use a divisor of heads"
             )
 
+    def operations(self, embed: int) -> tuple[int, int, int]:
+        """Matrix entries by which a token is multiplied for queries and output, and for keys and values; and by a pair.
+
+        A pair of a query and a key costs a product and a sum for each number of its key and of its value.
+        """
+        return (
+            2 * embed * self.head_dim * self.heads,
+            2 * embed * self.head_dim * self.kv_heads,
+            2 * self.heads * self.head_dim,
+        )
+
     def build(self, model: Any, rngs: nnx.Rngs, *, causal: bool, cross: bool = False) -> nnx.Module:
         """The module of one layer: self-attention, or attention to an encoder's states with `cross`."""
         return registry.imported(self.module)(model, self, rngs, causal=causal, cross=cross)

@@ -127,7 +127,8 @@ class LanguageModel(TransformerStack):
     def _decode(
         self, tokens_bt: jax.Array, cache: Any, slot: jax.Array, slots: int, encoded_mask: jax.Array | None = None
     ) -> tuple[jax.Array, Any]:
-        x_btd = self.embed(tokens_bt, self.tokens, places(slot, *tokens_bt.shape))
+        slot = slot + self.prompt_length
+        x_btd = self.embed(tokens_bt, self.tokens, places(slot, *tokens_bt.shape), continues=True)
         x_btd, cache = self.continued(x_btd, cache, slot, slots, encoded_mask)
         return self.finish(x_btd), cache
 

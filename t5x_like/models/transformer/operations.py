@@ -41,12 +41,12 @@ def _stack(model: Any, stack: Any, length: int, inputs: int, *, causal: bool) ->
 
 def _layer(model: Any, layer: Any, length: int, inputs: int, *, causal: bool) -> float:
     attention, forward = layer.attention, layer.feed_forward
-    queries = 2 * model.embed * attention.head_dim * attention.heads
-    keys = 2 * model.embed * attention.head_dim * attention.kv_heads
+    queries, keys, pair = attention.operations(model.embed)
     mlp = (3 if forward.gated else 2) * model.embed * forward.hidden
     if getattr(forward, "experts", 0):
-        mlp = forward.experts_per_token * mlp + model.embed * forward.experts
-    pair = 12 * attention.heads * attention.head_dim  # of a query and a key
+        shared = getattr(forward, "shared_hidden", 0) * mlp // forward.hidden
+        mlp = forward.experts_per_token * mlp + model.embed * forward.experts + shared
+    pair *= 6  # forward and backward
     mlp += layer.convolution * model.embed**2
     found = length * (6 * (queries + keys + mlp)) + pair * _pairs(length, attention.window, causal)
     return found + (length * (6 * queries + pair * inputs) + inputs * 6 * keys if inputs else 0)

@@ -3,6 +3,8 @@
 Shapes: b batch, t length, d width, e experts, k chosen.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -24,11 +26,34 @@ class Router(nnx.Module):
     Each layer adds its own losses (Switch, before equation 4), divided by the batch's tokens and not by layers.
     """
 
-    def __init__(self, embed: int, experts: int, chosen: int, *, balance: float, z: float, std: float, rngs: nnx.Rngs):
-        """Args: the width, how many experts there are and are chosen; weights of the losses; `std` of the kernel."""
+    def __init__(
+        self,
+        embed: int,
+        experts: int,
+        chosen: int,
+        *,
+        balance: float,
+        z: float,
+        std: float,
+        rngs: nnx.Rngs,
+        bias: bool = False,
+    ) -> None:
+        """Builds the kernel.
+
+        Args:
+          embed: the width.
+          experts: how many there are.
+          chosen: how many are chosen for a token.
+          balance: weight of the balance loss.
+          z: weight of the loss that keeps scores small.
+          std: of the kernel's first values.
+          rngs: they are drawn from.
+          bias: whether each expert's score has a learned bias.
+        """
         self.experts, self.chosen = experts, chosen
         self.balance, self.z = balance, z
         self.kernel = parameter(rngs, (embed, experts), ("embed", "router"), "matrix", std=std or embed**-0.5)
+        self.bias: Any = parameter(rngs, (experts,), ("router",), "bias") if bias else None
 
     def __call__(self, x_btd: jax.Array, real_bt: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Chooses, and reports the losses and metrics (see `models.auxiliary`).
@@ -43,10 +68,19 @@ class Router(nnx.Module):
         """
         precise = jax.lax.Precision.HIGHEST  # a TPU would round both to bfloat16
         scores_bte = jnp.einsum("btd,de->bte", x_btd.astype(jnp.float32), self.kernel[...], precision=precise)
+        scores_bte = scores_bte if self.bias is None else scores_bte + self.bias[...]
         highest_btk, chosen_btk = self._choose(scores_bte, real_bt)
         if auxiliary.is_open() and real_bt is not None:
             self._report(scores_bte, chosen_btk, real_bt)
-        return jax.nn.softmax(highest_btk, axis=-1), chosen_btk
+        return self._weights(highest_btk), chosen_btk
+
+    def _weights(self, highest_btk: jax.Array) -> jax.Array:
+        """Weights of the chosen experts, from their scores."""
+        return jax.nn.softmax(highest_btk, axis=-1)
+
+    def _log_probabilities(self, scores_bte: jax.Array, log_z_bt1: jax.Array) -> jax.Array:
+        """Logarithms of what the balance loss takes for the experts' probabilities."""
+        return scores_bte - log_z_bt1
 
     def _choose(self, scores_bte: jax.Array, real_bt: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Scores and numbers of each token's experts: the highest. A kind that chooses otherwise overrides it."""
@@ -61,7 +95,7 @@ class Router(nnx.Module):
         share a row's busiest expert gets, `router_entropy` that of the router's softmax in nats.
         """
         log_z_bt1 = jax.nn.logsumexp(scores_bte, axis=-1, keepdims=True)
-        log_p_bte = scores_bte - log_z_bt1
+        log_p_bte = self._log_probabilities(scores_bte, log_z_bt1)
         p_bte = jnp.exp(log_p_bte)
         tokens_b = weights_bt.sum(1)
         per_token_b1 = 1 / jnp.maximum(tokens_b, 1)[:, None]

@@ -13,6 +13,7 @@ from flax import nnx
 
 from t5x_like.kernels import attention as kernels
 from t5x_like.kernels.xla import within
+from t5x_like.models.adapters import Prompt
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Embedding, Linear
 from t5x_like.models.norm import Norm
@@ -74,6 +75,9 @@ class TransformerStack(nnx.Module):
         self.blocks = (SharedLayers if o.shared else Layers)(group, o.repetitions, rngs)
         self.trailing = single(o.trailing_layers)
         self.norm = None if o.layer.norm.position == "post" else Norm(o.layer.norm, model.embed, rngs)
+        # Set by an adaptation: rows in front of the tokens, and the place of the first token.
+        self.prompt: Prompt | None = None
+        self.first_position = 0
 
     def _layer(self, options: LayerOptions, rngs: nnx.Rngs, cross: bool) -> Any:
         number = self.mask_kinds.index(options.attention)
@@ -88,8 +92,10 @@ class TransformerStack(nnx.Module):
         positions_bt: jax.Array,
         rngs: RowRngs | None = None,
         types_bt: jax.Array | None = None,
+        *,
+        continues: bool = False,
     ) -> jax.Array:
-        """The residual stream before the first layer, [batch, length, embed].
+        """The residual stream before the first layer, [batch, length, embed]; with a prompt's rows in front of it.
 
         Args:
           rows: int32 [batch, length] tokens, −1 for one that is asked for; or what the stack's embeddings take.
@@ -97,6 +103,7 @@ class TransformerStack(nnx.Module):
           positions_bt: int32 [batch, length].
           rngs: of dropout; None for none.
           types_bt: int32 [batch, length], where the stack has types of token; None is 0 for all.
+          continues: whether the rows continue what caches hold, in which a prompt already is.
         """
         dtype: Any = jnp.dtype(self.model.dtype)
         if self.embedder is not None:
@@ -108,6 +115,17 @@ class TransformerStack(nnx.Module):
                 x_btd = jnp.where(rows[..., None] < 0, self.asked[...].astype(dtype), x_btd)
             if self.stack.embeddings.scaled:
                 x_btd = x_btd * self.model.embed**0.5
+        if self.prompt is not None and not continues:
+            x_btd, positions_bt = self.prompt.before(x_btd), self.prompt.before_positions(positions_bt)
+            types_bt = None if types_bt is None else jnp.pad(types_bt, ((0, 0), (self.prompt.length, 0)))
+        return self._embedded(x_btd, positions_bt, rngs, types_bt)
+
+    def _embedded(
+        self, x_btd: jax.Array, positions_bt: jax.Array, rngs: RowRngs | None, types_bt: jax.Array | None
+    ) -> jax.Array:
+        """The stream with positions and types added to what was looked up."""
+        dtype: Any = jnp.dtype(self.model.dtype)
+        positions_bt = self._shifted(positions_bt)
         if self.positions is not None:
             x_btd = x_btd + self.positions(positions_bt + self.stack.offset, dtype)
         if self.stack.positions.name == "sinusoidal":
@@ -135,7 +153,7 @@ class TransformerStack(nnx.Module):
         """Final states of packed rows, [batch, length, embed].
 
         Args:
-          x_btd: embedded rows; see `embed`.
+          x_btd: embedded rows, with the prompt where there is one; see `embed`.
           positions_bt: int32 [batch, length], each token's place in its segment.
           segment_ids_bt: int32 [batch, length]; tokens attend within their own segment. 0 is padding.
           rngs: of dropout; None for none.
@@ -143,6 +161,28 @@ class TransformerStack(nnx.Module):
           mask_bts: bool [batch, length, length], who may attend to whom in place of what segments and kind say.
           types_bt: int32 [batch, length], where attention tells types of token apart; None is 0 for all.
         """
+        x_btd = self.all_states(
+            x_btd, positions_bt, segment_ids_bt, rngs, encoded=encoded, mask_bts=mask_bts, types_bt=types_bt
+        )
+        return x_btd if self.prompt is None else x_btd[:, self.prompt.length :]
+
+    def all_states(
+        self,
+        x_btd: jax.Array,
+        positions_bt: jax.Array,
+        segment_ids_bt: jax.Array,
+        rngs: RowRngs | None = None,
+        *,
+        encoded: Encoded | None = None,
+        mask_bts: jax.Array | None = None,
+        types_bt: jax.Array | None = None,
+    ) -> jax.Array:
+        """The states of a prompt before those of the rows; see `__call__`."""
+        if self.prompt is not None:
+            positions_bt = self.prompt.before_positions(positions_bt)
+            segment_ids_bt = self.prompt.before_segments(segment_ids_bt)
+            mask_bts = None if mask_bts is None else self.prompt.before_mask(mask_bts)
+            types_bt = None if types_bt is None else jnp.pad(types_bt, ((0, 0), (self.prompt.length, 0)))
         inputs = self._inputs(x_btd, positions_bt, segment_ids_bt, encoded, mask_bts, types_bt)
         x_btd, _ = self._through(x_btd, None, rngs, inputs)
         return x_btd if self.norm is None else self.norm(x_btd)
@@ -211,9 +251,12 @@ class TransformerStack(nnx.Module):
         kinds = [layer.attention for layer in (*self.stack.leading_layers, *self.stack.group)]
         return [attentions[kinds.index(kind)] for kind in self.mask_kinds]
 
+    def _shifted(self, positions_bt: jax.Array) -> jax.Array:
+        return positions_bt + self.first_position if self.first_position else positions_bt
+
     def _rotations(self, positions_bt: jax.Array) -> dict[str, Any]:
         """Rotary angles as fields of `AttentionInputs`."""
-        o = self.stack
+        o, positions_bt = self.stack, self._shifted(positions_bt)
         if o.positions.name != "rope":
             return {}
         place = positions_bt, self._kinds()[0].rotary_dim, o.positions
@@ -226,9 +269,24 @@ class TransformerStack(nnx.Module):
         self.blocks.unstack()
 
     def empty_cache(self, batch: int, slots: int) -> tuple[Any, ...]:
-        """Room for the keys and values of `slots` tokens in every layer, in the computation's dtype."""
+        """Room for the keys and values of `slots` tokens in every layer, in the computation's dtype.
+
+        Those of a prompt are in front, and already there: no token of a row that is continued changes them.
+        """
+        slots += self.prompt_length
         parts = (part for part in (self.leading, self.blocks, self.trailing) if part is not None)
-        return tuple(cache for part in parts for cache in part.empty_caches(batch, slots))
+        empty = tuple(cache for part in parts for cache in part.empty_caches(batch, slots))
+        if self.prompt is None:
+            return empty
+        nothing_btd = jnp.zeros((batch, 0, self.prompt.rows.shape[-1]), self.model.dtype)
+        places_bt = places(jnp.int32(0), batch, self.prompt.length)
+        x_btd = self._embedded(self.prompt.before(nothing_btd), places_bt, None, None)
+        return self.continued(x_btd, empty, jnp.int32(0), slots)[1]
+
+    @property
+    def prompt_length(self) -> int:
+        """How many slots of a cache a prompt takes."""
+        return 0 if self.prompt is None else self.prompt.length
 
     def each(self, function: Callable[[Any], Any]) -> tuple[Any, ...]:
         """The results of a function of each group, or layer that is none of a group; the first one first."""

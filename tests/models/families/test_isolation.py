@@ -38,7 +38,13 @@ def dependence(family):
         x_btd = model.states(tokens, positions_bt=places(SEGMENTS), segment_ids_bt=SEGMENTS, **encoded)
         return jnp.einsum("td,d->t", x_btd[0], jax.random.normal(jax.random.key(0), (x_btd.shape[-1],)))
 
-    gradient_tvd = jax.jit(jax.jacrev(states))(family.tree["tokens"]["table"], family.tree)
+    @jax.jit
+    def gradients(table, tree):
+        # State by state: the grouped product of experts cannot be mapped over.
+        _, pullback = jax.vjp(lambda table: states(table, tree), table)
+        return jax.lax.map(lambda chosen: pullback(chosen)[0], jnp.eye(length))
+
+    gradient_tvd = gradients(family.tree["tokens"]["table"], family.tree)
     return np.asarray(jnp.abs(gradient_tvd).max(-1) > 0)[:, FIRST : FIRST + length + inputs]
 
 

@@ -1,0 +1,1 @@
+"""In-context evaluation: tasks as small files, asked of any checkpoint with some examples in front."""
