@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from t5x_like import compat, migrations
-from t5x_like.experiment import Checkpoint, Data, Experiment, Initialize, Parallelism, Telemetry
+from t5x_like.experiment import Checkpoint, Data, Experiment, Health, Initialize, Parallelism, Telemetry
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel.placement import place
@@ -102,6 +102,7 @@ def experiment(objective: Any, **changes: Any) -> Experiment:
         "checkpoint": Checkpoint(),
         "evaluators": {},
         "telemetry": Telemetry(),
+        "health": Health(),
     }
     return Experiment(**{**values, **changes})
 
