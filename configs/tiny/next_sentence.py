@@ -13,7 +13,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "name": "next_sentence",
-            "steps": 600,
+            "steps": 900,
             "model": {
                 "family": "bert",
                 "vocab_size": 264,
@@ -56,7 +56,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 "schedule": {"name": "linear", "warmup_steps": 30},
             },
             "parallelism": {"scan_layers": False},
-            "checkpoint": {"every": 600, "best_metric": "validation/loss"},
+            "checkpoint": {"every": 900, "best_metric": "validation/loss"},
             "evaluators": {"validation": {"name": "loss", "tokens": 60_000}},
         }
     )

@@ -142,28 +142,38 @@ class StreamedLeaves:
         self._left: dict[str, int] = {}
         self._context = ts.Context()
 
-    def read(self, path: str, index: tuple[int, ...] = ()) -> np.ndarray:
+    def read(self, path: str, index: tuple[int, ...] = (), dtype: np.dtype | None = None) -> np.ndarray:
         """A part of a leaf; each part is read once.
+
+        Args:
+          path: of the leaf.
+          index: of the part, along the leaf's first axes.
+          dtype: to which the numbers are rounded, block by block; None leaves them as they are.
 
         Raises:
           UserError: where it cannot be read, or the leaf, of which this was the last part, is not what was written.
         """
         leaf = self.manifest.leaves[path]
         directory = frozen.place(self._commit.path.parent, leaf.frozen) if leaf.frozen else self._commit.path
+        digest = self._digests.setdefault(path, PartialDigest(leaf.shape))
+        shape = leaf.shape[len(index) :]
+        found = np.empty(shape, dtype or leaf.dtype)
         try:
-            values = _open(directory / STATE_ITEM, leaf.stored or path, self._context)[index].read().result()
+            store = _open(directory / STATE_ITEM, leaf.stored or path, self._context)[index]
+            for start, stop in _blocks(shape, np.dtype(leaf.dtype).itemsize):
+                rows = (slice(start, stop),) if shape else ()
+                block = np.asarray(store[rows].read().result())
+                origin = (*index, *((start,) if shape else ()))
+                whole = block.reshape((1,) * len(index) + block.shape)
+                digest.add(whole, (*origin, *(0,) * (len(leaf.shape) - len(origin))))
+                found[rows] = block
         except Exception as error:  # TensorStore raises nothing more special
             reason = str(error).splitlines()[0][:200]
             raise UserError(f"{path} of the checkpoint {directory} cannot be read ({reason})") from error
-        values = np.asarray(values)
-        if path not in self._digests:
-            self._digests[path], self._left[path] = PartialDigest(leaf.shape), math.prod(leaf.shape)
-        whole = values.reshape((1,) * len(index) + values.shape)
-        self._digests[path].add(whole, (*index, *(0,) * values.ndim))
-        self._left[path] -= values.size
-        if self._left[path] == 0 and self._digests.pop(path).text() != leaf.digest:
+        self._left[path] = self._left.get(path, math.prod(leaf.shape)) - found.size
+        if self._left[path] == 0 and digest.text() != leaf.digest:
             raise UserError(f"{path} of the checkpoint {directory} is damaged: it is not what was written")
-        return values
+        return found
 
 
 def widened(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

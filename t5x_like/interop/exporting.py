@@ -135,8 +135,8 @@ def _values(
     tensors: tuple[Tensor, ...], homes: Mapping[str, str], stored: StreamedLeaves, described: Mapping[str, Any]
 ) -> Iterator[np.ndarray]:
     for tensor in tensors:
-        parts = (stored.read(homes[part.path], part.index) for part in tensor.parts)
-        yield tensor.theirs(parts).astype(described[tensor.key][1], copy=False)
+        dtype = described[tensor.key][1]
+        yield tensor.theirs(stored.read(homes[part.path], part.index, dtype) for part in tensor.parts)
 
 
 def _write_weights(

@@ -140,6 +140,15 @@ def test_what_is_refused_is_one_sentence(calls, capsys, arguments, sentence):
     assert calls == []
 
 
+def test_export_is_that_of_the_other_spelling(calls, monkeypatch):
+    monkeypatch.setattr("t5x_like.__main__.main", lambda arguments: calls.append(arguments) or 0)
+    files = ["--gin_file=gin/models/t5_1_1/small.gin", "--gin_file=gin/runs/export.gin", "--gin.DROPOUT_RATE=0.0"]
+    paths = ["--gin.CHECKPOINT_PATH='a'", "--gin.MODEL_OUTPUT_DIR='b'"]
+    assert main.main(["--run_mode=export", *files, *paths, "--json"]) == 0
+    assert calls == [["export", "--checkpoint=a", "--to=hf", "--output=b", "--json"]]
+    assert main.main(["--run_mode=export"]) == 2
+
+
 def test_a_module_that_fails_is_named_with_the_line_that_imports_it(calls, capsys, tmp_path, monkeypatch):
     (tmp_path / "failing_tasks.py").write_text("import seqio_of_my_own\n")
     (tmp_path / "mine.gin").write_text("MODEL_DIR = 'a'\nimport failing_tasks\ninclude 'gin/models/quickstart.gin'\n")

@@ -62,7 +62,7 @@ def trained(name, seed, workdir, environment):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     flags = [f"--config.seed={seed}", "--config.telemetry.tensorboard=False"]
     command = [sys.executable, "-m", "t5x_like", "train", f"--config=configs/tiny/{name}.py", f"--workdir={workdir}"]
-    done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
