@@ -66,3 +66,35 @@ def coordination_client() -> Any:
     from jax._src import distributed
 
     return distributed.global_state.client
+
+
+def splash_backward(
+    kernel: Any, q_hte: Any, k_kse: Any, v_kse: Any, segments: Any, mixed_hte: Any, log_sum_ht: Any, grad_hte: Any
+) -> tuple[Any, Any, Any]:
+    """The backward pass of JAX's splash kernel, given what the forward pass gave; JAX has no public name for it.
+
+    With the mixture and the sums of a whole row it gives the gradients through a part of the row's keys.
+
+    Args:
+      kernel: of `make_splash_mha`, with block sizes of the backward pass.
+      q_hte: [heads, queries, head width], scaled.
+      k_kse: [key-value heads, keys, head width].
+      v_kse: likewise.
+      segments: JAX's `SegmentIds` of queries and keys.
+      mixed_hte: what attention gave.
+      log_sum_ht: float32 [heads, queries], the logarithm of the softmax's sum.
+      grad_hte: the gradient of `mixed_hte`.
+
+    Returns:
+      The gradients of queries, keys and values.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
+
+    residuals = (
+        *(q_hte, k_kse, v_kse, segments, None, mixed_hte, log_sum_ht),
+        *(kernel.dq_mask_info, kernel.dkv_mask_info),
+    )
+    static = {**kernel.kwargs, "save_residuals": False}
+    gradients = splash_attention_kernel._splash_attention_bwd(**static, res=residuals, do=grad_hte)
+    q, k, v = gradients[3:6]
+    return q, k, v

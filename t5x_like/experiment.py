@@ -75,12 +75,39 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outer:
+    """The outer optimizer of DiLoCo (Douillard et al. 2023): replicas train by themselves and meet once in many steps.
+
+    Attributes:
+      every: steps of the replicas from one meeting to the next.
+      learning_rate: by which the shared parameters follow the mean of the replicas' moves.
+      momentum: of that mean, Nesterov's.
+      fragments: parts of the parameters that meet at different steps, each once in `every` steps.
+    """
+
+    every: int = 50
+    learning_rate: float = 0.7
+    momentum: float = 0.9
+    fragments: int = 1
+
+    def __post_init__(self) -> None:
+        require_positive(self, "every", "fragments")
+        require_at_least(self, 0, "learning_rate", "momentum")
+        if self.every % self.fragments:
+            raise ExperimentError(
+                "fragments",
+                f"{self.fragments} fragments do not divide the {self.every} steps of `every`; use a divisor of it",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parallelism:
     """Layout of a step over devices and in time.
 
     Attributes:
       strategy: which axis takes the devices that no number below speaks of, by a name that docs/parallelism.md
-        explains: `custom`, `data`, `zero1`, `fsdp`, `hsdp`, `tp`, `fsdp_tp`, `ep`, `sp` or `pp`.
+        explains: `custom`, `data`, `zero1`, `fsdp`, `hsdp`, `tp`, `fsdp_tp`, `ep`, `sp`, `ring`, `pp` or
+        `diloco`.
       data: devices that hold whole copies and share the batch; -1 takes what the other axes leave.
       fsdp: devices that share the batch and the parameters.
       stage: devices that hold different layers, and pass rows on to each other.
@@ -96,6 +123,11 @@ class Parallelism:
       scan_layers: compile one layer and loop over it, or (False) compile each layer by itself.
       deterministic: on GPUs, kernels whose results are the same in every run, and none chosen by trying; slower. TPUs
         and CPUs need nothing for it.
+      barriers: on TPUs, whether what stands between matrix products is written to memory (`on`) or fused into them
+        (`off`); `auto` as was measured for the chip.
+      attention_backward: on TPUs, one backward kernel (`fused`) or two (`split`); `auto` as was measured.
+      compiler_options: of XLA by name, for programs that train, over those that were measured to be good.
+      outer: when and how the replicas meet, with the strategy `diloco`.
     """
 
     strategy: str = "custom"
@@ -112,15 +144,25 @@ class Parallelism:
     remat: str = "none"
     scan_layers: bool = True
     deterministic: bool = False
+    barriers: str = "auto"
+    attention_backward: str = "auto"
+    compiler_options: Mapping[str, str] = field(default_factory=dict)
+    outer: Outer = field(default_factory=Outer)
 
     def __post_init__(self) -> None:
         require_one_of(self, "strategy", STRATEGIES)
+        require_one_of(self, "barriers", ("auto", "on", "off"))
+        require_one_of(self, "attention_backward", ("auto", "fused", "split"))
         require_positive(self, "fsdp", "stage", "sequence", "tensor", "expert", "microbatches", "stage_rounds")
         require_at_least(self, 0, "stage_microbatches")
         if self.data < 1 and self.data != -1:
             raise ExperimentError("data", f"{self.data} devices; it must be at least 1, or -1 for the rest")
         require_one_of(self, "remat", REMAT_POLICIES)
         self._check_stages()
+        if self.strategy == "diloco" and self.stage > 1:
+            raise ExperimentError(
+                "stage", f"{self.stage} stages and replicas that train by themselves do not go together"
+            )
 
     def _check_stages(self) -> None:
         if self.stage == 1:
@@ -150,7 +192,9 @@ STRATEGIES = (
     "fsdp_tp",
     "ep",
     "sp",
+    "ring",
     "pp",
+    "diloco",
 )  # rows of parallel.strategies
 
 
@@ -328,9 +372,19 @@ class Experiment:
         require_at_least(self, 0 if self.evaluate_first else 1, "steps")
         require_below(self, 1 << 31, "steps")  # which are counted in 32 bits
         self._check_batch()
+        self._check_meetings()
         self.model.check(None, self.data, 0)
         if self.steps:
             self.optimizer.schedule.check(self.steps)
+
+    def _check_meetings(self) -> None:
+        every, commits = self.parallelism.outer.every, self.checkpoint.every
+        if self.parallelism.strategy == "diloco" and commits % every:
+            raise ExperimentError(
+                "checkpoint.every",
+                f"a commit every {commits} steps would fall between meetings of the replicas, which are every {every};"
+                f" use a multiple of parallelism.outer.every={every}",
+            )
 
     def _check_batch(self) -> None:
         batch, parts = self.data.batch_size, self.parallelism.microbatches

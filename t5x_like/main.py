@@ -211,7 +211,9 @@ def _precompile(run: "GinRun", topology: "Topology", options: argparse.Namespace
 
     _require_workdir(run)
     return run_preflight(
-        run.experiment, topology, argparse.Namespace(save=run.workdir, page="", prices="", json=options.json)
+        run.experiment,
+        topology,
+        argparse.Namespace(save=run.workdir, page="", golden="", record="", prices="", json=options.json),
     )
 
 
@@ -264,12 +266,13 @@ def _infer(run: "GinRun", options: argparse.Namespace) -> int:
 
 
 def _export(run: "GinRun", options: argparse.Namespace) -> int:
-    from t5x_like.commands import export
+    """`t5x_like export` to a Hugging Face folder."""
+    from t5x_like.__main__ import main as command
 
     if run.job is None:
         raise UserError("--run_mode=export needs a run's file, such as --gin_file=t5x/configs/runs/export.gin")
-    flags = {"checkpoint": run.job.checkpoints[0], "to": "hf", "output": run.job.output, "dtype": "", "shard_mb": 5120}
-    return export.run(argparse.Namespace(**flags, module=[], json=options.json), ())
+    flags = [f"--checkpoint={run.job.checkpoints[0]}", "--to=hf", f"--output={run.job.output}"]
+    return command(["export", *flags, *(["--json"] if options.json else [])])
 
 
 def _require_workdir(run: "GinRun") -> None:

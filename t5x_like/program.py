@@ -7,6 +7,7 @@ then each adaptation's changes to it. The state that changes is a plain dict of 
     parameters    what the optimizer moves
     model_state   every other variable of the model: averages, frozen parts, statistics
     optimizer     the optimizer's own state
+    replicas      with DiLoCo alone: each replica's own parameters and optimizer state (optim/diloco.py)
     skipped       {total, consecutive}: steps that were not applied: the loss or a gradient was not finite, or the
                   global denominator of a term was zero, so that the batch had nothing to learn it from
 """
@@ -23,12 +24,13 @@ from flax import nnx
 
 from t5x_like import variables
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Experiment
+from t5x_like.experiment import Experiment, Outer
 from t5x_like.models import auxiliary
 from t5x_like.models.dropout import RowRngs
 from t5x_like.objectives.base import Batch, Loss, Mode, Objective
 from t5x_like.objectives.roles import Assignment, Frozen, Trained, assign
 from t5x_like.optim import build as optim
+from t5x_like.optim import diloco
 from t5x_like.parallel import divisibility
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.parameters import ParameterInfo
@@ -64,6 +66,7 @@ class Program:
       layout: mesh, rules, rematerialisation.
       seed: of the run.
       microbatches: parts in which a batch is computed.
+      outer: of replicas that meet once in many steps; None where all devices take every step together.
     """
 
     objective: Objective
@@ -77,6 +80,7 @@ class Program:
     layout: Layout
     seed: int
     microbatches: int
+    outer: Outer | None = None
 
     # --- The model ----------------------------------------------------------------------------------------------------
 
@@ -139,13 +143,14 @@ class Program:
           values: by path; those that start as a copy of another one may be left out.
         """
         parameters, rest = self.partition(self._copied(values))
-        return {
+        state = {
             "step": jnp.int32(0),
             "parameters": parameters,
             "model_state": rest,
             "optimizer": self.optimizer.init(parameters),
             "skipped": {"total": jnp.int32(0), "consecutive": jnp.int32(0)},
         }
+        return diloco.begin(state, self.layout) if self.outer else state
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the state; nothing is allocated."""
@@ -197,6 +202,9 @@ class Program:
         Args:
           shapes: of the state.
         """
+        if self.outer:
+            alone = dataclasses.replace(self, outer=None)
+            return diloco.shardings(alone.shardings(jax.eval_shape(alone.init)), self.layout)
         infos = self.partition(variables.flatten(self.structure.infos()))
         axes: State = {
             "step": (),
@@ -294,7 +302,8 @@ def program(experiment: Experiment, layout: Layout | None = None) -> Program:
         learning_rate=optim.learning_rate(options, experiment.steps),
         layout=dataclasses.replace(layout, documents_per_row=experiment.data.documents_per_row),
         seed=experiment.seed,
-        microbatches=experiment.parallelism.microbatches,
+        microbatches=chosen.microbatches,
+        outer=diloco.options(chosen, [path for path, (role, _) in roles.items() if not isinstance(role, Trained)]),
     )
 
 

@@ -21,6 +21,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "bart": "t5x_like.models.families.bart:FAMILY",
         "bert": "t5x_like.models.families.bert:FAMILY",
         "byt5": "t5x_like.models.families.t5:BYTES",
+        "chinchilla": "t5x_like.models.families.gopher:CHINCHILLA",
         "deberta": "t5x_like.models.families.deberta:VERSION_1",
         "deberta_v2": "t5x_like.models.families.deberta:VERSION_2",
         "deberta_v3": "t5x_like.models.families.deberta:VERSION_3",
@@ -31,6 +32,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
         "falcon": "t5x_like.models.families.falcon:FAMILY",
         "gemma2": "t5x_like.models.families.gemma:VERSION_2",
         "gemma3": "t5x_like.models.families.gemma:VERSION_3",
+        "gopher": "t5x_like.models.families.gopher:GOPHER",
         "gpt1": "t5x_like.models.families.gpt1:FAMILY",
         "gpt2": "t5x_like.models.families.gpt2:FAMILY",
         "gpt3": "t5x_like.models.families.gpt3:FAMILY",
@@ -66,6 +68,7 @@ _TABLE: Mapping[str, dict[str, str]] = {
     },
     "attention": {
         "disentangled": "t5x_like.models.transformer.attention_bias_options:Disentangled",
+        "distances": "t5x_like.models.transformer.attention_options:Distances",
         "dot_product": "t5x_like.models.transformer.layer_options:DotProduct",
         "latent": "t5x_like.models.transformer.attention_options:Latent",
         "normed": "t5x_like.models.transformer.attention_options:NormedDotProduct",

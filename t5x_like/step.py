@@ -1,5 +1,6 @@
 """The one train step: loss → accumulated gradients → gate → update."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from t5x_like import variables
 from t5x_like.models.auxiliary import Reports
 from t5x_like.objectives.base import Batch, Loss, Mode
 from t5x_like.objectives.roles import Ema, Statistics
+from t5x_like.optim import diloco
 from t5x_like.program import Program, State, purpose_key
 from t5x_like.variables import Tree
 
@@ -22,6 +24,10 @@ AUXILIARY = "auxiliary"
 def compiled_step(program: Program) -> Any:
     """`train_step` of a program under `jax.jit`, the state donated, everything placed by the layout."""
     step, layout = functools.partial(train_step, program), program.layout
+    if program.outer and layout.mesh is not None:
+        alone = dataclasses.replace(program, layout=diloco.of_replica(layout), outer=None)
+        inner = functools.partial(train_step, alone)
+        step = functools.partial(diloco.step, program.outer, program.parameter_infos(), inner)
     if layout.mesh is None:
         return jax.jit(step, donate_argnums=0, compiler_options=layout.compiler_options)
     state = program.shardings(jax.eval_shape(program.init))

@@ -100,9 +100,9 @@ def experiment(objective: Any, **changes: Any) -> Experiment:
         "optimizer": SGD(schedule=Constant(), learning_rate=0.1, clip_norm=0.0),
         "parallelism": Parallelism(),
         "checkpoint": Checkpoint(),
-        "health": Health(),
         "evaluators": {},
         "telemetry": Telemetry(),
+        "health": Health(),
     }
     return Experiment(**{**values, **changes})
 

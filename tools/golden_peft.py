@@ -8,17 +8,17 @@ adapters too, so that none is what it begins as.
 
 import argparse
 import json
+from typing import Any
 
 import numpy as np
-import peft
-import torch
-import transformers
 
 LAYERS, WIDTH, HEADS, KV_HEADS, HIDDEN, VOCABULARY, PROMPT = 2, 16, 4, 2, 24, 32, 3
 
 
-def methods() -> dict[str, peft.PeftConfig]:
-    """The configurations by the name that the test has for them."""
+def methods() -> dict[str, Any]:
+    """The configurations of `peft` by the name that the test has for them."""
+    import peft
+
     attention, task = ["q_proj", "v_proj"], {"task_type": "CAUSAL_LM"}
     lora = {"r": 2, "lora_alpha": 5, "target_modules": attention, **task}
     return {
@@ -33,8 +33,11 @@ def methods() -> dict[str, peft.PeftConfig]:
     }
 
 
-def model() -> transformers.LlamaForCausalLM:
-    """A Llama with weights of a size at which every part matters."""
+def model() -> Any:
+    """The library's Llama, with weights of a size at which every part matters."""
+    import torch
+    import transformers
+
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY,
@@ -59,6 +62,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="tests/golden/peft.npz", help="where to write (default %(default)s)")
     options = parser.parse_args()
+    import peft
+    import torch
+
     ids = torch.from_numpy(np.random.default_rng(0).integers(1, VOCABULARY, (2, 7)))
     found = {f"base/{key}": value.numpy() for key, value in model().state_dict().items()} | {"tokens": ids.numpy()}
     with torch.no_grad():

@@ -100,7 +100,9 @@ def _measure(options: argparse.Namespace, shots: Sequence[int]) -> Measure:
         from t5x_like.evaluation.in_context import report
         from t5x_like.evaluation.in_context.asking import Examiner
 
-        examiner, lines, values = Examiner(restored), {}, {}
+        examiner = Examiner(restored)
+        lines: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for task in tasks:
             results = {
                 count: examiner.ask(task, shots=count, seeds=range(options.seeds), limit=options.limit)

@@ -47,20 +47,33 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     common.require_given("--checkpoint", options.checkpoint)
     common.require_given("--output", options.output)
     common.import_modules(options.module)
-    from t5x_like.checkpoint.layout import absolute
-    from t5x_like.interop.exporting import export_model
-
-    began = time.perf_counter()
-    done = export_model(
+    return run_export(
         options.checkpoint,
-        absolute(options.output),
+        options.output,
+        json_output=options.json,
         dtype=options.dtype,
         shard_bytes=options.shard_mb << 20,
         license_=options.license,
         intended_use=options.intended_use,
     )
+
+
+def run_export(checkpoint: str, output: str, *, json_output: bool = False, **options: Any) -> int:
+    """Exports a checkpoint as a folder of Hugging Face's, and says what is in it.
+
+    Args:
+      checkpoint: a run's work directory, or one step inside it.
+      output: a folder that is missing or empty.
+      json_output: print one JSON object.
+      options: further ones of `exporting.export_model`.
+    """
+    from t5x_like.checkpoint.layout import absolute
+    from t5x_like.interop.exporting import export_model
+
+    began = time.perf_counter()
+    done = export_model(checkpoint, absolute(output), **options)
     seconds = time.perf_counter() - began
-    if options.json:
+    if json_output:
         common.print_json(
             {
                 "output": str(done.path),

@@ -45,6 +45,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--save", metavar="DIR", help="keep the compiled executable in this directory, for train --executable=DIR"
     )
+    parser.add_argument(
+        "--golden", metavar="FILE", help="compare with the figures recorded in this file; exit 1 where one has moved"
+    )
+    parser.add_argument("--record", metavar="FILE", help="write the figures that --golden compares into this file")
     parser.add_argument("--page", metavar="FILE", help="write the report as a web page, too")
     parser.add_argument("--prices", default="", metavar="FILE", help="a table in place of the package's prices.json")
     common.add_modules(parser)
@@ -69,33 +73,42 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     experiment = configdict.load(options.config, rest)
     if options.search is not None:
         return _search(experiment, topology, options)
-    return run_preflight(experiment, topology, options)
+    return run_preflight(experiment, topology, options, rest)
 
 
-def run_preflight(experiment: Any, topology: Any, options: argparse.Namespace) -> int:
+def run_preflight(experiment: Any, topology: Any, options: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
     """Compiles the step and prints the report.
 
     Args:
       experiment: whose step.
       topology: for which.
-      options: `save`, a directory or None; `page`, a file or None; `prices`, a file or
-        empty; `json`.
+      options: `save`, a directory or None; `page`, `golden` and `record`, files or None; `prices`, a file or empty;
+        `json`.
+      overrides: of the experiment's config, as the command line has them.
+
+    Returns:
+      The exit status: 1 where a figure is not the one recorded, else 0.
     """
-    from t5x_like.preflight import page, prices, show
+    from t5x_like.preflight import golden, page, prices, show
 
     prices.read(topology.chip.name, options.prices)
     figures = _isolated(topology)(lambda: _figures(experiment, topology, options))
     if options.page:
         figures["page"] = page.write(figures, options.page)
+    if options.record:
+        golden.record(figures, options.record, overrides)
+    moved = golden.moved(figures, options.golden, overrides) if options.golden else {}
     if options.json:
-        common.print_json(figures)
-        return 0
+        common.print_json({**figures, "moved": moved} if options.golden else figures)
+        return 1 if moved else 0
     show.show(figures)
+    if options.golden:
+        show.moved(moved, options.golden)
     if options.save:
         print(f"the executable is {figures['executable']}; t5x_like train --executable={options.save} runs it")
     if options.page:
         print(f"the page is {figures['page']}")
-    return 0
+    return 1 if moved else 0
 
 
 def _figures(experiment: Any, topology: Any, options: argparse.Namespace) -> dict[str, Any]:

@@ -168,7 +168,7 @@ class RolloutBatches(BatchSource):
 
     def _laid_out(self, read: list[np.ndarray], written: list[np.ndarray]) -> dict[str, np.ndarray]:
         rows, length = len(read), self._data.sequence_length
-        batch = {name: np.zeros((rows, length), np.int32) for name in ("inputs", "targets")}
+        batch: dict[str, np.ndarray] = {name: np.zeros((rows, length), np.int32) for name in ("inputs", "targets")}
         batch["answer"] = np.zeros((rows, length), np.float32)
         for row, (prompt, answer) in enumerate(zip(read, written, strict=True)):
             whole = np.concatenate([prompt, answer])

@@ -290,7 +290,8 @@ def _to_modules(
     tensors: Arrays, known: Sequence[NamedLinear], place: str, kinds: Mapping[str, Any], name: str = ""
 ) -> dict[Path, np.ndarray]:
     """Variables, stacked over layers, from tensors by the names of modules there."""
-    left, parts = set(tensors), {}
+    left = set(tensors)
+    parts: dict[Path, Any] = {}
     for module in known:
         for own, (key, _, here) in kinds.items():
             full = f"{PREFIX}{module.name}.{key}"

@@ -1,5 +1,7 @@
 """The choice of an attention backend: splash (Pallas) on TPU, cuDNN on NVIDIA GPUs from Hopper on, XLA elsewhere.
 
+A ring of devices comes before them where devices share the tokens of a row and not its heads.
+
 The choice depends on what is static, the specification and the devices. One backend computes a call; no second one is
 compiled beside it in case. What a kernel needs of the data, such as a bound on the documents of a row, the data
 pipeline guarantees.
@@ -13,7 +15,7 @@ from typing import Any
 
 import jax
 
-from t5x_like.kernels import cudnn, splash, xla
+from t5x_like.kernels import cudnn, ring, splash, xla
 from t5x_like.kernels.specification import RESIDUAL, AttentionSpec, Backend
 from t5x_like.parallel import layout
 
@@ -31,7 +33,7 @@ __all__ = [
 ]
 
 # In the order in which they are asked; the last one computes everything.
-BACKENDS: tuple[Backend, ...] = (splash.Splash(), cudnn.CuDNN(), xla.XLA())
+BACKENDS: tuple[Backend, ...] = (ring.Ring(), splash.Splash(), cudnn.CuDNN(), xla.XLA())
 
 
 @jax.tree_util.register_dataclass

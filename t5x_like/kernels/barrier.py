@@ -13,8 +13,8 @@ def materialize(arrays: _Arrays) -> _Arrays:
     """An optimization barrier on TPU: the arrays, and later their gradients, are in memory before their users start.
 
     XLA for TPUs fuses what stands between two matrix products into the second, where it is computed again for every
-    tile: for the gradient of a gated activation that takes longer than a pass through memory. Compilers for other
-    platforms do not, and there this is the identity.
+    tile: for the gradient of a gated activation that takes longer than a pass through memory on most chips. Where it
+    does not (see `parallel.tuning`), and for other platforms, whose compilers do not, this is the identity.
 
     Args:
       arrays: a tree of arrays.
@@ -22,4 +22,5 @@ def materialize(arrays: _Arrays) -> _Arrays:
     Returns:
       The same tree.
     """
-    return jax.lax.optimization_barrier(arrays) if layout.current().platform == "tpu" else arrays
+    setting = layout.current()
+    return jax.lax.optimization_barrier(arrays) if setting.platform == "tpu" and setting.tuning.barriers else arrays

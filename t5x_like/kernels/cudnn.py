@@ -63,6 +63,7 @@ class CuDNN:
 
     name = "cudnn"
     heads_first = False
+    whole_rows = True
 
     def supports(self, spec: AttentionSpec) -> str:
         """See `Backend.supports`."""

@@ -65,10 +65,13 @@ class Backend(Protocol):
       name: as logs and `config show` have it.
       heads_first: whether arrays are [batch, heads, length, head width], the queries already multiplied by the
         specification's scale; else [batch, length, heads, head width], and the backend multiplies.
+      whole_rows: whether a device gives it whole rows of some heads, where devices share rows; else all heads of the
+        device's own tokens.
     """
 
     name: str
     heads_first: bool
+    whole_rows: bool
 
     def supports(self, spec: AttentionSpec) -> str:
         """Why this backend cannot compute the call on the current layout's devices, in a few words; "" if it can."""

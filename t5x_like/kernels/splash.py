@@ -14,8 +14,10 @@ from t5x_like.parallel import layout
 # mask hides. A TPU's registers are 128 wide, so a block is a multiple of that.
 BLOCKS = (512, 256, 128)
 
-# Keys of a block of the backward kernel, which makes all three gradients at once: five products where two kernels make
-# seven. The queries' gradient comes in a part for each block of keys, to be summed afterwards, so these are larger.
+# Keys of a block of the backward kernel that makes all three gradients at once: five products where two kernels make
+# seven. The queries' gradient comes in a part for each block of keys, to be summed afterwards, so these are larger. Of
+# more than one part the sum takes XLA for v6e by its own estimate 12 times what the memory's bandwidth would: rows of
+# more tokens have two kernels there (`parallel.tuning`).
 BACKWARD_KEYS = 2048
 
 
@@ -34,6 +36,7 @@ class Splash:
 
     name = "splash"
     heads_first = True
+    whole_rows = True
 
     def supports(self, spec: AttentionSpec) -> str:
         """See `Backend.supports`. The kernel compares segments for equality, so no key is in all of them."""
@@ -111,10 +114,10 @@ def splash(
     ) -> jax.Array:
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
-        visible = _visible(q_bhte.shape[2], causal, window)
-        kernel = _kernel(q_bhte.shape[1], q_bhte.shape[2], visible, soft_cap, interpret)
+        length = q_bhte.shape[2]
+        made = kernel(q_bhte.shape[1], visible((length, length), causal, window), soft_cap, interpret)
         segments = splash_attention_kernel.SegmentIds(segment_ids_bt, segment_ids_bt)
-        return jax.vmap(lambda *row: kernel(*row, *sinks))(q_bhte, k_bkte, v_bkte, segments)
+        return jax.vmap(lambda *row: made(*row, *sinks))(q_bhte, k_bkte, v_bkte, segments)
 
     setting, sinks = layout.current(), () if sinks_h is None else (sinks_h,)
     if setting.size == 1:
@@ -127,36 +130,61 @@ def splash(
     return placed(q_bhte, k_bkte, v_bkte, mask.segment_ids_bt, *sinks)
 
 
-def _visible(length: int, causal: bool, window: int) -> Any:
-    """The kernel's mask of one head, which it computes as it goes."""
+def visible(shape: tuple[int, int], causal: bool, window: int, offset: int = 0) -> Any:
+    """The kernel's mask of one head, which it computes as it goes.
+
+    Args:
+      shape: queries and keys.
+      causal: whether no query sees a later key.
+      window: how far from its own place a query sees; 0 for any distance.
+      offset: the place in the row of the first query less that of the first key.
+    """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    shape = (length, length)
     if window:
-        return masks.LocalMask(shape, (window, 0 if causal else window), 0)
-    return masks.CausalMask(shape) if causal else masks.FullMask(shape)
+        return masks.LocalMask(shape, (window, 0 if causal else window), offset)
+    return masks.CausalMask(shape, offset) if causal else masks.FullMask(shape)
 
 
-def _kernel(heads: int, length: int, visible: Any, soft_cap: float, interpret: bool) -> jax.tree_util.Partial:
+def kernel(
+    heads: int, visible: Any, soft_cap: float, interpret: bool, *, save_residuals: bool = False
+) -> jax.tree_util.Partial:
+    """JAX's splash kernel for arrays of one row.
+
+    Args:
+      heads: of the queries.
+      visible: the mask of each, of `visible`.
+      soft_cap: c of c·tanh(score / c); 0 for none.
+      interpret: run on any platform, slowly, for a test.
+      save_residuals: give the logarithm of the softmax's sum beside the mixture; JAX then takes no gradient.
+    """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    block = next(size for size in BLOCKS if length % size == 0)
+    queries, keys = visible.shape
+    fused = layout.current().tuning.fuses_backward(queries)
+
+    def block(length: int, *first: int) -> int:
+        return next(size for size in (*first, *BLOCKS) if length % size == 0)
+
     sizes = splash_kernel.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_kv_compute=block,
-        block_q_dkv=block,
-        block_kv_dkv=next(size for size in (BACKWARD_KEYS, *BLOCKS) if length % size == 0),
-        block_kv_dkv_compute=block,
-        use_fused_bwd_kernel=True,
+        block_q=block(queries),
+        block_kv=block(keys),
+        block_kv_compute=block(keys),
+        block_q_dkv=block(queries),
+        block_kv_dkv=block(keys, BACKWARD_KEYS) if fused else block(keys),
+        block_kv_dkv_compute=block(keys),
+        block_q_dq=None if fused else block(queries),
+        block_kv_dq=None if fused else block(keys),
+        use_fused_bwd_kernel=fused,
     )
     return splash_kernel.make_splash_mha(
         masks.MultiHeadMask([visible] * heads),
         block_sizes=sizes,
         head_shards=1,
         q_seq_shards=1,
+        save_residuals=save_residuals,
         attn_logits_soft_cap=soft_cap or None,
-        residual_checkpoint_name=RESIDUAL,
+        residual_checkpoint_name=None if save_residuals else RESIDUAL,
         interpret=interpret,
     )

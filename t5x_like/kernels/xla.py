@@ -26,6 +26,7 @@ class XLA:
 
     name = "xla"
     heads_first = False
+    whole_rows = True
 
     def supports(self, spec: AttentionSpec) -> str:
         """No call is refused."""

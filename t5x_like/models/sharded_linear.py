@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
+from t5x_like.kernels.barrier import materialize
 from t5x_like.parallel import layout, scatter
 
 Axes = tuple[str, str]
@@ -114,7 +115,7 @@ def _together(grad_x: jax.Array, grad_kernel: jax.Array) -> tuple[jax.Array, jax
 
     Until then it would keep what they are computed from.
     """
-    return jax.lax.optimization_barrier((grad_x, grad_kernel))
+    return materialize((grad_x, grad_kernel))
 
 
 # Forward, the functions themselves: a remat policy that saves products sees none in a call that can be differentiated

@@ -56,6 +56,6 @@ def token_log_likelihoods(model: Any, inputs_nt: jax.Array, targets_nt: jax.Arra
 def answer_log_likelihoods(model: Any, batch: Batch, rngs: RowRngs | None) -> jax.Array:
     """The log p of both answers after the prompt, float32 [batch, 2]."""
     b, sides, length = batch["inputs"].shape
-    flat = (batch[name].reshape(-1, length) for name in ("inputs", "targets"))
-    log_p_nt = token_log_likelihoods(model, *flat, rngs)
+    inputs_nt, targets_nt = (batch[name].reshape(-1, length) for name in ("inputs", "targets"))
+    log_p_nt = token_log_likelihoods(model, inputs_nt, targets_nt, rngs)
     return (log_p_nt.reshape(b, sides, length) * batch["answer"]).sum(-1)

@@ -25,7 +25,7 @@ class RewardModel(nnx.Module):
     def __init__(self, architecture: Any, rngs: nnx.Rngs) -> None:
         """Builds a backbone, which needs no table of its own for logits, and a head."""
         self.backbone = changed(architecture, {"head": "tied"}).build(rngs)
-        self.head = Linear(architecture.embed, 1, ("embed", None), bias=False, std=0.0, rngs=rngs)  # type: ignore[arg-type]
+        self.head = Linear(architecture.embed, 1, ("embed", None), bias=False, std=0.0, rngs=rngs)
 
     def __call__(self, tokens_nt: jax.Array, length_n: jax.Array, rngs: RowRngs | None = None) -> jax.Array:
         """Rewards, float32 [n], of texts of `length_n` tokens; what fills a row up comes after them."""

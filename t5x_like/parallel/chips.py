@@ -9,7 +9,7 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The peak figures of a chip.
+    """The peak figures of a chip, or of one JAX device where a chip is several.
 
     Attributes:
       name: as it stands in a topology's name.
@@ -26,6 +26,9 @@ class Chip:
       dimensions: of the torus or mesh the chips are wired as; of GPUs hosts × GPUs.
       most_chips: in one slice.
       per_host: GPUs that NVLink joins; 0 for a TPU, whose network does not stop at the host.
+      torus_side: multiples of this side are wired to rings, in three dimensions all sides or none; 0 for a GPU.
+      devices_per_chip: JAX devices, each with an equal part of the chip.
+      sparse_cores: of a TPU, to which the compiler moves gathers, scatters and sorts; 0 where it does not.
       source: where the figures were compared, and when.
       unverified: fields whose figure has no page behind it that was looked at.
     """
@@ -45,6 +48,9 @@ class Chip:
     per_host: int
     source: str
     unverified: tuple[str, ...] = ()
+    torus_side: int = 0
+    devices_per_chip: int = 1
+    sparse_cores: int = 0
 
 
 # A TPU's usable memory is what libtpu 0.0.51 says when a program is too large. Of a GPU's memory JAX takes three
@@ -63,12 +69,32 @@ def _tpu(
     shape: tuple[int, int],
     source: str,
     unverified: tuple[str, ...] = (),
+    sparse_cores: int = 0,
+    devices_per_chip: int = 1,
 ) -> Chip:
     """A TPU; `hbm` is all and usable GiB, `speeds` TFLOP/s and GB/s of memory, links and network."""
     whole, usable = (int(size * GIB) for size in hbm)
     peak, memory, ici, dcn = speeds
     rates = (peak * 1e12, memory * 1e9, ici * 1e9, dcn * 1e9)
-    return Chip(name, device_kind, "tpu", whole, usable, *rates, hertz, *shape, 0, source, unverified)
+    # Optical switches close a cube of 4 × 4 × 4, or several, to a torus ("All 4x4x4 and larger slices have full 3D
+    # torus", docs/v5p); in two dimensions only a whole side of a pod, 16 chips, has the link back (docs/v6e, docs/v5e).
+    torus_side = 4 if shape[0] == 3 else 16
+    return Chip(
+        name,
+        device_kind,
+        "tpu",
+        whole,
+        usable,
+        *rates,
+        hertz,
+        *shape,
+        0,
+        source,
+        unverified,
+        torus_side=torus_side,
+        devices_per_chip=devices_per_chip,
+        sparse_cores=sparse_cores,
+    )
 
 
 def _gpu(
@@ -101,7 +127,9 @@ CHIPS: Mapping[str, Chip] = MappingProxyType(
             ),
             # The page has 819 GB/s in one edition and 800 GiB/s in another; two network cards of 100 Gb/s for 8 chips.
             _tpu("v5e", "TPU v5 lite", (16, 15.75), (197, 819, 200, 3.125), 1.5e9, (2, 256), f"{_TPU}/v5e"),
-            _tpu("v5p", "TPU v5", (95, 95.73), (459, 2765, 600, 6.25), 1.75e9, (3, 6144), f"{_TPU}/v5p-training"),
+            _tpu(
+                "v5p", "TPU v5", (95, 95.73), (459, 2765, 600, 6.25), 1.75e9, (3, 6144), f"{_TPU}/v5p-training", (), 4
+            ),
             # The network is four cards of 200 Gb/s for 8 chips.
             _tpu(
                 "v6e",
@@ -112,6 +140,20 @@ CHIPS: Mapping[str, Chip] = MappingProxyType(
                 (2, 256),
                 f"{_TPU}/v6e",
                 ("dcn_bandwidth",),
+                2,
+            ),
+            # A chip is two devices, each with half of its memory, compute and network; here are the halves.
+            _tpu(
+                "v7x",
+                "TPU7x",
+                (96, 94.74),
+                (1153.5, 3690, 300, 6.25),
+                2.2e9,
+                (3, 9216),
+                f"{_TPU}/tpu7x",
+                ("tensor_core_hertz",),
+                2,
+                2,
             ),
             # NVIDIA's data sheets give the peaks with sparsity, twice these, and NVLink for both directions together.
             # Between hosts: a network card of 400 Gb/s for each GPU, as in NVIDIA's DGX H100 and H200; 200 in DGX A100.

@@ -18,7 +18,9 @@ def require(layout: Layout, sizes: Dimensions, length: int) -> None:
     """
     for cut in sizes.cuts:
         parts = layout.divisor(cut.axis)
-        if cut.size % parts:
+        if cut.axis == "attention_heads" and layout.passes_keys(cut.size):
+            _require_ring(layout, length)
+        elif cut.size % parts:
             axes = layout.cut(cut.axis)
             option = cut.option if cut.option in axes else axes[0]
             several = f" of {' × '.join(axes)}" if len(axes) > 1 else ""
@@ -31,6 +33,17 @@ def require(layout: Layout, sizes: Dimensions, length: int) -> None:
                 f"parallelism.{layout.cut(axis)[0]}",
                 f"{parts} devices do not divide data.sequence_length={length}; use a multiple of {parts} tokens",
             )
+
+
+def _require_ring(layout: Layout, length: int) -> None:
+    """Raises ExperimentError where the devices that share a row cannot have two equal chunks of it each."""
+    chunks = 2 * layout.divisor("length")
+    if length % chunks:
+        raise ExperimentError(
+            f"parallelism.{layout.cut('length')[0]}",
+            f"a ring of {chunks // 2} devices does not divide data.sequence_length={length} into two chunks for each;"
+            f" use a multiple of {chunks} tokens",
+        )
 
 
 def require_parameters(layout: Layout, infos: Mapping[tuple[str, ...], ParameterInfo]) -> None:

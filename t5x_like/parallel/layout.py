@@ -24,6 +24,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Parallelism
 from t5x_like.parallel import collective_order, strategies
+from t5x_like.parallel import tuning as tunings
+from t5x_like.parallel.tuning import Tuning
 
 MESH_AXES = ("data", "fsdp", "stage", "sequence", "tensor", "expert")
 
@@ -82,6 +84,7 @@ class Layout:
       stage_rounds: the number of groups of layers in a stage.
       deterministic: whether kernels whose results differ between runs are left out.
       documents_per_row: the most documents that a row of the data holds; 0 where there is no such bound.
+      tuning: how a step is compiled for the devices.
     """
 
     mesh: Mesh | None = None
@@ -93,6 +96,7 @@ class Layout:
     stage_rounds: int = 1
     deterministic: bool = False
     documents_per_row: int = 0
+    tuning: Tuning = dataclasses.field(default_factory=Tuning)
 
     def spec(self, axes: Axes) -> PartitionSpec:
         """The partition spec of an array whose dimensions have these logical names.
@@ -181,15 +185,33 @@ class Layout:
             check_vma=False,
         )
 
+    def passes_keys(self, heads: int) -> bool:
+        """Whether devices that share rows pass keys round (kernels/ring.py) and do not share heads inside attention.
+
+        They do by a rule that leaves them all heads, and where there are too few heads to share.
+
+        Args:
+          heads: of the queries.
+        """
+        shared = {*self.cut("length")}
+        by_heads = shared <= {*self.cut("attention_heads")} and heads % self.divisor("attention_heads") == 0
+        return bool(shared) and not by_heads
+
     @property
     def platform(self) -> str:
         """The platform of the layout's devices, which need not be attached to this host."""
         return jax.default_backend() if self.mesh is None else str(np.ravel(self.mesh.devices)[0].platform)
 
     @property
-    def compiler_options(self) -> dict[str, bool] | None:
-        """Options of XLA for programs that train; the flag also keeps XLA from choosing kernels by trying them out."""
-        return {"xla_gpu_deterministic_ops": True} if self.deterministic and self.platform == "gpu" else None
+    def compiler_options(self) -> dict[str, str | int | bool] | None:
+        """Options of XLA for programs that train; None for none.
+
+        The flag for GPUs also keeps XLA from choosing kernels by trying them out.
+        """
+        options = dict(self.tuning.compiler_options)
+        if self.deterministic and self.platform == "gpu":
+            options["xla_gpu_deterministic_ops"] = True
+        return options or None
 
     def flatten(self, x_bt: jax.Array) -> jax.Array:
         """[batch, length, ...] → [tokens, ...], in an order that moves no token to another device."""
@@ -259,6 +281,7 @@ def make(options: Parallelism, devices: list[jax.Device] | None = None) -> Layou
         stage_microbatches=options.stage_microbatches or sizes["stage"],
         stage_rounds=options.stage_rounds,
         deterministic=options.deterministic,
+        tuning=tunings.choose(options, devices[0].device_kind),
     )
 
 

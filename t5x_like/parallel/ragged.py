@@ -23,6 +23,10 @@ def is_supported(layout: Layout) -> bool:
     return layout.mesh.devices.flat[0].device_kind != "TPU v5 lite" or layout.mesh.size <= 16
 
 
+# Room for received rows, as a multiple of what every device receives where all receive the same.
+EVEN_ROOM = 1.5
+
+
 @dataclasses.dataclass(frozen=True)
 class Route:
     """The static sizes of an exchange; `back` are those of the inverse exchange.

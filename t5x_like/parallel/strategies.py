@@ -39,6 +39,9 @@ class Strategy:
 # The residual stream between the parts that tensor parallelism shards: see models/stream.py.
 SHARED_STREAM: Rules = {"stream_length": ("sequence", "tensor")}
 
+# Inside attention devices keep all heads of their own tokens, and keys go round: see kernels/ring.py.
+OWN_TOKENS: Rules = {"attention_heads": ("tensor",), "attention_kv": ("tensor",)}
+
 STRATEGIES: Mapping[str, Strategy] = {
     "custom": Strategy(),
     "data": Strategy(),
@@ -50,7 +53,9 @@ STRATEGIES: Mapping[str, Strategy] = {
     "fsdp_tp": Strategy(rest="fsdp", needs=("tensor",), rules=SHARED_STREAM),
     "ep": Strategy(rest="fsdp", needs=("expert",)),
     "sp": Strategy(rest="fsdp", needs=("sequence",)),
+    "ring": Strategy(rest="fsdp", needs=("sequence",), rules=OWN_TOKENS),
     "pp": Strategy(rest="fsdp", needs=("stage",)),
+    "diloco": Strategy(rest="fsdp", needs=("data",)),  # the replicas meet by the outer optimizer: see optim/diloco.py
 }
 
 

@@ -22,7 +22,15 @@ from t5x_like.parallel.chips import CHIPS, GIB, Chip
 __all__ = ["CHIPS", "GIB", "Chip", "Topology", "nearest", "parse", "prepare", "slices_of"]
 
 # What people write for a chip, and what it is called here.
-_ALIASES: Mapping[str, str] = MappingProxyType({"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e"})
+_ALIASES: Mapping[str, str] = MappingProxyType(
+    {"v5litepod": "v5e", "v5lite": "v5e", "trillium": "v6e", "tpu7x": "v7x", "ironwood": "v7x"}
+)
+
+# What libtpu calls a chip, where that is something else.
+_LIBTPU: Mapping[str, str] = MappingProxyType({"v7x": "tpu7x"})
+
+# From the oldest to the newest.
+_TPUS = [chip.name for chip in CHIPS.values() if chip.platform == "tpu"]
 
 _MEMORY_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
@@ -61,6 +69,11 @@ class Topology:
         """The number of chips over all slices."""
         return self.slices * math.prod(self.shape)
 
+    @property
+    def size(self) -> int:
+        """The number of JAX devices, of which a chip of v7x is two and any other one."""
+        return self.chips * self.chip.devices_per_chip
+
     def __str__(self) -> str:
         return self.name if self.slices == 1 else f"{self.slices} × {self.name}"
 
@@ -68,6 +81,27 @@ class Topology:
     def fast(self) -> int:
         """The number of chips that the fast network joins: those of a slice, or of a host of GPUs."""
         return self.shape[-1] if self.chip.platform == "cuda" else math.prod(self.shape)
+
+    @property
+    def wrap(self) -> tuple[bool, bool, bool]:
+        """Whether the links of each dimension of a TPU's slice are closed to a ring, as the compiler takes it."""
+        rings = [side % self.chip.torus_side == 0 for side in self.shape]
+        if self.chip.dimensions == 3:
+            rings = [all(rings)] * 3
+        return rings[0], rings[1], len(rings) > 2 and rings[2]
+
+    def hops(self, group: int) -> int:
+        """Links that a message passes to reach every chip of a group, which fills the slice side by side.
+
+        Args:
+          group: chips that take part in a collective.
+        """
+        total = 0
+        for side, is_ring in sorted(zip(self.shape, self.wrap, strict=False), reverse=True):
+            used = min(side, group)
+            total += used // 2 if is_ring and used == side else used - 1
+            group = -(-group // used)
+        return total
 
     def devices(self) -> list[Any]:
         """The chips as JAX devices, which programs can be compiled for and not run on.
@@ -84,13 +118,21 @@ class Topology:
 
         _keep_flags_from_libtpu()
         options: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
+        if any(self.wrap):
+            options["wrap"] = self.wrap  # without it the compiler takes the slice for a mesh
         if self.chip.name == "v4":
             options["chip_config_name"] = "megacore"  # both cores as one device, which is how JAX runs on it
         if math.prod(self.shape) < 4:
             options["chips_per_host_bounds"] = (*self.shape, *(1,) * (3 - len(self.shape)))
         try:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=self.name, **options)
+            name = self.name.replace(self.chip.name, _LIBTPU.get(self.chip.name, self.chip.name))
+            found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
         except jax.errors.JaxRuntimeError as error:
+            if "external name" in str(error):
+                raise UserError(
+                    f"--topology: this libtpu does not know {self.chip.name}; install the version in"
+                    f" requirements.lock, or use {_TPUS[_TPUS.index(self.chip.name) - 1]}"
+                ) from error
             raise UserError(
                 f"--topology: libtpu has no slice {self.name!r} ({str(error).splitlines()[0]}); did you mean"
                 f" {nearest(self.chip, math.prod(self.shape))}?"
@@ -123,7 +165,8 @@ def parse(name: str, slices: int = 1) -> Topology:
     family, _, shape_text = name.partition(":")
     chip = CHIPS.get(_ALIASES.get(family.lower(), family.lower()))
     if chip is None:
-        raise UserError(f"--topology: there is no chip {family!r}; {registry.suggest(family, CHIPS)}")
+        newest = f"; the newest TPU is {_TPUS[-1]}" if family.lower().startswith(("v", "tpu")) else ""
+        raise UserError(f"--topology: there is no chip {family!r}; {registry.suggest(family, CHIPS)}{newest}")
     example = f"{chip.name}:4x4x4" if chip.dimensions == 3 else f"{chip.name}:{'2x8' if chip.per_host else '16x16'}"
     sides = shape_text.lower().split("x")
     if not all(side.isascii() and side.isdigit() and int(side) for side in sides):
@@ -142,6 +185,11 @@ def parse(name: str, slices: int = 1) -> Topology:
         raise UserError(
             f"--topology: {name!r} is {math.prod(shape)} chips and a {chip.name} slice has at most {chip.most_chips};"
             f" did you mean several slices, such as --topology={example} --slices=2?"
+        )
+    if chip.dimensions == 3 and math.prod(shape) > chip.torus_side**3 and any(side % chip.torus_side for side in shape):
+        raise UserError(
+            f"--topology: {name!r} has no wrap-around: slices of {chip.name} above 4x4x4 are made of such cubes, every"
+            f" side a multiple of 4; did you mean {nearest(chip, math.prod(shape))}?"
         )
     return Topology(f"{chip.name}:{'x'.join(map(str, shape))}", slices, chip, shape)
 

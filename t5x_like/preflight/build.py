@@ -13,7 +13,7 @@ from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Experiment
 from t5x_like.parallel import executables
 from t5x_like.parallel import layout as layouts
-from t5x_like.parallel.compiled import memory
+from t5x_like.parallel.compiled import memory, program_text
 from t5x_like.parallel.dimensions import Dimensions
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.placement import batch_shapes
@@ -41,6 +41,7 @@ class Built:
       layout: mesh and rules.
       lowered: JAX's `Lowered`.
       compiled: JAX's `Compiled`.
+      text: the compiled program as HLO.
       state: shapes and shardings of what it takes and gives.
       batch: likewise of the batch.
       seconds: that the compilation took.
@@ -52,6 +53,7 @@ class Built:
     layout: Layout
     lowered: Any
     compiled: Any
+    text: str
     state: State
     batch: dict[str, Any]
     seconds: float
@@ -81,7 +83,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
       DoesNotFitError: where the step needs more memory than a chip has.
     """
     made = layouts.make(experiment.parallelism, devices if devices is not None else topology.devices())
-    experiment = fit.resolved(experiment, topology.chips, topology.slices)
+    experiment = fit.resolved(experiment, topology.size, topology.slices)
     check_batch(experiment, made)
     program = program_of(experiment, made)
     state = program.abstract_state()
@@ -92,7 +94,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     begin, begin_core = time.perf_counter(), time.process_time()
     lowered = compiled_step(program).lower(state, batch)
     try:
-        compiled = lowered.compile()
+        compiled, text = program_text.compile_and_read(lowered, topology.chip)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -101,7 +103,7 @@ def build(experiment: Experiment, topology: Topology, devices: list[Any] | None 
     if topology.chip.platform == "cuda" and (needed := memory.peak_bytes(compiled)) > topology.chip.usable_hbm_bytes:
         raise _does_not_fit(needed, experiment, topology, whole, parameters)  # which the GPU's compiler does not say
     seconds, core_seconds = time.perf_counter() - begin, time.process_time() - begin_core
-    return Built(experiment, topology, made, lowered, compiled, state, batch, seconds, core_seconds)
+    return Built(experiment, topology, made, lowered, compiled, text, state, batch, seconds, core_seconds)
 
 
 def check_batch(experiment: Experiment, layout: Layout) -> None:
@@ -160,7 +162,7 @@ def needed_bytes(message: str, arguments: int) -> int:
 def _does_not_fit(
     needed: int, experiment: Experiment, topology: Topology, whole: int, parameters: int
 ) -> fit.DoesNotFitError:
-    guessed = fit.estimate(experiment, topology.chips, whole, parameters).total
+    guessed = fit.estimate(experiment, topology.size, whole, parameters).total
     needed = max(needed, topology.chip.usable_hbm_bytes + 1)
     proposal = fit.proposal(experiment, topology, whole, parameters, compiled_over_guess=needed / guessed)
     return fit.DoesNotFitError(topology, needed - topology.chip.usable_hbm_bytes, needed, proposal)

@@ -119,7 +119,7 @@ def proposal(
       compiled_over_guess: what a compilation needed ÷ the estimate; the proposal is expected to need as much more.
     """
     for change, changed, place in _changes(experiment, topology):
-        need = estimate(changed, place.chips, state_bytes, parameter_bytes).total * max(compiled_over_guess, 1.0)
+        need = estimate(changed, place.size, state_bytes, parameter_bytes).total * max(compiled_over_guess, 1.0)
         if need <= place.chip.usable_hbm_bytes * (1 - _MARGIN):
             return f"by estimate {change} would fit, with {need / topologies.GIB:.2f} GiB"
     return "nothing that is like it would; use a smaller model or shorter rows"
@@ -144,7 +144,7 @@ def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, 
     """Other layouts of an experiment, the cheapest first: as flags, as an experiment, and on which topology."""
     p = experiment.parallelism
     sharded: Parallelism = dataclasses.replace(
-        p, data=topology.slices, fsdp=topology.chips // topology.slices // _beside(p)
+        p, data=topology.slices, fsdp=topology.size // topology.slices // _beside(p)
     )
     options = {"": p}
     if sharded.fsdp > p.fsdp:
@@ -160,7 +160,7 @@ def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, 
                 yield " ".join(flags), dataclasses.replace(experiment, parallelism=changed), topology
     for place in _larger(topology):
         for remat in _remats(p.remat):
-            fsdp = place.chips // place.slices // _beside(p)
+            fsdp = place.size // place.slices // _beside(p)
             changed = dataclasses.replace(p, data=place.slices, fsdp=fsdp, remat=remat)
             slices = f" --slices={place.slices}" if place.slices > 1 else ""
             flags = [f"--topology={place.name}{slices} --config.parallelism.fsdp={fsdp}"]
@@ -183,7 +183,7 @@ def _parts(experiment: Experiment, topology: Topology) -> list[int]:
     """Microbatches, from those there are up, with a row or more on each chip."""
     p, rows = experiment.parallelism, experiment.data.batch_size
     found, parts = [], p.microbatches
-    wide = topology.chips // (p.tensor * p.sequence * p.stage) * (p.stage_microbatches or p.stage)
+    wide = topology.size // (p.tensor * p.sequence * p.stage) * (p.stage_microbatches or p.stage)
     while parts * wide <= rows and rows % parts == 0:
         found.append(parts)
         parts *= 2
@@ -194,9 +194,9 @@ def _larger(topology: Topology) -> Iterator[Topology]:
     """Larger slices of the same chip, then slices of as many larger chips, and larger yet."""
     chip = topology.chip
     for place in map(topologies.parse, topologies.slices_of(chip)):
-        if place.chips > topology.chips:
+        if place.size > topology.size:
             yield place
     for other in sorted(topologies.CHIPS.values(), key=lambda c: c.usable_hbm_bytes):
         if other.platform == chip.platform and other.usable_hbm_bytes > chip.usable_hbm_bytes:
             larger = map(topologies.parse, topologies.slices_of(other))
-            yield from (place for place in larger if place.chips >= topology.chips)
+            yield from (place for place in larger if place.size >= topology.size)

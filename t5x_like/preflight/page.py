@@ -99,6 +99,7 @@ def _time(figures: Mapping[str, Any]) -> dict[str, Any]:
         "scheduled": time["scheduled_seconds"],
         "kernels": time["kernel_seconds"],
         "exposed collectives": time["exposed_collective_seconds"],
+        "latency": time["collective_latency_seconds"],
     }
     bounds = {name.replace("_", " "): seconds for name, seconds in time["bounds_seconds"].items()}
     bound_by = time["bound_by"].replace("_", " ")

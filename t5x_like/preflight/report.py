@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from t5x_like.data.packing import places_of
-from t5x_like.errors import UserError
 from t5x_like.experiment import Experiment
+from t5x_like.parallel import ragged
 from t5x_like.parallel import schedule as schedules
 from t5x_like.parallel.compiled import collectives, hlo, kernels, memory, products, roofline, times
 from t5x_like.parallel.compiled.collectives import Collective
@@ -46,7 +46,7 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
     rates = prices.read(topology.chip.name, prices_file)
     reading = _read(built)
     described = describe(experiment)
-    step_flops = described["flops_per_step"] / topology.chips
+    step_flops = described["flops_per_step"] / topology.size
     ideal = step_flops / topology.chip.peak_flops
     seconds = reading.estimate.total
     executed = reading.products + sum(kernel.flops for kernel in reading.kernels)
@@ -60,11 +60,12 @@ def report(built: Built, prices_file: str = "") -> dict[str, Any]:
         "topology": topology.name,
         "slices": topology.slices,
         "chips": topology.chips,
+        "devices": topology.size,
         "mesh": dict(built.layout.mesh.shape),  # type: ignore[union-attr]
         "remat": experiment.parallelism.remat,
         "microbatches": experiment.parallelism.microbatches,
         "stage_idle": 0.0 if schedule is None else schedule.bubble,
-        "rows_per_chip": experiment.data.batch_size / topology.chips,
+        "rows_per_chip": experiment.data.batch_size / topology.size,
         "sequence_length": experiment.data.sequence_length,
         "per_chip": reading.per_chip,
         "fits": reading.per_chip["peak_bytes"] <= reading.per_chip["hbm_bytes"],
@@ -121,7 +122,7 @@ def _further(built: Built) -> list[str]:
 
 
 def _read(built: Built) -> _Reading:
-    module = hlo.parse(_text(built))
+    module = hlo.parse(built.text)
     sizes, chip = built.sizes, built.topology.chip
     visible = kernels.Visible(sizes.causal, sizes.window)
     if chip.platform == "cuda":
@@ -135,7 +136,7 @@ def _read(built: Built) -> _Reading:
     return _Reading(
         moved=moved,
         kernels=called,
-        estimate=times.estimate(module, chip, moved, called, dcn),
+        estimate=times.estimate(module, built.topology, moved, called, dcn),
         products=products.flops(module),
         per_chip=_memory(built, module, chip),
         oversized=memory.oversized(
@@ -171,33 +172,13 @@ def _stacks(built: Built) -> set[tuple[int, ...]]:
     return stacks
 
 
-def _text(built: Built) -> str:
-    """The text of the compiled program.
-
-    Raises:
-      UserError: with the memory it needs, where the compiler cannot write down what it made.
-    """
-    import jax
-
-    try:
-        return built.compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:
-        stats = built.compiled.memory_analysis()
-        needed = stats.argument_size_in_bytes + stats.output_size_in_bytes
-        needed += stats.temp_size_in_bytes - stats.alias_size_in_bytes
-        raise UserError(
-            f"--topology: the step compiles for {built.topology} and needs {needed:,} bytes on each chip, of which"
-            f" {built.topology.chip.usable_hbm_bytes:,} are to be had, but this libtpu cannot write the program down,"
-            f" which the other figures need ({str(error).splitlines()[0]}); use another mesh or chip for those"
-        ) from error
-
-
 def _grouped_share(built: Built) -> float:
     """The filled share of the rows of grouped products when tokens are spread evenly over the experts."""
     sizes, p = built.sizes, built.experiment.parallelism
     if not sizes.experts or p.expert == 1:
         return 1.0
-    return sizes.experts_per_token / (p.expert * min(sizes.experts_per_token, sizes.experts // p.expert))
+    room = p.expert * min(sizes.experts_per_token, sizes.experts // p.expert) / sizes.experts_per_token
+    return 1 / min(room, ragged.EVEN_ROOM)
 
 
 def _memory(built: Built, module: hlo.Module, chip: Chip) -> dict[str, int]:
@@ -252,7 +233,8 @@ def _time(reading: _Reading, topology: Topology, ideal: float, executed: float) 
         "scheduled_seconds": spent.scheduled,
         "kernel_seconds": spent.kernels,
         "exposed_collective_seconds": spent.exposed_collectives,
-        "scheduled_over_ideal": (spent.scheduled + spent.kernels) / ideal,
+        "collective_latency_seconds": spent.latency,
+        "scheduled_over_ideal": spent.scheduled / ideal,
         "bounds_seconds": bounds,
         "bound_by": max(candidates, key=lambda name: candidates[name]),
     }
@@ -278,6 +260,7 @@ def _run(
     parameters = int(described["parameters"])
     return {
         "parameters": parameters,
+        "steps": experiment.steps,
         "tokens": tokens,
         "flops": described["flops_per_step"] * experiment.steps,
         "tokens_per_second": batch / seconds if seconds else 0.0,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import jax
 
 from t5x_like.errors import UserError
-from t5x_like.experiment import REMAT_POLICIES, Experiment
+from t5x_like.experiment import REMAT_POLICIES, Experiment, Parallelism
+from t5x_like.kernels import splash
+from t5x_like.parallel import tuning
 from t5x_like.parallel.topologies import Topology
 from t5x_like.preflight import build, fit
 from t5x_like.preflight.report import report
@@ -35,12 +38,13 @@ class Candidate:
     def flags(self) -> str:
         """The flags that a user gives for it."""
         p = self.experiment.parallelism
-        fields = ("data", "fsdp", "tensor", "remat", "microbatches")
+        fields = ["data", "fsdp", "tensor", "remat", "microbatches"]
+        fields += [name for name in ("barriers", "attention_backward") if getattr(p, name) != "auto"]
         return " ".join(f"--config.parallelism.{field}={getattr(p, field)}" for field in fields)
 
 
 def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
-    """Mesh shapes × rematerialisation × microbatches that by estimate fit, the likely fast ones first.
+    """Meshes × rematerialisation × microbatches × `parallel.tuning` that by estimate fit, the likely fast ones first.
 
     Fast is: few microbatches, little tensor parallelism, little recomputed, few copies of the parameters.
     """
@@ -48,7 +52,7 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
     whole, parameters = build.whole_bytes(shapes), build.whole_bytes(shapes["parameters"])
     found = []
     for changed in _ways(experiment, topology):
-        need = fit.estimate(changed, topology.chips, whole, parameters).total
+        need = fit.estimate(changed, topology.size, whole, parameters).total
         if need <= topology.chip.usable_hbm_bytes:
             found.append(Candidate(changed, need))
     return sorted(found, key=_slowness)
@@ -101,7 +105,7 @@ def _report(experiment: Experiment, topology: Topology, prices_file: str) -> dic
 
 def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
     p, rows, sizes = experiment.parallelism, experiment.data.batch_size, experiment.model.dimensions()
-    per_slice = topology.chips // topology.slices // (p.stage * p.sequence * p.expert)
+    per_slice = topology.size // topology.slices // (p.stage * p.sequence * p.expert)
     for tensor in _powers(per_slice):
         if not sizes.divided_by("tensor", tensor):
             continue
@@ -114,11 +118,25 @@ def _ways(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
             for parts in _powers(rows):
                 if rows % (data * fsdp * p.expert * parts * together):
                     break
-                for remat in _PRICED:
+                for remat, other in itertools.product(_PRICED, _otherwise(p, topology, experiment)):
                     changed = dataclasses.replace(
-                        p, data=data, fsdp=fsdp, tensor=tensor, microbatches=parts, remat=remat
+                        other, data=data, fsdp=fsdp, tensor=tensor, microbatches=parts, remat=remat
                     )
                     yield dataclasses.replace(experiment, parallelism=changed)
+
+
+def _otherwise(p: Parallelism, topology: Topology, experiment: Experiment) -> list[Parallelism]:
+    """The choices of `parallel.tuning` as they are, then each the other way, where the experiment leaves them open."""
+    ways = [p]
+    if topology.chip.platform == "tpu":
+        measured = tuning.choose(p, topology.chip.device_kind)
+        if p.barriers == "auto":
+            ways.append(dataclasses.replace(p, barriers="off" if measured.barriers else "on"))
+        length = experiment.data.sequence_length
+        if p.attention_backward == "auto" and length > splash.BACKWARD_KEYS:
+            other = "split" if measured.fuses_backward(length) else "fused"
+            ways.append(dataclasses.replace(p, attention_backward=other))
+    return ways
 
 
 def _powers(most: int) -> Iterator[int]:
@@ -131,4 +149,5 @@ def _powers(most: int) -> Iterator[int]:
 
 def _slowness(candidate: Candidate) -> tuple[float, ...]:
     p = candidate.experiment.parallelism
-    return (p.microbatches, p.tensor, REMAT_POLICIES.index(p.remat), p.data)
+    changed = (p.barriers, p.attention_backward) != ("auto", "auto")
+    return (p.microbatches, p.tensor, REMAT_POLICIES.index(p.remat), p.data, changed)

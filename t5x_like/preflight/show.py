@@ -35,6 +35,18 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[st
     console.print(table if table.row_count else "the two are the same")
 
 
+def moved(changed: Mapping[str, tuple[float, float]], file: str) -> None:
+    """Prints the figures that are not those of a file of golden ones."""
+    console = Console()
+    if not changed:
+        console.print(f"all figures are those recorded in {file}", soft_wrap=True)
+        return
+    table = Table("figure", "recorded", "now", "ratio", box=None)
+    for name, (old, new) in changed.items():
+        table.add_row(name, format_number(old), format_number(new), f"{new / old:.3f}" if old else "")
+    console.print(table)
+
+
 def ranking(reports: list[dict[str, Any]]) -> None:
     """Prints what a search found, the fastest first."""
     console = Console()
@@ -91,7 +103,8 @@ def _step(figures: Mapping[str, Any]) -> dict[str, str]:
         "step": f"{1000 * figures['estimated_step_seconds']:,.1f} ms:"
         f" scheduled {1000 * time['scheduled_seconds']:,.1f},"
         f" kernels {1000 * time['kernel_seconds']:,.1f},"
-        f" exposed collectives {1000 * time['exposed_collective_seconds']:,.1f}",
+        f" exposed collectives {1000 * time['exposed_collective_seconds']:,.1f},"
+        f" latency {1000 * time.get('collective_latency_seconds', 0.0):,.1f}",  # reports of earlier versions have none
         "  ideal": f"{1000 * figures['ideal_step_seconds']:,.1f} ms; {figures['estimated_over_ideal']:.3f} of it"
         f" (MFU {figures['mfu_estimate']:.1%})",
         "  bound by": f"{time['bound_by'].replace('_', ' ')} (by themselves, ms: {bounds})",

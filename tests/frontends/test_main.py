@@ -53,7 +53,7 @@ def test_precompile(monkeypatch, calls):
     assert main.main([*arguments, "--gin.MODEL_DIR='a'"]) == 0
     [(experiment, topology, options)] = calls
     assert experiment == configdict.load("configs/quickstart.py")
-    assert topology.chips == 4 and options.save == "a"
+    assert topology.size == 4 and options.save == "a"
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,15 @@ def test_what_is_refused_is_one_sentence(calls, capsys, arguments, sentence):
     assert main.main(arguments) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
     assert calls == []
+
+
+def test_export_is_that_of_the_other_spelling(calls, monkeypatch):
+    monkeypatch.setattr("t5x_like.__main__.main", lambda arguments: calls.append(arguments) or 0)
+    files = ["--gin_file=gin/models/t5_1_1/small.gin", "--gin_file=gin/runs/export.gin", "--gin.DROPOUT_RATE=0.0"]
+    paths = ["--gin.CHECKPOINT_PATH='a'", "--gin.MODEL_OUTPUT_DIR='b'"]
+    assert main.main(["--run_mode=export", *files, *paths, "--json"]) == 0
+    assert calls == [["export", "--checkpoint=a", "--to=hf", "--output=b", "--json"]]
+    assert main.main(["--run_mode=export"]) == 2
 
 
 def test_a_module_that_fails_is_named_with_the_line_that_imports_it(calls, capsys, tmp_path, monkeypatch):

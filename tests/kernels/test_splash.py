@@ -54,6 +54,28 @@ def test_splash_is_attention_forward_and_backward(qkv):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_splash_has_sinks_and_values_of_another_width(qkv):
+    q, k, v = qkv[0], qkv[1], qkv[2][..., :24]
+    sinks = jnp.array([0.5, -1.0, 2.0, 0.0])
+    real = (SEGMENTS > 0)[:, :, None, None]
+
+    def theirs(q, k, v, sinks):
+        return xla.attend(q, k, v, xla.packed_mask(SEGMENTS, POSITIONS), None, sinks, causal=True)
+
+    def ours(q, k, v, sinks):
+        q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
+        segments = splash.Segments(jnp.asarray(SEGMENTS))
+        return splash.splash(q, k, v, segments, sinks, interpret=True).transpose(0, 2, 1, 3)
+
+    def value(function):
+        return lambda *arguments: jnp.sum(jnp.sin(function(*arguments)) * real)
+
+    np.testing.assert_allclose(ours(q, k, v, sinks) * real, theirs(q, k, v, sinks) * real, atol=2e-6)
+    gradients = (jax.grad(value(each), argnums=(0, 1, 2, 3))(q, k, v, sinks) for each in (ours, theirs))
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
 # Causal or not, a window or none, a soft cap or none: what the kernel and the plain products leave out by themselves.
 SEEING = [(True, 40, 0.0), (True, 0, 0.7), (False, 0, 0.0), (False, 40, 0.7), (True, 200, 0.0)]
 

@@ -91,8 +91,8 @@ def test_the_kernel_gets_whole_rows_of_some_heads():
 @pytest.mark.parametrize(
     ("options", "length", "sentence"),
     [
-        ({"sequence": 8}, 16, "parallelism.sequence: 8 devices do not divide model.decoder.layer.attention.heads=4"),
-        ({"sequence": 4, "tensor": 2}, 16, "parallelism.sequence: 8 devices of tensor × sequence do not divide"),
+        ({"sequence": 8}, 24, "parallelism.sequence: a ring of 8 devices does not divide data.sequence_length=24"),
+        ({"strategy": "ring", "sequence": 4}, 20, "parallelism.sequence: a ring of 4 devices does not divide"),
         ({"sequence": 4}, 18, "parallelism.sequence: 4 devices do not divide data.sequence_length=18; use a multiple"),
         ({"tensor": 8}, 16, "parallelism.tensor: 8 devices do not divide model.decoder.layer.attention.heads=4"),
         ({"expert": 8}, 16, "parallelism.expert: 8 devices do not divide model.decoder.layer.feed_forward.experts=4"),

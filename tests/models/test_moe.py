@@ -17,6 +17,7 @@ from objectives.sketches import records
 
 from t5x_like.experiment import Parallelism
 from t5x_like.models import auxiliary
+from t5x_like.models.transformer import expert_passes
 from t5x_like.models.transformer.router import Router
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout, ragged
@@ -92,6 +93,31 @@ def test_the_router_learns_from_its_losses_and_from_the_answers(alone, initial, 
     with_losses = alone[0][0]
     added = quiet.main.layers * (0.1 * with_losses["router_balance"] + 0.01 * with_losses["router_z"])
     np.testing.assert_allclose(with_losses["loss"] - metrics["loss"], added, rtol=1e-4)
+
+
+@pytest.mark.parametrize("is_ragged", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_passes_take_every_copy_once_through_rooms_that_it_fits_in(is_ragged, seed):
+    rng, (devices, here, copies) = np.random.default_rng(seed), (4, 2, 24)
+    wanted = np.sort(
+        rng.choice(devices * here, (devices, copies), p=rng.dirichlet(np.full(devices * here, 0.3))), axis=1
+    )
+    sizes_pe = jnp.array([np.bincount(row, minlength=devices * here) for row in wanted])
+    route = functools.partial(ragged.Route, home=copies, axis="expert", ragged=is_ragged)
+    for me in range(devices):
+        passes = expert_passes.plan(sizes_pe, jnp.int32(me), copies, copies, lambda room, most: route(room, most=most))
+        sizes = np.asarray(passes.sizes_qpe)
+        np.testing.assert_array_equal(sizes.sum(0), sizes_pe)
+        to_devices = sizes.reshape(len(sizes), devices, devices, here).sum(-1)
+        assert to_devices.sum(1).max() <= passes.route.room
+        assert is_ragged or to_devices.max() <= passes.route.most
+        assert passes.route.room < devices * copies
+        in_order, number = wanted[me][np.asarray(passes.order_m)], np.repeat(np.arange(len(sizes)), sizes[:, me].sum(1))
+        for q in range(len(sizes)):
+            assert (number == q).argmax() == passes.first_q[q] or not (number == q).any()
+            found = np.bincount(in_order[number == q], minlength=devices * here)
+            np.testing.assert_array_equal(found, sizes[q, me])
+            assert (np.diff(in_order[number == q]) >= 0).all()  # still by expert
 
 
 # --- The router -----------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_the_bias_follows_the_counts_of_each_layer(monkeypatch):
         model = model_of(ours, before)
         where = jnp.asarray(batch["positions"]), jnp.asarray(batch["segment_ids"])
         x_btd = model.embed(jnp.asarray(batch["inputs"]), model.tokens, where[0])
-        inputs = model._inputs(x_btd, *where, None, None)
+        inputs = model._inputs(x_btd, *where, None, None, None)
         for number, layer in enumerate(model.blocks.each(lambda layer: layer)):
             x_btd, _ = layer(x_btd, None, None, inputs)
             counts = np.bincount(np.asarray(chosen[-1][1])[real_bt].reshape(-1), minlength=4)

@@ -110,10 +110,11 @@ def test_without_work_between_its_ends_a_collective_hides_behind_nothing():
 
 def test_cycles_products_and_what_loops_write_count_once_a_turn(module):
     moved = collectives.collectives(module, MESH)
-    spent = times.estimate(module, topologies.CHIPS["v5e"], moved, [])
+    spent = times.estimate(module, topologies.parse("v5e:2x4"), moved, [])
     assert spent.scheduled == pytest.approx(5 * 3000 / 1.5e9)
     assert spent.exposed_collectives == pytest.approx(moved[0].bytes / 200e9)  # a ring of two: each sends the whole
-    assert spent.total == spent.scheduled + spent.exposed_collectives
+    assert spent.latency == moved[0].count * 1e-6  # to the neighbour
+    assert spent.total == spent.scheduled + spent.exposed_collectives + spent.latency
     assert products.flops(module) == 5 * 2 * 64 * 64 * 32
     assert memory.stacked_bytes(module) == {"activations": 5 * 64 * 64 * 4, "gradients": 0}
     backward = hlo.parse(TEXT.replace("jit(step)/jvp()/while", "jit(step)/transpose(jvp())/while"))
@@ -181,6 +182,15 @@ frontend_attributes={kernel_metadata={
     assert kernels.kernels(hlo.parse(longer), visible=kernels.Visible())[0].blocks == 1  # all keys are one block
     (dkv,) = kernels.kernels(hlo.parse(call.replace("_fwd", "_dkv")), visible=kernels.Visible(causal=False))
     assert dkv.flops == 4 * 2 * (2 * 4 * 256 * 256 * 64) and not dkv.forward
+    # One that gives three gradients computes all five products; so this kernel is called whatever it computes.
+    head = "ROOT %splash = bf16[2,4,256,64]{3,2,1,0} custom-call"
+    three = (
+        "(f32[2,256,64]{2,1,0}, bf16[2,1,4,256,64]{4,3,2,1,0}, bf16[2,4,256,64]{3,2,1,0}, bf16[2,4,256,64]{3,2,1,0})"
+    )
+    for gradients, products_of_it in ((three, 5), (three.replace("bf16[2,1,4,256,64]{4,3,2,1,0}, ", ""), 4)):
+        text = call.replace("_fwd", "_dkv").replace(head, f"ROOT %splash = {gradients} custom-call")
+        (backward,) = kernels.kernels(hlo.parse(text), visible=kernels.Visible())
+        assert backward.flops == products_of_it * (2 * 4 * 256 * 256 * 64)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -290,6 +300,21 @@ def test_state_is_counted_by_what_one_device_holds():
     split = jax.ShapeDtypeStruct((8, 6), jnp.float32, sharding=NamedSharding(mesh, P("fsdp", None)))
     whole = jax.ShapeDtypeStruct((8, 6), jnp.bfloat16, sharding=NamedSharding(mesh, P()))
     assert memory.state_bytes({"a": split, "b": [whole]}) == 2 * 6 * 4 + 8 * 6 * 2
+
+
+def test_a_branch_that_hardly_ever_runs_is_not_counted():
+    def step(x):
+        def named():
+            with jax.named_scope(loops.SELDOM):
+                return jnp.tanh(x @ x) @ x
+
+        return jax.lax.cond(x.sum() > 0, named, lambda: x @ x)
+
+    text = jax.jit(jax.grad(lambda x: step(x).sum())).lower(jnp.ones((16, 16))).compile().as_text()
+    assert "conditional(" in text
+    one = 2 * 16**3
+    assert products.flops(hlo.parse(text)) in (2 * one, 3 * one)  # with or without the value itself
+    assert products.flops(hlo.parse(text.replace(loops.SELDOM, "often"))) > 4 * one
 
 
 def test_what_is_no_program_is_refused():

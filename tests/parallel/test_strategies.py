@@ -31,6 +31,7 @@ T5_OBJECTIVE = {"name": "span_corruption", "vocab_size": 4224}  # the corpus's 4
 
 MODELS = {
     "llama": {"model": {"family": "llama", "vocab_size": 4096, **SIZE}},
+    "grouped, windows": {"model": {"family": "llama", "vocab_size": 4096, **SIZE, "kv_heads": 2, "window": 10}},
     "gpt2": {"model": {"family": "gpt2", "vocab_size": 4096, **SIZE, "dropout": 0.1}},
     "experts": {"model": {"family": "llama", "vocab_size": 4096, **SIZE, **EXPERTS}},
     "t5": {"model": {"family": "t5_1_1", "vocab_size": 4224, **SIZE, "encoder_layers": 2}, "objective": T5_OBJECTIVE},
@@ -49,6 +50,7 @@ TABLE = [
     ("fsdp", "llama", {"strategy": "fsdp"}),
     ("fsdp_tp", "gpt2", {"strategy": "fsdp_tp", "tensor": 2, "remat": "full"}),
     ("sp", "gpt2", {"strategy": "sp", "sequence": 4}),
+    ("ring", "grouped, windows", {"strategy": "ring", "sequence": 4, "remat": "save_qkv_attention"}),
     ("custom, three axes in microbatches", "gpt2", {"data": 2, "fsdp": 2, "tensor": 2, "microbatches": 2}),
     ("ep", "experts", {"strategy": "ep", "expert": 4}),
     ("t5, fsdp_tp", "t5", {"strategy": "fsdp_tp", "tensor": 2}),
@@ -65,6 +67,8 @@ ALSO = [
     ("zero1 in stages", "gpt2", {"strategy": "zero1", "stage": 2}),
     ("tp", "gpt2", {"strategy": "tp", "tensor": 4}),
     ("fsdp and its model's dropout", "gpt2", {"strategy": "fsdp"}),
+    ("ring, causal, in stages", "gpt2", {"strategy": "ring", "stage": 2, "sequence": 2}),
+    ("ring, biased", "t5", {"strategy": "ring", "sequence": 2, "tensor": 2}),
     ("t5, fsdp", "t5", {"strategy": "fsdp"}),
     ("bert, fsdp_tp", "bert", {"strategy": "fsdp_tp", "tensor": 2}),
     ("custom, rules of one's own", "gpt2", {"fsdp": 4, "tensor": 2, "rules": WIDTHS}),

@@ -5,7 +5,11 @@ import importlib.metadata
 import importlib.util
 import os
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from t5x_like.distributed import startup
 from t5x_like.errors import UserError
@@ -23,6 +27,7 @@ from t5x_like.telemetry.devices import peak_flops
         ("V6E:2X4", 1, 8, "v6e:2x4"),
         ("v5p:4x4x8", 1, 128, "v5p:4x4x8"),
         ("v4:2x2x1", 3, 12, "3 × v4:2x2x1"),
+        ("ironwood:2x2x1", 1, 8, "v7x:2x2x1"),
         ("h200:8", 1, 8, "h200:8"),
         ("H100:1x4", 1, 4, "h100:4"),
         ("h200:2x8", 1, 16, "h200:2x8"),
@@ -30,7 +35,7 @@ from t5x_like.telemetry.devices import peak_flops
 )
 def test_a_name_is_chips(name, slices, chips, spelled):
     topology = topologies.parse(name, slices)
-    assert topology.chips == chips
+    assert topology.size == chips
     assert str(topology) == spelled
 
 
@@ -38,7 +43,11 @@ def test_a_name_is_chips(name, slices, chips, spelled):
     "name, slices, sentence",
     [
         ("v5w:16x16", 1, "there is no chip 'v5w'; did you mean 'v5"),
-        ("tpu:4x4", 1, "there is no chip 'tpu'; it must be one of v4, v5e, v5p, v6e, a100, h100, h200"),
+        (
+            "tpu:4x4",
+            1,
+            "there is no chip 'tpu'; it must be one of v4, v5e, v5p, v6e, v7x, a100, h100, h200; the newest",
+        ),
         ("v5e", 1, "'v5e' says no shape; write it as v5e:16x16"),
         ("v5e:256", 1, "did you mean v5e:16x16?"),
         ("v5e:4x0", 1, "says no shape"),
@@ -48,6 +57,8 @@ def test_a_name_is_chips(name, slices, chips, spelled):
         ("v4:4", 1, "did you mean v4:2x2x1?"),
         ("v5e:32x32", 1, "at most 256; did you mean several slices"),
         ("v5e:4x4", 0, "--slices: 0 is too small"),
+        ("v5p:4x4x6", 1, "has no wrap-around: slices of v5p above 4x4x4 are made of such cubes"),
+        ("v4:2x8x8", 1, "every side a multiple of 4; did you mean v4:4x4x8?"),
         ("h200", 1, "write it as h200:2x8"),
         ("h200:16", 1, "at most 8 GPUs in a host; did you mean h200:2x8?"),
         ("h100:2x2x8", 1, "did you mean h100:4x8?"),
@@ -120,14 +131,59 @@ def test_every_figure_has_a_source_or_is_marked():
 
 @pytest.mark.parametrize(
     "name, slices, devices",
-    [("v4:2x2x1", 1, 4), ("v5e:4x4", 1, 16), ("v5e:1x1", 1, 1), ("v5p:2x2x2", 1, 8), ("v6e:2x2", 2, 8)],
+    [
+        ("v4:2x2x1", 1, 4),
+        ("v5e:4x4", 1, 16),
+        ("v5e:1x1", 1, 1),
+        ("v5p:2x2x2", 1, 8),
+        ("v6e:2x2", 2, 8),
+        ("v7x:2x2x1", 1, 8),
+    ],
 )
 def test_devices_are_chips_of_the_kind(name, slices, devices):
     topology = topologies.parse(name, slices)
     found = topology.devices()
-    assert len(found) == topology.chips == devices
+    assert len(found) == topology.size == devices
     assert {device.device_kind for device in found} == {topology.chip.device_kind}
     assert len({getattr(device, "slice_index", 0) or 0 for device in found}) == slices
+
+
+@pytest.mark.parametrize(
+    "name, wrap",
+    [
+        ("v4:2x2x1", (False, False, False)),
+        ("v4:2x4x4", (False, False, False)),
+        ("v4:4x4x4", (True, True, True)),
+        ("v4:4x4x8", (True, True, True)),
+        ("v5p:2x2x2", (False, False, False)),
+        ("v5p:4x4x4", (True, True, True)),
+        ("v5p:4x8x8", (True, True, True)),
+        ("v5p:4x4x12", (True, True, True)),
+        ("v5e:4x8", (False, False, False)),
+        ("v5e:8x16", (False, True, False)),
+        ("v5e:16x16", (True, True, False)),
+        ("v6e:8x8", (False, False, False)),
+        ("v6e:16x16", (True, True, False)),
+        ("v7x:4x4x4", (True, True, True)),
+    ],
+)
+def test_a_slice_has_the_rings_that_its_maker_says(name, wrap):
+    assert topologies.parse(name).wrap == wrap
+
+
+@pytest.mark.parametrize("name", ["v4:4x4x4", "v5p:4x4x8", "v6e:16x16"])
+def test_a_gather_on_a_torus_is_a_gather_and_on_the_same_mesh_of_links_an_all_reduce(name, monkeypatch):
+    def collectives_of_a_gather():
+        devices = topologies.parse(name).devices()
+        mesh = jax.make_mesh((len(devices),), ("x",), devices=devices, axis_types=(AxisType.Auto,))
+        rows, whole = NamedSharding(mesh, P("x")), NamedSharding(mesh, P())
+        gather = jax.jit(lambda x: x + 1, in_shardings=rows, out_shardings=whole)
+        text = gather.lower(jax.ShapeDtypeStruct((16 * len(devices), 1024), jnp.bfloat16)).compile().as_text()
+        return {kind for kind in ("all-gather", "all-reduce") if f" {kind}(" in text}
+
+    assert collectives_of_a_gather() == {"all-gather"}
+    monkeypatch.setattr(topologies.Topology, "wrap", (False, False, False))
+    assert collectives_of_a_gather() == {"all-reduce"}
 
 
 def test_a_slice_that_the_compiler_does_not_know_is_one_sentence():
@@ -135,13 +191,13 @@ def test_a_slice_that_the_compiler_does_not_know_is_one_sentence():
         topologies.parse("v5e:3x3").devices()
 
 
-@pytest.mark.parametrize("chip", ["v4", "v5e", "v5p", "v6e"])
+@pytest.mark.parametrize("chip", ["v4", "v5e", "v5p", "v6e", "v7x"])
 def test_what_is_proposed_is_a_slice_that_the_compiler_knows(chip):
     names = [*topologies.slices_of(topologies.CHIPS[chip])]
     sizes = [topologies.parse(name).chips for name in names]
     assert sizes == sorted({*sizes}) and sizes[-1] <= topologies.CHIPS[chip].most_chips < 2 * sizes[-1]
     for name, size in zip(names[:5], sizes, strict=False):
-        assert len(topologies.parse(name).devices()) == size
+        assert len(topologies.parse(name).devices()) == size * topologies.CHIPS[chip].devices_per_chip
         assert topologies.nearest(topologies.CHIPS[chip], size) == name
 
 

@@ -4,6 +4,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from t5x_like.errors import UserError
+from t5x_like.preflight import golden
+
 TINY = [
     f"--config.model.{field}={size}"
     for field, size in {
@@ -31,9 +36,18 @@ def test_a_compiler_that_aborts_is_one_sentence_with_a_topology_that_compiles():
 
 
 def test_the_child_s_figures_are_the_command_s_and_its_executable_is_kept(tmp_path):
-    process = preflight("v5e:1x1", "--json", f"--save={tmp_path}", f"--page={tmp_path / 'page.html'}")
+    golden_file = str(tmp_path / "golden.json")
+    flags = f"--save={tmp_path}", f"--page={tmp_path / 'page.html'}", f"--record={golden_file}"
+    process = preflight("v5e:1x1", "--json", *flags, f"--golden={golden_file}")
     assert process.returncode == 0, process.stderr
     figures = json.loads(process.stdout)
+    assert figures["moved"] == {}
+    larger = {**figures, "per_chip": {**figures["per_chip"], "peak_bytes": 2 * figures["per_chip"]["peak_bytes"]}}
+    assert list(golden.moved(larger, golden_file, TINY)) == ["per_chip.peak_bytes"]
+    with pytest.raises(UserError, match="has no figures of 'quickstart v5e:1x1'; "):
+        golden.moved(figures, golden_file)
+    with pytest.raises(UserError, match="holds no figures; write them with t5x_like preflight"):
+        golden.moved(figures, str(tmp_path / "page.html"))
     assert figures["fits"] and figures["topology"] == "v5e:1x1" and figures["chips"] == 1
     assert (tmp_path / "page.html").read_text().count("v5e:1x1")
     with open(figures["executable"], "rb") as executable:

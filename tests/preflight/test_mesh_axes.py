@@ -29,7 +29,7 @@ def compiled(topology, length, model, others=None, rows=None, **parallelism):
         {
             **(others or {}),
             "model": {**MODEL, **model},
-            "data": {"sequence_length": length, "batch_size": rows or 2 * topologies.parse(topology).chips, "lanes": 8},
+            "data": {"sequence_length": length, "batch_size": rows or 2 * topologies.parse(topology).size, "lanes": 8},
             "optimizer": {"name": "adamw"},
             "parallelism": {"data": 1, "remat": "full", **parallelism},
         }
@@ -45,7 +45,7 @@ def kinds(figures, axis):
 @pytest.mark.parametrize("topology, kind", [("v5e:2x2", "ragged-all-to-all"), ("v5e:4x8", "all-to-all")])
 def test_experts_exchange_tokens_and_run_in_the_compilers_kernel(topology, kind):
     experts = 4
-    fsdp = topologies.parse(topology).chips // experts
+    fsdp = topologies.parse(topology).size // experts
     figures = compiled(topology, 256, {"experts": experts}, fsdp=fsdp, expert=experts)
     assert kind in kinds(figures, "expert")
     grouped = [kernel for kernel in figures["kernels"] if kernel["name"].startswith("ragged-dot") and kernel["flops"]]

@@ -5,6 +5,8 @@ import json
 
 import jax
 import jax.numpy as jnp
+import product_shapes
+import program_reader
 import pytest
 import tiny
 
@@ -82,15 +84,29 @@ def test_attention_is_a_kernel_that_runs_forward_once_a_layer(figures):
 def test_what_is_computed_is_the_model_and_what_the_policy_recomputes(figures):
     assert 1.0 < figures["recompute_ratio"] < 4 / 3
     assert figures["ideal_step_seconds"] == pytest.approx(figures["run"]["flops"] / 1000 / 4 / 197e12)
+    executed = figures["recompute_ratio"] * figures["run"]["flops"] / 1000 / 4
+    assert executed == pytest.approx(product_shapes.executed_flops(experiment(), 4, rotations=2), rel=5e-3)
 
 
 def test_the_estimate_is_the_sum_of_its_terms(figures):
     time = figures["time"]
     terms = time["scheduled_seconds"] + time["kernel_seconds"] + time["exposed_collective_seconds"]
+    terms += time["collective_latency_seconds"]
     assert figures["estimated_step_seconds"] == pytest.approx(terms)
     assert all(seconds > 0 for seconds in (time["scheduled_seconds"], time["kernel_seconds"]))
     assert figures["estimated_over_ideal"] == pytest.approx(1 / figures["mfu_estimate"])
     assert figures["estimated_over_ideal"] > 1
+    assert time["scheduled_over_ideal"] == pytest.approx(time["scheduled_seconds"] / figures["ideal_step_seconds"])
+
+
+def test_another_reader_of_the_program_finds_the_same_cycles_and_collectives(built, figures):
+    cycles = program_reader.cycles(built.text)
+    assert cycles / TOPOLOGY.chip.tensor_core_hertz == pytest.approx(figures["time"]["scheduled_seconds"])
+    moved = sum(program_reader.synchronous_wire_bytes(built.text, TOPOLOGY.size).values())
+    kinds = ("all-gather", "all-reduce", "reduce-scatter")
+    ours = [item for item in figures["collectives"] if item["kind"] in kinds and not item["async"]]
+    wire = sum(item["bytes"] * (2 if item["kind"] == "all-reduce" else 1) * (1 - 1 / item["group"]) for item in ours)
+    assert moved == pytest.approx(wire, rel=0.02)
 
 
 def test_collectives_are_over_the_axis_that_shares_the_parameters(figures):
@@ -195,7 +211,7 @@ def test_sums_of_tensor_parallelism_are_scattered_and_without_the_rule_whole():
 @pytest.mark.slow
 def test_transfers_that_nothing_hides_are_seen(built, figures):
     alone = built.lowered.compile({"xla_tpu_enable_async_collective_fusion": False})
-    broken = report.report(dataclasses.replace(built, compiled=alone))
+    broken = report.report(dataclasses.replace(built, compiled=alone, text=alone.as_text()))
     assert broken["all_gather_overlap"] < 0.5 * figures["all_gather_overlap"]
     assert any(problem.startswith("overlap:") for problem in broken["problems"])
 
@@ -290,7 +306,7 @@ def test_llama_1b_on_16_chips_holds_no_whole_table_and_donates_all():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "remat, temp, recompute, over_ideal, gathered, calls",
-    [("save_qkv_attention", 11.70, 1.175, 1.60, 26e9, 1), ("full", 3.9, 1.28, 1.70, 29.5e9, 2)],
+    [("save_qkv_attention", 11.70, 1.176, 1.54, 26e9, 1), ("full", 3.9, 1.29, 1.63, 29.5e9, 2)],
 )
 def test_llama2_7b_on_256_chips_is_no_worse_than_recorded(remat, temp, recompute, over_ideal, gathered, calls):
     loaded = configdict.load("configs/llama2_7b.py", [f"--config.parallelism.remat={remat}"])
@@ -300,8 +316,7 @@ def test_llama2_7b_on_256_chips_is_no_worse_than_recorded(remat, temp, recompute
     assert chip["peak_bytes"] <= 12.0 * 2**30
     assert chip["alias_bytes"] == pytest.approx(chip["argument_bytes"], rel=1e-3)
     assert found["recompute_ratio"] <= recompute
-    assert found["time"]["scheduled_seconds"] / found["ideal_step_seconds"] <= over_ideal
-    assert found["time"]["scheduled_over_ideal"] <= over_ideal + 0.1
+    assert found["time"]["scheduled_over_ideal"] <= over_ideal
     assert found["attention_kernel_calls_per_layer"] == calls
     assert found["all_gather_overlap"] >= 0.90
     assert moved["all-gather/async"] + moved["all-gather/sync"] <= gathered

@@ -53,6 +53,11 @@ def found(tmp_path_factory, hasty_environment):
             "--gin.infer.shard_id=1",
         ],
         [*infer, '--gin.infer.mode="score"'],
+        [
+            *("--run_mode=export", "--gin_file=model.gin", "--gin_file=t5x/configs/runs/export.gin"),
+            *(f'--gin.CHECKPOINT_PATH="{place}/finetuned"', f'--gin.MODEL_OUTPUT_DIR="{place}/exported"'),
+            "--gin.DROPOUT_RATE=0.0",
+        ],
     ]
     environment = {name: value for name, value in hasty_environment.items() if name != "PYTHONWARNINGS"}
     done = subprocess.run(
@@ -110,7 +115,7 @@ def test_evaluation_of_two_mixtures_writes_what_seqio_writes(found):
 
 
 def test_inference_writes_a_line_an_example_and_does_nothing_twice(found):
-    place, (*_, inferred, _, again, aux, score) = found
+    place, (*_, inferred, _, again, aux, score, _) = found
     [file] = inferred["files"]
     assert file["lines"] == 8 and again["files"][0]["lines"] == 0
     rows = lines(Path(file["file"]))
@@ -123,3 +128,9 @@ def test_inference_writes_a_line_an_example_and_does_nothing_twice(found):
     scored = lines(Path(score["files"][0]["file"]))
     assert len(scored) == 8 and all(row["score"] < 0 for row in scored)
     assert not list((place / "inferred").glob("tmp-*"))
+
+
+def test_the_export_is_a_folder_of_hugging_faces(found):
+    place, (*_, exported) = found
+    assert exported["parameters"] > 0
+    assert json.loads((place / "exported" / "config.json").read_text())["model_type"] == "t5"

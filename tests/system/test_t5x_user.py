@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow  # six processes, each of which imports TensorFlow
 
 PRETRAIN = """
 from __gin__ import dynamic_registration
+import seqio
 import tasks
 
 include "t5x/examples/t5/t5_1_1/small.gin"
@@ -23,6 +24,10 @@ TASK_FEATURE_LENGTHS = {"inputs": 64, "targets": 24}
 TRAIN_STEPS = 24
 DROPOUT_RATE = 0.1
 BATCH_SIZE = 4
+USE_CACHED_TASKS = False
+seqio.SentencePieceVocabulary:
+  sentencepiece_model_file = "PLACE/v.model"
+  extra_ids = 100
 """
 SMALL = {
     "data.lanes": 2,
@@ -57,7 +62,7 @@ def place(tmp_path_factory):
     bring(place)
     build = f"from pathlib import Path\nplace = Path({str(place)!r})\nexec((place / 'build.py').read_text())"
     subprocess.run([sys.executable, "-c", build], check=True, capture_output=True)
-    (place / "mine.gin").write_text(PRETRAIN)
+    (place / "mine.gin").write_text(PRETRAIN.replace("PLACE", str(place)))
     return place
 
 

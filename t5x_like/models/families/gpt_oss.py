@@ -25,7 +25,7 @@ def _tensors(model: Transformer) -> list[Entry]:
         *norm("blocks.{layer}.attention_norm", f"{layer}.input_layernorm"),
         *norm("blocks.{layer}.mlp_norm", f"{layer}.post_attention_layernorm"),
         *same(f"{half}.router.kernel", f"{layer}.mlp.router.weight", Transposed()),
-        *same(f"{half}.router.bias", f"{layer}.mlp.router.bias"),
+        *same(f"{half}.router.score_bias", f"{layer}.mlp.router.bias"),
         Entry((f"{half}.gate", f"{half}.up"), f"{layer}.mlp.experts.gate_up_proj", (in_turn,)),
         Entry((f"{half}.gate_bias", f"{half}.up_bias"), f"{layer}.mlp.experts.gate_up_proj_bias", (in_turn,)),
         *same(f"{half}.down", f"{layer}.mlp.experts.down_proj"),

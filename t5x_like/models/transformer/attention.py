@@ -136,7 +136,8 @@ class Attention(nnx.Module):
         bias = self._bias(q_bthe, k_bske, inputs)
         v_bske = self._drop_weights(v_bske, rngs)
         k_bske, v_bske = self._with_prefix(k_bske, v_bske)
-        q_bthe, k_bske, v_bske = context_parallel.whole_rows(q_bthe, k_bske, v_bske)
+        if mask.backend.whole_rows:
+            q_bthe, k_bske, v_bske = context_parallel.whole_rows(q_bthe, k_bske, v_bske)
         return self._project(mask.attend(q_bthe, k_bske, v_bske, bias, self._sinks()), rngs), None
 
     def _with_cache(

@@ -110,3 +110,18 @@ class Latent:
         latent = embed * (self.key_value_rank + self.rotary_dim)
         keys = latent + self.key_value_rank * self.heads * (self.plain_dim + self.value_dim)
         return queries + embed * self.heads * self.value_dim, keys, self.heads * (self.head_dim + self.value_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distances(DotProduct):
+    """Transformer-XL's attention in a decoder (Dai et al. 2019, section 3.3); each head has its own keys."""
+
+    module: ClassVar[str] = "t5x_like.models.transformer.distance_attention:DistanceAttention"
+    has_content_bias: ClassVar[bool] = True
+
+    name: str = "distances"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kv_heads != self.heads:
+            raise ExperimentError("kv_heads", f"{self.kv_heads} differs from heads={self.heads}; use as many")

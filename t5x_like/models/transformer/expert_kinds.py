@@ -33,7 +33,7 @@ class ClampedMixture(MixtureOfExperts):
         wide = (options.experts, options.hidden)
         self.up_bias = parameter(rngs, wide, ("expert", "mlp"), "bias")
         self.gate_bias = parameter(rngs, wide, ("expert", "mlp"), "bias")
-        self.down_bias = parameter(rngs, (options.experts, model.embed), ("expert", "embed"), "bias")
+        self.down_bias = parameter(rngs, (options.experts, model.embed), ("expert", "expert_embed"), "bias")
 
     @staticmethod
     def router_options(options: Any) -> dict[str, Any]:

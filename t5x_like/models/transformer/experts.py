@@ -3,7 +3,8 @@
 A token's copies, one for each of its experts, are sorted by expert, and one grouped product goes over all of them: on a
 TPU `ragged_dot` is a kernel of the compiler's own (as MegaBlocks, Gale et al. 2023, and megablox). With experts spread
 over devices the sorted copies travel to their experts and back in two all-to-alls. Arrays have fixed shapes and routing
-has not, so a device has room for the case that every token wants its experts.
+has not. So a device has room for an even share and half as much again, and what does not fit in comes in further passes
+(`expert_passes`), which are there and hardly ever run.
 
 Shapes: b batch, t length, n = b·t on one device, d width, f hidden, e experts, k chosen, m = n·k copies, r rows that a
 device has room for, p devices along `expert`.
@@ -20,6 +21,7 @@ from flax import nnx
 
 from t5x_like.models.dropout import RowRngs
 from t5x_like.models.parameters import parameter
+from t5x_like.models.transformer import expert_passes
 from t5x_like.models.transformer.config import Transformer
 from t5x_like.models.transformer.feed_forward import FUNCTIONS
 from t5x_like.models.transformer.layer_options import Experts
@@ -118,11 +120,22 @@ def _mixed(
     experts = len(kernels["up"]) * (setting.divisor("expert") if setting else 1)
     chosen_m = chosen_btk.reshape(-1)
     order_m = jnp.argsort(chosen_m, stable=True)
+    sizes_e = jnp.bincount(chosen_m, length=experts)
+    passes = None
+    if setting and setting.divisor("expert") > 1:
+        passes = _passes(sizes_e, b * t, k, setting)
+        order_m = order_m[passes.order_m]
     back_m = jnp.argsort(order_m)
     copies_md = jnp.broadcast_to(x_btd.reshape(-1, 1, d), (b * t, k, d)).reshape(-1, d)
     sorted_md = ragged.permute(copies_md, order_m, back_m)
-    sizes_e = jnp.bincount(chosen_m, length=experts)
-    mixed_md = _spread(sorted_md, sizes_e, kernels, k, hidden, setting)
+    if setting:
+        kernels = {name: _whole(kernel, name, setting) for name, kernel in kernels.items()}
+    if setting and passes:
+        one_pass = partial(_through, route=passes.route, hidden=hidden)
+        other_tokens = tuple(dict.fromkeys((*setting.cut("batch"), *setting.cut("length"))))
+        mixed_md = expert_passes.through(sorted_md, kernels, passes, one_pass, other_tokens)
+    else:
+        mixed_md = _grouped(sorted_md, sizes_e, kernels, hidden)
     mixed_nkd = ragged.permute(mixed_md, back_m, order_m).reshape(-1, k, d)
     y_nd = jnp.einsum("nk,nkd->nd", weights_btk.reshape(-1, k).astype(x_btd.dtype), mixed_nkd)
     if setting and setting.divisor("mlp") > 1:
@@ -130,30 +143,32 @@ def _mixed(
     return y_nd.reshape(b, t, d)
 
 
-def _spread(
-    sorted_md: jax.Array,
-    sizes_e: jax.Array,
-    kernels: dict[str, jax.Array],
-    k: int,
-    hidden: Hidden,
-    setting: Layout | None,
-) -> jax.Array:
-    """The experts' answers to copies sorted by expert, wherever the experts are."""
-    if setting is None:
-        return _grouped(sorted_md, sizes_e, kernels, hidden)
-    kernels = {name: _whole(kernel, name, setting) for name, kernel in kernels.items()}
-    devices, here = setting.divisor("expert"), len(kernels["up"])
-    if devices == 1:
-        return _grouped(sorted_md, sizes_e, kernels, hidden)
+def _passes(sizes_e: jax.Array, tokens: int, k: int, setting: Layout) -> expert_passes.Passes:
+    """The passes of a device's copies, of which `sizes_e` want each expert."""
     (axis,) = setting.rules["expert"]
-    # A token is sent to different experts, so a device gets no more copies of it than it has experts.
-    most = len(sorted_md) // k * min(k, here)
     sizes_pe = jax.lax.all_gather(sizes_e, axis)
+    # A token is sent to different experts, so a device gets no more copies of it than it has experts.
+    most = tokens * min(k, len(sizes_e) // len(sizes_pe))
+    is_ragged = ragged.is_supported(setting)
+    return expert_passes.plan(
+        sizes_pe,
+        jax.lax.axis_index(axis),
+        tokens * k,
+        most,
+        lambda room, part: ragged.Route(room, tokens * k, part, axis, is_ragged),
+    )
+
+
+def _through(
+    sorted_md: jax.Array, kernels: dict[str, jax.Array], sizes_pe: jax.Array, *, route: ragged.Route, hidden: Hidden
+) -> jax.Array:
+    """The way of sorted copies to the devices of their experts, through these, and back."""
+    devices, here = len(sizes_pe), len(kernels["up"])
     sizes_pp = sizes_pe.reshape(devices, devices, here).sum(-1)
-    route = ragged.Route(devices * most, len(sorted_md), most, axis, ragged.is_supported(setting))
     came_rd = ragged.exchange(sorted_md, sizes_pp, route)
-    total = sizes_pp[:, jax.lax.axis_index(axis)].sum()
-    own_pe = jax.lax.dynamic_slice_in_dim(sizes_pe, jax.lax.axis_index(axis) * here, here, axis=1)
+    me = jax.lax.axis_index(route.axis)
+    total = sizes_pp[:, me].sum()
+    own_pe = jax.lax.dynamic_slice_in_dim(sizes_pe, me * here, here, axis=1)
     if here > 1:  # the copies came sorted by device, and by expert within each
         expert_r = jnp.repeat(jnp.tile(jnp.arange(here), devices), own_pe.reshape(-1), total_repeat_length=len(came_rd))
         order_r = jnp.argsort(jnp.where(jnp.arange(len(came_rd)) < total, expert_r, here), stable=True)

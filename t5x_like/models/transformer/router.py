@@ -53,7 +53,7 @@ class Router(nnx.Module):
         self.experts, self.chosen = experts, chosen
         self.balance, self.z = balance, z
         self.kernel = parameter(rngs, (embed, experts), ("embed", "router"), "matrix", std=std or embed**-0.5)
-        self.bias: Any = parameter(rngs, (experts,), ("router",), "bias") if bias else None
+        self.score_bias: Any = parameter(rngs, (experts,), ("router",), "bias") if bias else None
 
     def __call__(self, x_btd: jax.Array, real_bt: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Chooses, and reports the losses and metrics (see `models.auxiliary`).
@@ -68,7 +68,7 @@ class Router(nnx.Module):
         """
         precise = jax.lax.Precision.HIGHEST  # a TPU would round both to bfloat16
         scores_bte = jnp.einsum("btd,de->bte", x_btd.astype(jnp.float32), self.kernel[...], precision=precise)
-        scores_bte = scores_bte if self.bias is None else scores_bte + self.bias[...]
+        scores_bte = scores_bte if self.score_bias is None else scores_bte + self.score_bias[...]
         highest_btk, chosen_btk = self._choose(scores_bte, real_bt)
         if auxiliary.is_open() and real_bt is not None:
             self._report(scores_bte, chosen_btk, real_bt)

@@ -84,11 +84,13 @@ def collectives(
       slice_axis: the mesh axis along which they lie.
       per_host: GPUs of a host, which are next to each other among the mesh's devices; 0 for TPUs.
     """
-    counts = loops.executions(module)
+    counts, parts = loops.executions(module), loops.scheduled(module)
+    # What an asynchronous instruction wraps counts where it starts.
+    wrapped = {i.called.get("calls") for part in parts for i in part if i.opcode == "async-start"}
     found = []
-    for computation in loops.scheduled(module):
-        times = round(counts[computation.name])
-        for site in _sites(module, computation):
+    for computation in parts:
+        times = 0 if computation.name in wrapped else round(counts[computation.name])
+        for site in _sites(module, computation) if times else ():
             kind = site.between_slices or site.instruction.opcode.removesuffix("-start")
             groups = participants(site.instruction.attributes, mesh_shape)
             group = slices if site.between_slices else groups.shape[-1]

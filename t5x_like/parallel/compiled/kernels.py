@@ -7,6 +7,7 @@ is known when it runs; how many there are if every device gets its even share is
 """
 
 import dataclasses
+import math
 import re
 
 from t5x_like.parallel.compiled import loops
@@ -17,7 +18,8 @@ TARGETS = ("tpu_custom_call", CUDNN)
 
 # A part of an attention kernel's name → how many products of [t, e] × [e, s], or as large, it makes.
 # FlashAttention-2 (Dao 2023, algorithms 1 and 2); apart, both backward kernels compute the weights and their gradient.
-_PRODUCTS = (("fused_dkv", 5), ("dkv", 4), ("dq", 3), ("backward", 5), ("fwd", 2), ("fmha", 2))
+_PRODUCTS = (("dkv", 4), ("dq", 3), ("backward", 5), ("fwd", 2), ("fmha", 2))
+_FUSED = 5  # of a kernel that makes the gradients of queries, keys and values at once
 _GROUPED = "ragged-dot"
 _FORWARD = ("fwd", "fmhaSoftmax", "fmha")
 
@@ -85,9 +87,9 @@ def kernels(module: Module, *, visible: Visible, grouped_share: float = 1.0) -> 
     counts = loops.executions(module)
     found = []
     for computation in loops.scheduled(module):
-        for instruction in computation:
+        times = round(counts[computation.name])
+        for instruction in computation if times else ():
             if instruction.opcode == "custom-call" and instruction.target.startswith(TARGETS):
-                times = round(counts[computation.name])
                 if instruction.name.startswith(_GROUPED):
                     found.append(_grouped(computation, instruction, times, grouped_share))
                 else:
@@ -124,8 +126,10 @@ def of(computation: Computation, call: Instruction, count: int, visible: Visible
     """A kernel's calls at one place of the program, from its name and shapes."""
     name = call.op_name.rpartition("/pallas_call")[0].rpartition("/")[2] or call.target
     operands = _operands(computation, call)
-    products = next((n for part, n in _PRODUCTS if part in _full_name(name, call)), 0)
+    products = next((n for part, n in _PRODUCTS if part in name.lower()), 0)
     matrices = [array for array in operands if len(array.dims) >= 3 and array.dtype in ("bf16", "f16", "f32")]
+    if "dkv" in name and _gives_all_gradients(matrices, call):
+        products = _FUSED
     attention = any(word in name for word in ("splash", "flash", "attention", "fmha")) and len(matrices) >= 3
     # cuDNN takes [b, t, h, e] and the others [b, h, t, e].
     along = 1 if call.target.startswith(CUDNN) else -2
@@ -145,9 +149,17 @@ def of(computation: Computation, call: Instruction, count: int, visible: Visible
     )
 
 
-def _full_name(name: str, call: Instruction) -> str:
-    fused = re.search(r'use_fused_bwd_kernel\\?": true', call.attributes)
-    return name.replace("dkv", "fused_dkv") if fused and "dkv" in name else name.replace("Backward", "backward")
+def _gives_all_gradients(matrices: list[Array], call: Instruction) -> bool:
+    """Whether a backward kernel's results are three gradients, not two: its name says nothing of the queries'."""
+    values = matrices[2] if len(matrices) > 2 else None
+    return (
+        values is not None
+        and sum(
+            len(array.dims) >= len(values.dims) and math.prod(array.dims) >= math.prod(values.dims)
+            for array in call.arrays
+        )
+        >= 3
+    )
 
 
 def _pairs(matrices: list[Array], along: int) -> float:

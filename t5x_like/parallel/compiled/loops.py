@@ -6,6 +6,9 @@ from t5x_like.parallel.compiled.hlo import Computation, Instruction, Module
 
 _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
+# A `jax.named_scope` for a branch that is there for the case that hardly ever comes.
+SELDOM = "seldom"
+
 # Instructions that hand on what they are given, or a part of it.
 _PASSING = ("copy", "bitcast", "copy-start", "copy-done", "convert", "reshape", "opt-barrier")
 
@@ -13,7 +16,7 @@ _PASSING = ("copy", "bitcast", "copy-start", "copy-done", "convert", "reshape", 
 def executions(module: Module) -> dict[str, float]:
     """The executions of each computation in one run of the program.
 
-    Of a conditional's branches each counts as run, as which one runs is not known.
+    Of a conditional's branches each counts as run, as which one runs is not known, but not those named `SELDOM`.
     """
     counts = dict.fromkeys(module.computations, 0.0)
     counts[module.entry] = 1.0
@@ -23,6 +26,8 @@ def executions(module: Module) -> dict[str, float]:
                 if called not in counts:
                     continue
                 turns = trip_count(module, module.computations[name], instruction) if attribute == "body" else 1
+                if instruction.opcode == "conditional" and _is_seldom(module.computations[called]):
+                    turns = 0
                 counts[called] += counts[name] * turns
     return counts
 
@@ -81,6 +86,10 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     assert start is not None and bound is not None  # both were looked at above
     inclusive = any(f"direction={direction}" in compared.attributes for direction in ("LE", "GE"))
     return max((bound - start + (1 if inclusive else 0) * (1 if step > 0 else -1)) // step, 1)
+
+
+def _is_seldom(branch: Computation) -> bool:
+    return any(f"{SELDOM}/" in instruction.op_name or f"({SELDOM})" in instruction.op_name for instruction in branch)
 
 
 def _callers_first(module: Module) -> list[str]:

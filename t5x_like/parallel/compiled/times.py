@@ -11,7 +11,11 @@ from t5x_like.parallel.compiled import collectives, loops
 from t5x_like.parallel.compiled.collectives import Collective
 from t5x_like.parallel.compiled.hlo import Module
 from t5x_like.parallel.compiled.kernels import Kernel
-from t5x_like.parallel.topologies import Chip
+from t5x_like.parallel.topologies import Chip, Topology
+
+# Seconds in which a message passes one link of a TPU's network, as "How to Scale Your Model" (Austin et al. 2025,
+# section 3) has it by memory; of NVLink and network cards no figure was looked for, and none is assumed.
+HOP_SECONDS = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,21 +28,23 @@ class Estimate:
       kernels: hand-written kernels at the larger of their FLOPs at the peak and their bytes at the memory's bandwidth.
       exposed_collectives: synchronous collectives at the bandwidth of their network, and of asynchronous ones what is
         longer than the work that hides them.
+      latency: of synchronous collectives, the way of a first byte to the farthest chip, each time.
     """
 
     scheduled: float
     kernels: float
     exposed_collectives: float
+    latency: float = 0.0
 
     @property
     def total(self) -> float:
         """Their sum."""
-        return self.scheduled + self.kernels + self.exposed_collectives
+        return self.scheduled + self.kernels + self.exposed_collectives + self.latency
 
 
 def estimate(
     module: Module,
-    chip: Chip,
+    topology: Topology,
     moved: Sequence[Collective],
     called: Sequence[Kernel],
     dcn_axes: Sequence[str] = (),
@@ -47,12 +53,12 @@ def estimate(
 
     Args:
       module: the program.
-      chip: it runs on.
+      topology: whose chips it runs on.
       moved: its collectives.
       called: its kernels.
       dcn_axes: mesh axes that cross the data-centre network.
     """
-    counts = loops.executions(module)
+    counts, chip = loops.executions(module), topology.chip
     cycles = sum(
         counts[computation.name] * sum(instruction.cycles for instruction in computation)
         for computation in loops.scheduled(module)
@@ -61,6 +67,7 @@ def estimate(
         scheduled=cycles / chip.tensor_core_hertz,
         kernels=sum(kernel_seconds(kernel, chip) for kernel in called),
         exposed_collectives=sum(exposed_seconds(collective, chip, dcn_axes) for collective in moved),
+        latency=sum(latency_seconds(collective, topology) for collective in moved),
     )
 
 
@@ -92,3 +99,11 @@ def exposed_seconds(collective: Collective, chip: Chip, dcn_axes: Sequence[str] 
     if not collective.asynchronous:
         return alone
     return max(alone - collective.count * collective.hidden_cycles / chip.tensor_core_hertz, 0.0)
+
+
+def latency_seconds(collective: Collective, topology: Topology) -> float:
+    """Seconds over a step in which a synchronous collective's first byte is under way; 0 for one of GPUs."""
+    if collective.asynchronous or topology.chip.platform != "tpu":
+        return 0.0
+    hops = 1 if collective.kind == "collective-permute" else topology.hops(collective.group)
+    return collective.count * hops * HOP_SECONDS

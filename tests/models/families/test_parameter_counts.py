@@ -54,6 +54,11 @@ def test_a_published_count(family, size, head, millions):
     assert found == pytest.approx(millions, abs=1e-9 if family == "bert" else 0.005)
 
 
+@pytest.mark.parametrize(("family", "size"), [("gopher", "280b"), ("chinchilla", "70b")])
+def test_a_size_that_is_published_in_billions(family, size):
+    assert f"{count(family, size) / 1e9:.0f}b" == size
+
+
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_the_count_of_the_library_s_model(name):
     assert count(*name.split(" ")) == TABLE[name]["parameters"], TABLE[name]["source"]
