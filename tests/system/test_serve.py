@@ -13,9 +13,6 @@ import urllib.request
 
 import pytest
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-
 CLIENTS, TOKENS = 100, 12
 
 
