@@ -43,12 +43,14 @@ class Field:
       default: what a file without the entry means, or a function of the others that says so; none where it must be
         given.
       values: from values there to values here, where they are others.
+      null: the value here that is written as null: the library takes a cap of 0 for a cap, and null for none.
     """
 
     key: str
     option: str | tuple[str, ...]
     default: Any = _REQUIRED
     values: Mapping[Any, Any] | None = None
+    null: Any = _REQUIRED
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ class Field:
         """See `ConfigRule`."""
         value = option(model, self._options[0])
         if self.values is None:
-            return {self.key: value}
+            return {self.key: None if value == self.null else value}
         for theirs, ours in self.values.items():
             if ours == value:
                 return {self.key: theirs}

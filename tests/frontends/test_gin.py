@@ -248,6 +248,8 @@ def test_a_macro_that_a_later_file_takes_back_is_missing():
 def test_a_checkpoint_in_t5xs_format_says_how_it_is_imported(tmp_path):
     (tmp_path / "checkpoint_10").mkdir()
     (tmp_path / "checkpoint_10" / "checkpoint").write_bytes(b"")
+    elsewhere = "utils.RestoreCheckpointConfig.path = 'gs://bucket/checkpoint_10'"  # nothing is asked of a store
+    assert load(PRETRAIN, [*GIVEN, elsewhere]).experiment.initialize.checkpoint == "gs://bucket/checkpoint_10"
     path = f"utils.RestoreCheckpointConfig.path = '{tmp_path}/checkpoint_10'"
     with pytest.raises(
         UserError, match=r"RestoreCheckpointConfig.path: .* is in T5X's own format; `t5x_like import --from"

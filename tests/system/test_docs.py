@@ -134,7 +134,7 @@ def test_every_command_of_the_pages_runs(place, hasty_environment):
         env=dict(hasty_environment),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert done.stdout.count("OK ") == len(runs)

@@ -10,6 +10,7 @@ from t5x_like.checkpoint.layout import find
 from t5x_like.errors import UserError
 from t5x_like.frontends.gin.calls import PAGE, Call
 from t5x_like.frontends.gin.translation import GinTranslation
+from t5x_like.io.files import is_remote
 
 CONFIG = "t5x.utils.CheckpointConfig"
 SAVE = "t5x.utils.SaveCheckpointConfig"
@@ -112,8 +113,8 @@ def restore(to: GinTranslation, call: Call) -> list[str]:
 
 
 def require_ours(label: str, path: str) -> None:
-    """Raises UserError for a checkpoint in T5X's own format, which has to be imported first."""
-    if not (epath.Path(path).expanduser() / "checkpoint").is_file():
+    """Raises UserError for a checkpoint on a disk in T5X's own format, which has to be imported first."""
+    if is_remote(path) or not (epath.Path(path).expanduser() / "checkpoint").is_file():
         return
     raise UserError(
         f"{label}: {path} is in T5X's own format; `t5x_like import --from=t5x --path={path} --output=DIR --config=FILE`"

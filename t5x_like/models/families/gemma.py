@@ -72,8 +72,8 @@ HUGGING_FACE_2 = _form(
     "Gemma2ForCausalLM",
     *names.llama_config(max_length=8192, tied=True, head_dim=256, activation="hidden_activation"),
     layer_types(alternating, width=4096),
-    Field("attn_logit_softcapping", f"{_ATTENTION}.soft_cap", default=0.0),
-    Field("final_logit_softcapping", "head.soft_cap", default=0.0),
+    Field("attn_logit_softcapping", f"{_ATTENTION}.soft_cap", default=0.0, null=0.0),
+    Field("final_logit_softcapping", "head.soft_cap", default=0.0, null=0.0),
 )
 
 HUGGING_FACE_3 = _form(
@@ -83,8 +83,8 @@ HUGGING_FACE_3 = _form(
         theta=1e6, local_theta=10000.0, max_length=131072, tied=True, head_dim=256, activation="hidden_activation"
     ),
     layer_types(_every_sixth, width=4096, others=("sliding_window_pattern", "_sliding_window_pattern")),
-    Fixed("attn_logit_softcapping", 0.0),
-    Field("final_logit_softcapping", "head.soft_cap", default=0.0),
+    Fixed("attn_logit_softcapping", None),
+    Field("final_logit_softcapping", "head.soft_cap", default=0.0, null=0.0),
     Derived(f"{_ATTENTION}.epsilon", lambda c: c.get("rms_norm_eps", 1e-6)),
 )
 

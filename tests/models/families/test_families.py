@@ -41,6 +41,13 @@ def test_config_there_and_back(name):
     assert described(read_model(write_model(options))) == described(options)
 
 
+def test_no_cap_is_null_there():
+    """The library divides by a cap of 0, and all logits are zero then."""
+    config = {key: value for key, value in cases.read("gemma3")["config"].items() if "softcapping" not in key}
+    written = write_model(read_model(config))
+    assert written["final_logit_softcapping"] is None and written["attn_logit_softcapping"] is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", cases.names())
 def test_equals_the_live_library_on_random_configurations(name):
