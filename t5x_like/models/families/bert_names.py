@@ -65,7 +65,7 @@ def pooler(dense: str, classifier: str) -> list[Entry]:
 
 
 def config(
-    *, types: int = 2, epsilon: float = 1e-12, offset: int = 0, activation: str = "gelu"
+    *, types: int = 2, epsilon: float = 1e-12, offset: int = 0, activation: str = "gelu", own: tuple[str, ...] = ()
 ) -> tuple[ConfigRule, ...]:
     """Rules for sizes, positions, norm and activations.
 
@@ -74,6 +74,7 @@ def config(
       epsilon: of the norms, likewise.
       offset: rows of the table of positions before the first one's, which `max_position_embeddings` counts.
       activation: in a file that says nothing of it.
+      own: architectures whose head has a GELU whatever the layers have.
     """
     return (
         Field("vocab_size", "vocab_size"),
@@ -82,7 +83,7 @@ def config(
         Field("num_attention_heads", (f"{_ATTENTION}.heads", f"{_ATTENTION}.kv_heads"), default=12),
         Derived(f"{_ATTENTION}.head_dim", lambda c: c.get("hidden_size", 768) // c.get("num_attention_heads", 12)),
         Field("intermediate_size", f"{_HALF}.hidden", default=3072),
-        activation_rule("hidden_act", activation),
+        activation_rule("hidden_act", activation, own),
         max_length("max_position_embeddings", offset),
         Field("type_vocab_size", "encoder.embeddings.types", default=types),
         Field("layer_norm_eps", "encoder.layer.norm.epsilon", default=epsilon),
@@ -92,15 +93,19 @@ def config(
     )
 
 
-def activation_rule(key: str, default: str) -> Translation:
-    """The activation of the layers, which is that of the head too where it has one."""
+def activation_rule(key: str, default: str, own: tuple[str, ...] = ()) -> Translation:
+    """The activation of the layers, which is that of the head too where it has one, but for architectures in `own`."""
     field = Field(key, f"{_HALF}.activation", default=default, values=ACTIVATIONS)
 
     def read(config: Config) -> Mapping[str, Any]:
         options = field.read(config)
         kind = (config.get("architectures") or ["ForMaskedLM"])[0]
-        # A model without a head of tokens is a bare `...Model`; a generator's head has an activation of its own.
-        return options if kind.endswith("Model") else {**options, "head.activation": options[f"{_HALF}.activation"]}
+        # A model without a head of tokens is a bare `...Model`.
+        return (
+            options
+            if kind.endswith("Model") or kind in own
+            else {**options, "head.activation": options[f"{_HALF}.activation"]}
+        )
 
     return Translation((key,), read, field.write)
 

@@ -37,7 +37,10 @@ def _generator_head() -> list[Entry]:
 _NEUTRAL = {"attention_probs_dropout_prob": 0.0} | dict.fromkeys(
     ["summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"]
 )
-_CONFIG: tuple[ConfigRule, ...] = (*bert_names.config(), bert_names.table_width("embedding_size", always=False))
+_CONFIG: tuple[ConfigRule, ...] = (
+    *bert_names.config(own=("ElectraForMaskedLM",)),
+    bert_names.table_width("embedding_size", always=False),
+)
 
 DISCRIMINATOR = Preset(
     Transformer,

@@ -97,7 +97,7 @@ HUGGING_FACE = HuggingFace(
         Field("hidden_activation", f"{_LAYER}.feed_forward.activation", default="gelu", values=ACTIVATIONS),
         Field("max_position_embeddings", "max_length", default=8192),
         Field("norm_eps", f"{_LAYER}.norm.epsilon", default=1e-5),
-        Field("norm_bias", f"{_LAYER}.norm.bias", default=False),
+        Fixed("norm_bias", False),
         Field("attention_bias", f"{_LAYER}.attention.bias", default=False),
         Field("mlp_bias", f"{_LAYER}.feed_forward.bias", default=False),
         Translation(

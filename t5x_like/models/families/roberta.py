@@ -30,7 +30,7 @@ FAMILY = Preset(
             "RobertaModel": {"head.name": "pooled", "head.pooler": True},
         },
         # The first token's position there is that of padding and one more.
-        config=(*bert_names.config(types=2, offset=2), Fixed("pad_token_id", 1)),
+        config=(*bert_names.config(types=2, offset=2, own=("RobertaForMaskedLM",)), Fixed("pad_token_id", 1)),
         tensors=_tensors,
         neutral={"attention_probs_dropout_prob": 0.0},
         ignored=("roberta.embeddings.position_ids",),
