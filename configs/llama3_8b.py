@@ -16,7 +16,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         {
             "name": "llama3_8b",
             "steps": 3_720_000,
-            "model": {"family": "llama", "size": "8b", "dtype": "bfloat16"},
+            "model": {"family": "llama3", "size": "8b", "dtype": "bfloat16"},
             "data": {"task": "sotu", "sequence_length": 8192, "batch_size": 512, "lanes": 512},
             "optimizer": {
                 "name": "adamw",

@@ -31,6 +31,10 @@ class Events:
     def __init__(self, workdir: epath.Path, writer: str) -> None:
         self._file, self._writer = workdir / EVENTS_FILE, writer
 
+    def are_there(self) -> bool:
+        """Whether anything was said before."""
+        return bool(self._file.exists())
+
     def say(self, event: str, text: str, **known: Any) -> None:
         """Appends one event. That the disk is full ends nothing: the event is then lost.
 
@@ -58,11 +62,14 @@ class Events:
 
 @contextlib.contextmanager
 def failures_said(events: Events | None) -> Iterator[None]:
-    """Says the error that ends what is done while entered; None says nothing."""
+    """Says the error that ends what is done while entered; None says nothing.
+
+    Nor is anything said where there are no events yet: a start that fails leaves the work directory as it was.
+    """
     try:
         yield
     except BaseException as error:
-        if events:
+        if events and events.are_there():
             text = explain(error) or f"{type(error).__name__}: {error}".strip().partition("\n")[0]
             events.say("failed", text, status=exits.of_error(error).status)
         raise

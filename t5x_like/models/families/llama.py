@@ -25,15 +25,6 @@ FAMILY = Preset(
         "13b": decoder(layers=40, embed=5120, heads=40, head_dim=128, hidden=13824),
         "70b": decoder(layers=80, embed=8192, heads=64, kv_heads=8, head_dim=128, hidden=28672),
         # Llama 3.1 (Grattafiori et al. 2024, table 3).
-        "8b": {
-            "vocab_size": 128256,
-            "max_length": 8192,
-            "embed": 4096,
-            "decoder": {
-                **decoder(layers=32, embed=4096, heads=32, kv_heads=8, head_dim=128, hidden=14336)["decoder"],
-                "positions": {"theta": 500000.0},
-            },
-        },
         "405b": {
             "vocab_size": 128256,
             "max_length": 8192,
