@@ -191,11 +191,11 @@ def _check_kind(choice: Choice | Choices, name: str, options: type, values: Mapp
     for key in values:
         if key in known or not isinstance(key, str):
             continue
-        having = [other for other in registry.names(choice.kind) if key in _fields(choice.kind, other)]
+        having = sorted((k for k in registry.names(choice.kind) if key in _fields(choice.kind, k)), key=len)
         if having:
             raise ExperimentError(
                 _join(where, key),
-                f"it is an option of {' and '.join(map(repr, having))}, and {choice.tag} here is {name!r}; choose"
+                f"it is an option of {', '.join(map(repr, having))}, and {choice.tag} here is {name!r}; choose"
                 f" {having[0]!r} or leave it out",
             )
 

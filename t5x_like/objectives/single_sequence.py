@@ -57,12 +57,13 @@ class SingleSequence(TokenLoss):
     def loss(self, model: Any, batch: Batch, rngs: RowRngs, mode: Mode) -> Loss:
         """The sums of `TokenLoss` over the targets that count."""
         chex.assert_equal_shape([batch["inputs"], batch["targets"], batch["segment_ids"], batch["positions"]])
+        mask_bts = self.mask(batch)
         hidden_btd = model(
             batch["inputs"],
             positions_bt=batch["positions"],
             segment_ids_bt=batch["segment_ids"],
             rngs=mode.rngs(rngs),
-            mask_bts=self.mask(batch),
+            **({} if mask_bts is None else {"mask_bts": mask_bts}),
         )
         return self.sums(model, hidden_btd, batch["targets"], self.counted(batch), batch["segment_ids"], mode)
 

@@ -48,10 +48,19 @@ def build(options: Optimizer, infos: Any, steps: int) -> optax.GradientTransform
     def update(gradients: Any, state: OptimizerState, params: Any) -> tuple[Any, OptimizerState]:
         chex.assert_trees_all_equal_shapes_and_dtypes(gradients, params)
 
+        def rate(info: ParameterInfo) -> jax.Array:
+            return options.schedule(state.count, options.peak(info), steps)
+
+        def decays(info: ParameterInfo) -> bool:
+            return bool(options.weight_decay) and info.kind in options.weight_decay_kinds
+
         def scale(info: ParameterInfo, ascent: jax.Array, param: jax.Array) -> jax.Array:
-            if options.weight_decay and info.kind in options.weight_decay_kinds:
+            if after_rate is None and decays(info):
                 ascent = ascent + options.weight_decay * param
-            return -options.schedule(state.count, options.peak(info), steps) * ascent
+            return -rate(info) * ascent
+
+        def decay(info: ParameterInfo, update: jax.Array, param: jax.Array) -> jax.Array:
+            return update - rate(info) * options.weight_decay * param if decays(info) else update
 
         gradients, _ = clip_value.update(gradients, optax.EmptyState())
         gradients, _ = clip_norm.update(gradients, optax.EmptyState())
@@ -60,6 +69,7 @@ def build(options: Optimizer, infos: Any, steps: int) -> optax.GradientTransform
         updates = jax.tree.map(scale, infos, ascents, params)
         if after_rate is not None:
             updates, behind = after_rate.update(updates, behind, params)
+            updates = jax.tree.map(decay, infos, updates, params)  # of which no mean is taken
             direction_state = direction_state, behind
         return updates, OptimizerState(count=state.count + 1, direction=direction_state)
 

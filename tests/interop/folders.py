@@ -6,6 +6,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import tokenizers
 from models.families import cases
 from models.families.here import Family
 
@@ -61,3 +62,15 @@ def read_folder(path):
                 begin, end = (8 + length + offset for offset in entry["data_offsets"])
                 found[key] = entry["dtype"], tuple(entry["shape"]), content[begin:end]
     return found
+
+
+def write_with_tokenizer(place):
+    """A Llama's folder with a tokenizer of a few words, as the pages assume it."""
+    write_folder(place, "llama")
+    words = ["the", "capital", "of", "france", "is", "paris", "and", "rome", "a"]
+    pieces = {word: number for number, word in enumerate(["<unk>", "</s>", *words])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(pieces, unk_token="<unk>"))
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(place / "tokenizer.json"))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
 from interop import folders
 from models.families import cases
 
@@ -26,14 +25,7 @@ def here(tmp_path, monkeypatch):
     """A working directory with a model that has a tokenizer, and the configs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    folders.write_folder(tmp_path / "models" / "tiny", "llama")
-    words = ["the", "capital", "of", "france", "is", "paris", "and", "rome", "a"]
-    pieces = {word: number for number, word in enumerate(["<unk>", "</s>", *words])}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(pieces, unk_token="<unk>"))
-    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(["</s>"])
-    tokenizer.save(str(tmp_path / "models" / "tiny" / "tokenizer.json"))
+    folders.write_with_tokenizer(tmp_path / "models" / "tiny")
     return tmp_path
 
 

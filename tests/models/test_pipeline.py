@@ -141,8 +141,8 @@ class OneBatch(xla.XLA):
         places_bt = jnp.broadcast_to(jnp.arange(rows["ids"].shape[1]), rows["ids"].shape)
         return self.prepare(spec, rows["ids"], places_bt)
 
-    def attend(self, spec, q, k, v, prepared, bias=None):
-        return super().attend(spec, q, k, v, prepared["mask"], bias)
+    def attend(self, spec, q, k, v, prepared, *rest):
+        return super().attend(spec, q, k, v, prepared["mask"], *rest)
 
 
 def test_a_kernels_description_of_packed_rows_is_made_anew_for_every_microbatch(monkeypatch):

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import media
 import pytest
+from interop import folders
 from runs import TINY
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+# docs/interop.md is about a folder of its own: tests/interop/test_interop_page.py runs its commands.
+DOCS = sorted({*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "interop.md"})
+PAGES = [ROOT / "README.md", *DOCS, ROOT / "CONTRIBUTING.md"]
 
 # What a page shows that is not a command to run: placeholders and gigantic models.
 SKIPPED = ("=…", "UPDATE_GOLDEN", "gs://", "$ ")
@@ -63,6 +66,7 @@ def place(tmp_path_factory):
     (directory / "capitals.toml").write_text(task[1])
     media.folder(directory / "images", [media.image_bytes(number) for number in range(30)], "png")
     media.json_lines(directory / "pairs.jsonl", [{"question": f"{i} + 1?", "answer": f"{i + 1}"} for i in range(40)])
+    folders.write_with_tokenizer(directory / "models" / "tiny")
     (directory / "corpus/part.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(text.encode()))
     return directory
 

@@ -18,6 +18,7 @@ from t5x_like.checks import require_at_least, require_one_of, require_size
 from t5x_like.errors import ExperimentError
 from t5x_like.models.names import NameMap
 from t5x_like.models.transformer import combinations, operations
+from t5x_like.models.transformer.ends_options import Tokens
 from t5x_like.models.transformer.layer_options import Experts, LayerOptions
 from t5x_like.parallel import divisibility
 from t5x_like.parallel.dimensions import Cut, Dimensions
@@ -100,7 +101,7 @@ class Stack:
     @property
     def width(self) -> int:
         """Of the tables of embeddings, where a linear layer brings them to the model's; else 0."""
-        return int(getattr(self.embeddings, "width", 0))
+        return self.embeddings.width if isinstance(self.embeddings, Tokens) else 0
 
     @property
     def asked(self) -> bool:
