@@ -23,17 +23,17 @@ import optax
 from flax import nnx
 
 from t5x_like import variables
+from t5x_like.adaptations.roles import adapted_roles
 from t5x_like.errors import ExperimentError
 from t5x_like.experiment import Experiment, Outer
 from t5x_like.models import auxiliary
 from t5x_like.models.dropout import RowRngs
 from t5x_like.objectives.base import Batch, Loss, Mode, Objective
-from t5x_like.objectives.roles import Assignment, Frozen, Trained, assign
+from t5x_like.objectives.roles import Assignment, Frozen, Trained
 from t5x_like.optim import build as optim
 from t5x_like.optim import diloco
 from t5x_like.parallel import divisibility
 from t5x_like.parallel.layout import Layout
-from t5x_like.parallel.parameters import ParameterInfo
 from t5x_like.variables import Functional, Path, Tree
 
 State = dict[str, Any]
@@ -322,30 +322,3 @@ def flops_per_step(experiment: Experiment) -> float:
     features = objective.features(data.sequence_length)
     shapes = {name: (data.batch_size, *feature.shape) for name, feature in features.items()}
     return objective.flops(experiment.model, shapes)
-
-
-def adapted_roles(
-    objective: Objective,
-    adaptations: Mapping[str, Any],
-    infos: Mapping[Path, ParameterInfo],
-    kinds: Mapping[Path, type[nnx.Variable]],
-) -> dict[Path, Assignment]:
-    """The role of every variable of an adapted model.
-
-    What is a copy or an average of something else, by the objective's roles, stays that. Of the others adaptations
-    speak first, for the variables that they add; then the objective; and what is left is as the first adaptation that
-    has a `rest` says.
-
-    Raises:
-      ExperimentError: at an adaptation or the objective, for a filter of its roles that decides nothing.
-    """
-    own = assign(infos, kinds, objective.roles)
-    if not adaptations:
-        return own
-    added: dict[Any, str] = {}  # two adaptations of one kind have the same filters
-    for key, adaptation in adaptations.items():
-        added |= {pair: f"adaptations.{key}" for pair in adaptation.roles if pair not in added}
-    roles = [*added, *(pair for pair in objective.roles if not getattr(pair[1], "of", ""))]
-    rest = [adaptation.rest for adaptation in adaptations.values() if adaptation.rest is not None]
-    free = {path: info for path, info in infos.items() if own[path].source is None}
-    return own | assign(free, kinds, roles, [*added.values()], rest[:1])

@@ -27,7 +27,7 @@ from t5x_like.errors import DivergedError, ExperimentError
 from t5x_like.evaluation.base import EvaluationContext
 from t5x_like.evaluation.schedule import Evaluators, full_names
 from t5x_like.experiment import Experiment
-from t5x_like.initialization import Initialization, initialization
+from t5x_like.initialization import initialization
 from t5x_like.io.events import Events, failures_said
 from t5x_like.journal import IN_FLIGHT, Journal
 from t5x_like.ownership import own
@@ -35,6 +35,7 @@ from t5x_like.parallel import executables, layout, replicas
 from t5x_like.parallel.placement import place, share
 from t5x_like.program import State, program
 from t5x_like.start_checks import agree, check
+from t5x_like.start_report import announce
 from t5x_like.telemetry.profile import Profile, Steps
 from t5x_like.telemetry.throughput import Speed
 
@@ -138,7 +139,7 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
         profile = stack.enter_context(contextlib.closing(Profile(job.profile, workdir / files.PROFILE)))
         with watch().during("the compilation of the step", COMPILATION, "compile"):
             take_step = compile_step(experiment, run, journal, job.executable)
-        announce(experiment, job, journal, events, start.step, first)
+        announce(experiment, job.profile, journal, events, start.step, first)
         if unevaluated:
             evaluate(evaluators, unevaluated, journal, commits, True, start.step, state, position)
         elif experiment.evaluate_first and first:
@@ -195,25 +196,6 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
         )
 
 
-def dry_run(experiment: Experiment, workdir: epath.Path) -> list[str]:
-    """The lines that say what `train` would begin with; no array is read, nothing is written and nothing is trained.
-
-    Raises:
-      UserError: as `train` does before its first step.
-    """
-    placed = layout.make(experiment.parallelism)
-    check(experiment, placed, share(placed, experiment.data.batch_size))
-    fingerprint = dict(experiment.data.source.open(experiment).fingerprint)
-    run = program(experiment, placed)
-    store = CheckpointStore(workdir / files.CHECKPOINTS, experiment.checkpoint)
-    latest = store.latest()
-    if latest is not None:
-        files.require_same(store.commit(latest), experiment)
-        return [f"{workdir} has a checkpoint of step {latest}: the run would be resumed from it"]
-    lines = initialization(experiment, run, fingerprint).lines(whole=True)
-    return lines or ["every variable would start fresh: initialize names no source"]
-
-
 def evaluate(
     evaluators: Evaluators,
     keys: tuple[str, ...],
@@ -247,24 +229,3 @@ def evaluate(
     if committed:
         journal.flush()
         commits.join(number, full_names(evaluations))
-
-
-def announce(
-    experiment: Experiment,
-    job: RunOptions,
-    journal: Journal,
-    events: Events | None,
-    start: int,
-    first: Initialization | None,
-) -> None:
-    """Says where this process begins, and what it was asked for and cannot do."""
-    if events:
-        devices = f"{jax.process_count()} process(es) with {jax.device_count()} device(s)"
-        where = f"from step {start}" if start else "at the beginning"
-        events.say("started", f"{devices} begin {where} of {experiment.steps} steps", step=start)
-    if start and first is None:
-        journal.message(f"going on from step {start}")
-    for line in first.lines() if first else ():
-        journal.message(line)
-    if job.profile and not start < job.profile.first <= experiment.steps:
-        journal.message(f"nothing is traced: step {job.profile.first} is not one of {start + 1} to {experiment.steps}")
