@@ -239,7 +239,7 @@ def test_every_query_sees_the_prefix_and_of_the_rest_what_it_saw(kind, window):
     x_btd = jax.random.normal(jax.random.key(1), (2, 8, 16))
     segments = np.array([[1, 1, 1, 2, 2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 2, 0]], np.int32)
     places = np.array([[0, 1, 2, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5, 0, 0]], np.int32)
-    inputs = stack._inputs(x_btd, places, segments, None, None)
+    inputs = stack._inputs(x_btd, places, segments, None, None, None)
     found, _ = layer.attention(x_btd, inputs, inputs.masks[0])
     distance = places[:, :, None] - places[:, None, :]
     allowed = segments[:, :, None] == segments[:, None, :]
