@@ -5,6 +5,7 @@ Orbax stands on, is asked for slices. Other formats come in and go out this way:
 """
 
 import collections
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -100,7 +101,10 @@ class StreamedCommit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pending.clear()
+        # A write in flight would make its file again after the removal.
+        while self._pending:
+            with contextlib.suppress(Exception):  # TensorStore raises nothing more special
+                self._pending.popleft().result()
         if not (self._path / COMMITTED).exists():
             self._path.rmtree(missing_ok=True)
 
