@@ -154,7 +154,7 @@ def test_weights_of_the_computations_dtype_give_the_same_bits():
         cache = model.encoded_cache(states, 4)
         return model.decode(jnp.array([[0, 3, 9]]), cache, jnp.int32(0))[0]
 
-    cast = jax.jit(lambda tree: logits(writes._model(tree)))(weights.tree)
+    cast = jax.jit(lambda tree: logits(writes.model(tree)))(weights.tree)
     plain = jax.jit(lambda state: logits(subject.model(state)))(state)
     np.testing.assert_array_equal(cast, plain)
 
