@@ -16,6 +16,7 @@ from etils import epath
 
 from t5x_like.errors import UserError
 from t5x_like.interop.tensor_file import StoredTensor
+from t5x_like.io.files import size_of
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -102,7 +103,7 @@ class _Header:
 
     def __init__(self, file: BinaryIO, path: epath.Path) -> None:
         self._file, self._path = file, path
-        self._size, self.place = path.stat().length, 0
+        self._size, self.place = size_of(path), 0
 
     def take(self, count: int) -> bytes:
         """Bytes.
@@ -181,7 +182,7 @@ def _placed(
         packed = (math.prod(shape[:-1]), shape[-1] // block * size)
         stored = StoredTensor(path, start + offset, packed, np.dtype(np.uint8))
         tensor = QuantizedTensor(stored, shape, kind)
-    if stored.offset + stored.stored_bytes > path.stat().length:
+    if stored.offset + stored.stored_bytes > size_of(path):
         raise UserError(f"{path} is no sound GGUF file: {name!r} would end past its end; copy it anew")
     return name, stored, tensor
 

@@ -11,6 +11,7 @@ from t5x_like.errors import UserError
 from t5x_like.interop import tokenizer_files
 from t5x_like.interop.foreign import ForeignModel, Generation
 from t5x_like.interop.tensor_file import StoredTensor, stored_tensors
+from t5x_like.io.files import size_of
 from t5x_like.models import hugging_face
 
 WEIGHTS = "model.safetensors"
@@ -120,6 +121,6 @@ def _content(path: epath.Path) -> bytes | None:
     """A small file's content; None where there is none."""
     if not path.exists():
         return None
-    if (size := path.stat().length) > _MOST:
+    if (size := size_of(path)) > _MOST:
         raise UserError(f"{path} has {size:,} bytes, and no such file is larger than {_MOST:,}; copy it anew")
     return path.read_bytes()

@@ -18,6 +18,7 @@ from etils import epath
 
 from t5x_like.errors import UserError
 from t5x_like.interop.tensor_file import StoredTensor
+from t5x_like.io.files import size_of
 
 _ARRAY, _SCALAR = 1, 3  # extension types of flax.serialization
 _CHUNKED = "__msgpack_chunked_array__"
@@ -91,7 +92,7 @@ def read_tree(path: epath.Path) -> Any:
     Raises:
       UserError: where it is no such file, or claims what cannot be.
     """
-    if not path.stat().length:
+    if not size_of(path):
         raise UserError(f"{path} is empty; copy it anew")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         walker = _Walker(path, content)

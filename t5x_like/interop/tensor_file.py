@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from t5x_like.errors import UserError
+from t5x_like.io.files import size_of
 
 LONGEST_HEADER = 100 << 20  # which the library has, too
 SHARD_BYTES = 5 << 30  # of an exported file; more is cut into several
@@ -80,7 +81,7 @@ def stored_tensors(file: epath.Path) -> dict[str, StoredTensor]:
     Raises:
       UserError: where it is none, or its header claims what cannot be.
     """
-    size = file.stat().length
+    size = size_of(file)
     with file.open("rb") as reader:
         first = reader.read(_LENGTH)
         length = int.from_bytes(first, "little")

@@ -68,6 +68,15 @@ def read_json(path: epath.Path, kind: type[T]) -> T | None:
     return value if isinstance(value, kind) else None
 
 
+def size_of(path: epath.Path) -> int:
+    """The bytes of a file. `epath` would ask for its owner's name, which not every user of a container has.
+
+    Raises:
+      OSError: when it is not there.
+    """
+    return int(path.stat().length) if is_remote(path) else os.stat(path).st_size
+
+
 def read_limited(path: epath.Path, most: int = MOST_JSON) -> bytes:
     """The content of a file, which is looked at before memory is taken for it.
 
@@ -75,7 +84,7 @@ def read_limited(path: epath.Path, most: int = MOST_JSON) -> bytes:
       OSError: when it cannot be read.
       ValueError: when it is larger than `most` bytes.
     """
-    size = path.stat().length
+    size = size_of(path)
     if size > most:
         raise ValueError(f"it has {size} bytes, and at most {most} make sense")
     return path.read_bytes()

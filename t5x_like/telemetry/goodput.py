@@ -100,5 +100,5 @@ def _last_sign(workdir: epath.Path) -> float:
     """When the earlier processes last wrote metrics, by the wall clock; 0 where that is not known."""
     try:
         return float((workdir / METRICS_FILE).stat().mtime)
-    except OSError:
+    except (OSError, KeyError):  # KeyError: `epath` asks for the owner's name, which may be unknown
         return 0.0

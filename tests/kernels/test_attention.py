@@ -51,7 +51,7 @@ def test_the_first_backend_that_supports_a_call_is_chosen(monkeypatch, platform,
     spec = dataclasses.replace(SPEC, **changed)
     assert choose(spec).name == name
     found = explain(spec)
-    assert [each for each, _ in found] == ["splash", "cudnn", "xla"]
+    assert [each for each, _ in found] == ["ring", "splash", "cudnn", "xla"]
     assert next(each for each, reason in found if not reason) == name
 
 
