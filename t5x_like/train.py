@@ -151,11 +151,11 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
         for number in range(start.step + 1, experiment.steps + 1):
             batches.observe(number - 1, state)
             with watch().step(f"training step {number}"):
-                began = time.perf_counter()
+                asked = time.perf_counter()
                 with profile.around(number):
                     with journal.throughput.waiting(), watch().during("the next batch", watch().limit(), "data_wait"):
                         batch, position, counts = next(batches)
-                    waited = time.perf_counter() - began
+                    waited = time.perf_counter() - asked
                     state, results = take_step(state, place(batch, placed))
                 report = sync.send(interruption.signal, counts, waited)
                 journal.step(number, results, report)
