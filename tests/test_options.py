@@ -51,26 +51,32 @@ def test_the_listing_sees_fields_choices_presets_flags_and_names():
 
 
 def all_options() -> Iterator[str]:
-    """One line an option: the experiment's, those of everything it names, the commands' flags and gin's names."""
-    yield from options_of(Experiment, "", {})
+    """One line an option: the experiment's, those of everything it names, the commands' flags and gin's names.
+
+    Sections that may be left out, such as a model's stacks, are listed once for all that have them.
+    """
+    inner: dict[str, type] = {}
+    yield from options_of(Experiment, "", {}, inner)
     for kind in registry.kinds():
         for name in registry.names(kind):
             entry = registry.load(kind, name)
             preset = entry if isinstance(entry, registry.Preset) else registry.Preset(entry, {})
-            for line in options_of(preset.options, f"{kind}[{name}].", preset.values):
+            for line in options_of(preset.options, f"{kind}[{name}].", preset.values, inner):
                 sizes = preset.sizes if line.startswith(f"{kind}[{name}].size:") else ()
                 yield f"{line}, one of {', '.join(sizes)}" if sizes else line
+    for name, section in inner.items():
+        yield from options_of(section, f"{name}.", {}, {})
     yield from flags()
     yield from (f"gin: {name}.{argument}" for name, known in SIGNATURES.items() for argument in known)
 
 
-def options_of(options: type, prefix: str, preset: Mapping[str, Any]) -> Iterator[str]:
-    """The fields of a dataclass and of the sections in it."""
+def options_of(options: type, prefix: str, preset: Mapping[str, Any], inner: dict[str, type]) -> Iterator[str]:
+    """The fields of a dataclass and of the sections in it; classes that a field may hold are added to `inner`."""
     hints = typing.get_type_hints(options, include_extras=True)
     for field in dataclasses.fields(options):
         path, hint = prefix + field.name, hints[field.name]
         if dataclasses.is_dataclass(hint):
-            yield from options_of(hint, f"{path}.", {})
+            yield from options_of(hint, f"{path}.", {}, inner)
         elif mark := choice(hint):
             yield (
                 f"{path}: <{mark.kind}> = {mark.default}"
@@ -79,8 +85,7 @@ def options_of(options: type, prefix: str, preset: Mapping[str, Any]) -> Iterato
             )
         else:
             yield f"{path}: {type_name(hint)}{default(field, preset)}"
-            for inside in filter(dataclasses.is_dataclass, typing.get_args(hint)):
-                yield from options_of(inside, f"{path}.KEY.", {})
+            inner |= {each.__name__: each for each in typing.get_args(hint) if dataclasses.is_dataclass(each)}
 
 
 def choice(hint: Any) -> Choice | Choices | None:
