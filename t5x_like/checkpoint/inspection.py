@@ -12,6 +12,7 @@ from t5x_like.checkpoint import evaluation, layout, leaves, reading
 from t5x_like.checkpoint.layout import Commit
 from t5x_like.checkpoint.manifest import Leaf, Manifest
 from t5x_like.errors import UserError
+from t5x_like.io.files import size_of
 from t5x_like.sections import flatten
 
 _AT_ONCE = 1 << 30  # bytes of leaves that are read together
@@ -133,7 +134,7 @@ def _size(directory: epath.Path) -> int:
     total = 0
     for path in directory.iterdir() if directory.is_dir() else ():
         try:
-            total += _size(path) if path.is_dir() else path.stat().length
+            total += _size(path) if path.is_dir() else size_of(path)
         except OSError:
             continue
     return total

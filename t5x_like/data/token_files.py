@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 
 from t5x_like.errors import ExperimentError, UserError
+from t5x_like.io.files import size_of
 from t5x_like.sections import section
 
 FORMAT = 1  # raise it when the files mean something else
@@ -281,7 +282,7 @@ def load_arrays(path: epath.Path) -> dict[str, np.ndarray]:
 def check_size(file: epath.Path, expected: int) -> None:
     """Raises UserError where a file of a shard is missing or is not as long as the manifest says."""
     try:
-        size = file.stat().length
+        size = size_of(file)
     except OSError:
         raise UserError(f"{file} is missing; copy it from where the corpus was prepared, or prepare it again") from None
     if size != expected:

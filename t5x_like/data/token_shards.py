@@ -31,6 +31,7 @@ from t5x_like.data.token_files import (
 from t5x_like.data.vocabulary import Vocabulary
 from t5x_like.errors import ExperimentError, UserError
 from t5x_like.io import drafts
+from t5x_like.io.files import size_of
 
 _WHERE = "data.task"
 _BLOCK = 1 << 22
@@ -146,7 +147,7 @@ def verify(path: str, where: str = "--input") -> Iterator[tuple[int, int]]:
     if not tokenizer.exists():
         raise UserError(f"{tokenizer} is missing; copy it from where the corpus was prepared, or prepare it again")
     digests = {tokenizer.name: manifest.tokenizer.sha256}
-    sizes = {tokenizer.name: tokenizer.stat().length}
+    sizes = {tokenizer.name: size_of(tokenizer)}
     for split in manifest.splits.values():
         for shard in split.shards:
             for array, size in shard.sizes(manifest.dtype).items():

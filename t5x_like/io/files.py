@@ -77,6 +77,15 @@ def size_of(path: epath.Path) -> int:
     return int(path.stat().length) if is_remote(path) else os.stat(path).st_size
 
 
+def modified_at(path: epath.Path) -> float:
+    """The time at which a file was last written, in seconds of the wall clock; see `size_of`.
+
+    Raises:
+      OSError: when it is not there.
+    """
+    return float(path.stat().mtime) if is_remote(path) else os.stat(path).st_mtime
+
+
 def read_limited(path: epath.Path, most: int = MOST_JSON) -> bytes:
     """The content of a file, which is looked at before memory is taken for it.
 

@@ -99,6 +99,6 @@ def _is_whole(values: Any) -> bool:
 def _last_sign(workdir: epath.Path) -> float:
     """When the earlier processes last wrote metrics, by the wall clock; 0 where that is not known."""
     try:
-        return float((workdir / METRICS_FILE).stat().mtime)
-    except (OSError, KeyError):  # KeyError: `epath` asks for the owner's name, which may be unknown
+        return files.modified_at(workdir / METRICS_FILE)
+    except OSError:
         return 0.0

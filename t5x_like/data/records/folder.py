@@ -9,6 +9,7 @@ from etils import epath
 from t5x_like.data.records.raw import RawRecords, digest
 from t5x_like.data.sources.paths import explained
 from t5x_like.errors import ExperimentError
+from t5x_like.io.files import size_of
 
 CONTENT = "file"  # the field with a file's bytes
 
@@ -72,4 +73,4 @@ def _below(root: epath.Path, endings: tuple[str, ...], prefix: str = "") -> Iter
         if place.is_dir():
             yield from _below(place, endings, f"{prefix}{place.name}/")
         elif place.name.lower().endswith(endings):
-            yield prefix + place.name, place.stat().length
+            yield prefix + place.name, size_of(place)

@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from t5x_like.data import local_cache
+from t5x_like.io.files import size_of
 
 _CACHE = "indexes"
 _FORMAT = "1"  # part of every name: raise it when an index means something else
@@ -38,7 +39,7 @@ def cached(file: epath.Path, kind: str, make: Callable[[], Any]) -> Any:
 
 def sampled_digest(file: epath.Path) -> str:
     """SHA-256 of a file's size and of its content: all of it up to a megabyte, else 16 blocks at even distances."""
-    size = file.stat().length
+    size = size_of(file)
     total = hashlib.sha256(str(size).encode())
     blocks = 1 if size <= _SAMPLED else _BLOCKS
     length = _SAMPLED // blocks

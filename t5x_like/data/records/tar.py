@@ -16,6 +16,7 @@ from t5x_like.data.records import index
 from t5x_like.data.records.raw import RawRecords, UndecodableError, digest
 from t5x_like.data.sources.paths import explained
 from t5x_like.errors import ExperimentError
+from t5x_like.io.files import size_of
 
 _INTEGERS = ("cls", "id", "index", "label")
 _TEXTS = ("txt", "text", "transcript", "caption")
@@ -60,7 +61,7 @@ class TarRecords(RawRecords):
 def _walk(file: epath.Path) -> list[Any]:
     """[key, [[end of the name, offset, size], …]] of each record."""
     records: list[Any] = []
-    size, end = file.stat().length, 0
+    size, end = size_of(file), 0
     with file.open("rb") as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as members:

@@ -18,6 +18,7 @@ from t5x_like.data.records.raw import RawRecords, UndecodableError, digest
 from t5x_like.data.sources import protobuf
 from t5x_like.data.sources.paths import explained
 from t5x_like.errors import ExperimentError
+from t5x_like.io.files import size_of
 
 CONTENT = "record"  # the field of a record that is no Example
 _HEAD, _TAIL = 12, 4  # bytes around the content of a TFRecord
@@ -110,7 +111,7 @@ def fields(record: bytes) -> Mapping[str, Any]:
 
 def _offsets(file: epath.Path, where: str) -> Iterator[int]:
     """Where each record begins, and the end of the last."""
-    place, size = 0, file.stat().length
+    place, size = 0, size_of(file)
     with file.open("rb") as stream:
         while place < size:
             yield place

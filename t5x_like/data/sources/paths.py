@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from t5x_like.errors import ExperimentError, UserError
+from t5x_like.io.files import size_of
 
 SHIPPED = "package:"  # how an experiment spells a file that ships inside the package
 
@@ -107,7 +108,7 @@ def outline(files: Sequence[epath.Path], where: str) -> str:
     step = -(-len(files) // _LOOKED_INTO)
     for number, file in enumerate(files):
         with explained(file, where):
-            size = file.stat().length
+            size = size_of(file)
             total.update(f"{size}\n".encode())
             if number % step == 0:
                 with file.open("rb") as stream:
