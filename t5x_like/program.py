@@ -25,7 +25,7 @@ from flax import nnx
 from t5x_like import variables
 from t5x_like.adaptations.roles import adapted_roles
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Experiment, Outer
+from t5x_like.experiment import Experiment
 from t5x_like.models import auxiliary
 from t5x_like.models.dropout import RowRngs
 from t5x_like.objectives.base import Batch, Loss, Mode, Objective
@@ -34,6 +34,7 @@ from t5x_like.optim import build as optim
 from t5x_like.optim import diloco
 from t5x_like.parallel import divisibility
 from t5x_like.parallel.layout import Layout
+from t5x_like.parallelism import Outer
 from t5x_like.variables import Functional, Path, Tree
 
 State = dict[str, Any]

@@ -12,11 +12,12 @@ from t5x_like import variables
 from t5x_like.checkpoint import leaves
 from t5x_like.checkpoint.store import CheckpointStore
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Checkpoint, Initialize, Parallelism
+from t5x_like.experiment import Checkpoint, Initialize
 from t5x_like.initialization import initialization
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.dpo import DPO
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 
 

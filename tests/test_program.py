@@ -11,7 +11,6 @@ import tiny
 from objectives.sketches import records
 
 from t5x_like import variables
-from t5x_like.experiment import Parallelism
 from t5x_like.objectives.base import Loss
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.dpo import DPO
@@ -19,6 +18,7 @@ from t5x_like.optim.adamw import AdamW
 from t5x_like.optim.schedules import Constant, LinearDecay
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import PURPOSES, program, purpose_key
 from t5x_like.step import train_step
 

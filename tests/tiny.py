@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from t5x_like import compat, migrations
-from t5x_like.experiment import Checkpoint, Data, Experiment, Health, Initialize, Parallelism, Telemetry
+from t5x_like.experiment import Checkpoint, Data, Experiment, Health, Initialize, Telemetry
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel.placement import place
+from t5x_like.parallelism import Parallelism
 from t5x_like.schema1_model import model_tree
 from t5x_like.sections import Choice, choose
 from t5x_like.step import compiled_step

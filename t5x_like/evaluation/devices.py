@@ -7,10 +7,11 @@ import jax
 
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.loss import LossEvaluator
-from t5x_like.experiment import Experiment, Parallelism
+from t5x_like.experiment import Experiment
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.strategies import DeviceCountError
+from t5x_like.parallelism import Parallelism
 
 
 def layout_here(experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> Layout:

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Outer, Parallelism
 from t5x_like.optim.build import OptimizerState
 from t5x_like.parallel.compiled.loops import SELDOM
 from t5x_like.parallel.layout import Layout
 from t5x_like.parallel.parameters import ParameterInfo
+from t5x_like.parallelism import Outer, Parallelism
 
 AXIS = "data"
 REPLICAS = "replicas"

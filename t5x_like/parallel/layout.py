@@ -22,10 +22,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
 from t5x_like.parallel import collective_order, strategies
 from t5x_like.parallel import tuning as tunings
 from t5x_like.parallel.tuning import Tuning
+from t5x_like.parallelism import Parallelism
 
 MESH_AXES = ("data", "fsdp", "stage", "sequence", "tensor", "expert")
 

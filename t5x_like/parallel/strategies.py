@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from t5x_like import registry
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
+from t5x_like.parallelism import Parallelism
 
 Rules = Mapping[str, tuple[str, ...]]
 

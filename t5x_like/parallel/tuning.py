@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from t5x_like.experiment import Parallelism
+from t5x_like.parallelism import Parallelism
 
 _VMEM = "xla_tpu_scoped_vmem_limit_kib"
 

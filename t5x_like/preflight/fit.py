@@ -10,10 +10,11 @@ from typing import Any
 
 from t5x_like.data.packing import groups_of
 from t5x_like.errors import UserError
-from t5x_like.experiment import Experiment, Parallelism
+from t5x_like.experiment import Experiment
 from t5x_like.parallel import layout, strategies, topologies
 from t5x_like.parallel.schedule import Schedule
 from t5x_like.parallel.topologies import Topology
+from t5x_like.parallelism import Parallelism
 
 # Gradients have the parameters' shapes; they are whole when the update begins. A share of the memory for what a layer
 # needs while it runs and is not estimated.

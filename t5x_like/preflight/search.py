@@ -10,10 +10,11 @@ from typing import Any
 import jax
 
 from t5x_like.errors import UserError
-from t5x_like.experiment import REMAT_POLICIES, Experiment, Parallelism
+from t5x_like.experiment import Experiment
 from t5x_like.kernels import splash
 from t5x_like.parallel import tuning
 from t5x_like.parallel.topologies import Topology
+from t5x_like.parallelism import REMAT_POLICIES, Parallelism
 from t5x_like.preflight import build, fit
 from t5x_like.preflight.report import report
 from t5x_like.program import program

@@ -13,11 +13,11 @@ from objectives.sketches import records
 from t5x_like import variables
 from t5x_like.adaptations.lora import LoRA
 from t5x_like.adaptations.prefix import Prefix
-from t5x_like.experiment import Parallelism
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.masked_lm import MaskedLM
 from t5x_like.objectives.span_corruption import SpanCorruption
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 
 MASKED = MaskedLM(vocab_size=tiny.VOCABULARY, mask_id=2, special_ids=(0, 1), rate=0.4)

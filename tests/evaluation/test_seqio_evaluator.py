@@ -11,7 +11,7 @@ import written
 
 from t5x_like.errors import ExperimentError
 from t5x_like.evaluation.seqio_evaluator import Responder, SeqioEvaluator
-from t5x_like.experiment import Parallelism
+from t5x_like.parallelism import Parallelism
 
 EOS = 1
 VOCABULARY = SimpleNamespace(pad_id=0, eos_id=EOS, size=tiny.VOCABULARY)

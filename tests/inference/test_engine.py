@@ -11,10 +11,10 @@ from t5x_like import variables
 from t5x_like.adaptations.lora import LoRA
 from t5x_like.adaptations.prefix import Prefix
 from t5x_like.errors import ExperimentError, UserError
-from t5x_like.experiment import Parallelism
 from t5x_like.inference.cache import batch_bucket, length_bucket
 from t5x_like.inference.sampling import GREEDY, Sampling
 from t5x_like.models.transformer.model import LanguageModel
+from t5x_like.parallelism import Parallelism
 
 KINDS = ["decoder", "encoder_decoder"]
 KEY = jax.random.key(7)

@@ -7,8 +7,8 @@ import tiny
 from written import END, Reader, built, engine, initial, placed
 
 from t5x_like.errors import UserError
-from t5x_like.experiment import Parallelism
 from t5x_like.inference.search import BeamSearch, penalty
+from t5x_like.parallelism import Parallelism
 
 PROMPTS = {
     "decoder": [[0, 5, 6, 7], [0, 9], [0, *range(3, 20)]],

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_like.experiment import Parallelism
 from t5x_like.kernels import cudnn, xla
 from t5x_like.kernels.attention import AttentionSpec
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 
 LENGTH, HEADS, WIDTH, DOCUMENTS = 32, 4, 8, 3
 # Four rows: several documents and padding, one alone, padding alone, and one that would go on if it were not a new row.

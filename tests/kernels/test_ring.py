@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_like.experiment import Parallelism
 from t5x_like.kernels import attention as backends
 from t5x_like.kernels import ring, ring_block, xla
 from t5x_like.kernels.specification import AttentionSpec
 from t5x_like.parallel import layout, topologies
 from t5x_like.parallel.compiled import collectives, hlo, kernels
+from t5x_like.parallelism import Parallelism
 
 LENGTH, HEADS, KV, WIDTH = 64, 4, 2, 8
 

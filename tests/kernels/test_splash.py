@@ -11,13 +11,13 @@ import tiny
 from flax import nnx
 
 from t5x_like import variables
-from t5x_like.experiment import Parallelism
 from t5x_like.kernels import attention as backends
 from t5x_like.kernels import splash, xla
 from t5x_like.models.transformer.ends_options import Rope, RopeScaling
 from t5x_like.models.transformer.inputs import AttentionInputs
 from t5x_like.models.transformer.positions import rotate, rotate_heads, rotation
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 
 # Two rows: several segments and padding, and one segment alone.
 SEGMENTS = np.array([[1] * 50 + [2] * 60 + [0] * 18, [1] * 128], np.int32)

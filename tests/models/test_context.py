@@ -7,12 +7,12 @@ import tiny
 from objectives.sketches import records
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
 from t5x_like.kernels import splash
 from t5x_like.models.transformer import context_parallel as context
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 
 # One key-value head for four query heads: it is repeated, as there are more devices than that.

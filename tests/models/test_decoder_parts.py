@@ -8,9 +8,9 @@ from flax import nnx
 from objectives.sketches import records
 
 from t5x_like import variables
-from t5x_like.experiment import Parallelism
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 from t5x_like.sections import Choice, choose
 

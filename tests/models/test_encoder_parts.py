@@ -10,10 +10,10 @@ from objectives.sketches import records
 
 from t5x_like import variables
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
 from t5x_like.objectives.masked_lm import MaskedLM
 from t5x_like.objectives.span_corruption import SpanCorruption
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 from t5x_like.sections import Choice, choose
 

@@ -15,12 +15,12 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from objectives.sketches import records
 
-from t5x_like.experiment import Parallelism
 from t5x_like.models import auxiliary
 from t5x_like.models.transformer import expert_passes
 from t5x_like.models.transformer.router import Router
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout, ragged
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 from t5x_like.sections import changed
 

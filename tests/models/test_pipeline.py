@@ -10,12 +10,13 @@ from objectives.sketches import records
 
 from t5x_like import variables
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Data, Parallelism
+from t5x_like.experiment import Data
 from t5x_like.kernels import attention as backends
 from t5x_like.kernels import xla
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 
 ROWS, LAYERS = 16, 4

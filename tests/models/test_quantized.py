@@ -8,9 +8,9 @@ import pytest
 import tiny
 
 from t5x_like import program as step
-from t5x_like.experiment import Parallelism
 from t5x_like.models import quantized
 from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.parallelism import Parallelism
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 16)).astype(np.float32)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from t5x_like.experiment import Parallelism
 from t5x_like.models import ring_embedding as lookup
 from t5x_like.models import sharded_linear as shared
 from t5x_like.parallel import layout, scatter, topologies
+from t5x_like.parallelism import Parallelism
 
 
 def normal(seed, *shape):

@@ -8,11 +8,11 @@ import tiny
 from objectives.sketches import records
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
 from t5x_like.models.transformer import residual_stream as stream
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import divisibility, layout
 from t5x_like.parallel.compiled import collectives, hlo, memory
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 
 TENSOR = 4

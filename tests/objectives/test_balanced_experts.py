@@ -13,9 +13,9 @@ from objectives.sketches.balanced_experts import BalancedRouter
 
 from t5x_like import variables
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 from t5x_like.sections import changed
 

@@ -11,8 +11,8 @@ from objectives.sketches.classify import Classification
 from objectives.sketches.resnet import ResNet
 
 from t5x_like import variables
-from t5x_like.experiment import Parallelism
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 
 EMPTY = [5, 7]  # rows, on devices of their own where there are eight

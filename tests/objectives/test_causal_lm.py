@@ -10,7 +10,6 @@ import tiny
 from flax import nnx
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
 from t5x_like.losses.cross_entropy import CHUNK_BYTES, WHOLE_BYTES
 from t5x_like.models.dropout import RowRngs, dropout
 from t5x_like.models.linear import Embedding
@@ -19,6 +18,7 @@ from t5x_like.objectives import token_loss
 from t5x_like.objectives.base import Mode
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program, purpose_key
 
 NORMALIZATIONS = ("real_target_tokens", "total_target_tokens", "per_sequence", 10.0)

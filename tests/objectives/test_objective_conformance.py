@@ -21,7 +21,6 @@ from objectives.sketches.resnet import ResNet
 
 from t5x_like import registry, variables
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
 from t5x_like.objectives.base import Mode
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.objectives.completion_lm import CompletionLM
@@ -43,6 +42,7 @@ from t5x_like.objectives.ul2 import Denoiser, MixtureOfDenoisers
 from t5x_like.optim.schedules import Constant
 from t5x_like.optim.sgd import SGD
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program, purpose_key
 from t5x_like.sections import Choice, changed, choose
 

@@ -11,11 +11,11 @@ from flax import nnx
 from objectives.sketches import kinds, records
 
 from t5x_like import variables
-from t5x_like.experiment import Parallelism
 from t5x_like.kernels import attention as kernels
 from t5x_like.models.transformer.inputs import AttentionInputs
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 from t5x_like.sections import changed
 

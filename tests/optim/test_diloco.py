@@ -9,12 +9,13 @@ import tiny
 from objectives.sketches import records
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Checkpoint, Outer, Parallelism
+from t5x_like.experiment import Checkpoint
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.optim.adamw import AdamW
 from t5x_like.optim.schedules import Constant
 from t5x_like.parallel import layout
 from t5x_like.parallel.compiled import collectives, hlo
+from t5x_like.parallelism import Outer, Parallelism
 from t5x_like.program import program
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import STRATEGIES, Parallelism
 from t5x_like.parallel import layout, strategies
+from t5x_like.parallelism import STRATEGIES, Parallelism
 
 
 @pytest.mark.parametrize(

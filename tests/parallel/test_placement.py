@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
 from t5x_like.parallel import layout
 from t5x_like.parallel.placement import Share, place, share, shared
+from t5x_like.parallelism import Parallelism
 
 
 @pytest.mark.parametrize(

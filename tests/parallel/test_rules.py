@@ -4,11 +4,12 @@ import pytest
 import tiny
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Experiment, Parallelism
+from t5x_like.experiment import Experiment
 from t5x_like.frontends import configdict
 from t5x_like.frontends.gin import load as gin
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.parallel import layout
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 from t5x_like.step import compiled_step
 

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from t5x_like.experiment import Parallelism
 from t5x_like.parallel import layout, schedule
 from t5x_like.parallel.schedule import Schedule
+from t5x_like.parallelism import Parallelism
 
 SCHEDULES = [Schedule(1, 3), Schedule(4, 6), Schedule(4, 2), Schedule(2, 4, 3), Schedule(4, 8, 2)]
 

@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from t5x_like.distributed import startup
 from t5x_like.errors import UserError
-from t5x_like.experiment import Parallelism
 from t5x_like.parallel import cuda_target, layout, topologies
+from t5x_like.parallelism import Parallelism
 from t5x_like.telemetry.devices import peak_flops
 
 

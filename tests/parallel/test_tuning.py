@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from t5x_like.errors import ExperimentError
-from t5x_like.experiment import Parallelism
 from t5x_like.kernels import splash
 from t5x_like.kernels.barrier import materialize
 from t5x_like.parallel import layout, topologies, tuning
+from t5x_like.parallelism import Parallelism
 
 VMEM = "xla_tpu_scoped_vmem_limit_kib"
 

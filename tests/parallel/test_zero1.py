@@ -11,12 +11,13 @@ from objectives.sketches import records
 
 from t5x_like import variables
 from t5x_like.checkpoint.store import CheckpointStore
-from t5x_like.experiment import Checkpoint, Parallelism
+from t5x_like.experiment import Checkpoint
 from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.optim.adamw import AdamW
 from t5x_like.optim.schedules import Constant
 from t5x_like.parallel import layout
 from t5x_like.parallel.compiled import collectives, hlo, memory
+from t5x_like.parallelism import Parallelism
 from t5x_like.program import program
 
 OPTIMIZER = AdamW(schedule=Constant(), learning_rate=0.01)

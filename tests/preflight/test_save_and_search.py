@@ -15,10 +15,11 @@ from jax.experimental.compilation_cache import compilation_cache
 from t5x_like import program as step
 from t5x_like.compilation import compile_step
 from t5x_like.errors import UserError
-from t5x_like.experiment import Parallelism, Telemetry
+from t5x_like.experiment import Telemetry
 from t5x_like.parallel import executables, topologies
 from t5x_like.parallel import layout as layouts
 from t5x_like.parallel.placement import batch_shapes, place
+from t5x_like.parallelism import Parallelism
 from t5x_like.preflight import build, child, fit, search
 from t5x_like.sections import flatten
 from t5x_like.step import compiled_step
