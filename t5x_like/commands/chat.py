@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_like.checks import real, whole
 from t5x_like.commands import common
 from t5x_like.commands.serve import add_chat_template, template_of
 from t5x_like.errors import UserError
@@ -23,11 +22,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or one step inside it")
     parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
-    parser.add_argument("--tokens", type=whole("--tokens", 1), default=256, metavar="N", help="of an answer at most")
-    parser.add_argument("--temperature", type=real("--temperature", 0), default=0.7, metavar="T", help="0 is greedy")
-    parser.add_argument("--top-p", type=real("--top-p", 0, 1), default=0.95, metavar="P", help="as in generate")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text to end at; may be repeated")
-    parser.add_argument("--seed", type=whole("--seed"), default=0, metavar="N", help="of the random choices")
+    common.add_sampling(parser, tokens=256, temperature=0.7, top_p=0.95)
     add_chat_template(parser)
     common.add_quantize(parser)
     common.add_modules(parser)
@@ -66,9 +61,7 @@ def _answerer(options: argparse.Namespace, restored: Any) -> Any:
     """The function from messages to an answer, which is printed while it is written."""
     import jax
 
-    from t5x_like.inference.sampling import Sampling
-
-    template, sampling = template_of(options.chat_template), Sampling(options.temperature, top_p=options.top_p)
+    template, sampling = template_of(options.chat_template), common.sampling(options)
     generate, key = restored.text_generator(), jax.random.key(options.seed)
 
     def answer(messages: Sequence[dict[str, str]]) -> str:

@@ -3,12 +3,15 @@
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t5x_like.checks import real, whole
 from t5x_like.commands.modules import import_modules as import_modules
 from t5x_like.distributed.waiting import PATIENCE
 from t5x_like.errors import UserError
+
+if TYPE_CHECKING:
+    from t5x_like.inference.sampling import Sampling
 
 # Of one run; far above any machine there is, and few enough to be listed.
 MOST_PROCESSES = 1 << 20
@@ -38,6 +41,52 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
         default="",
         help="keep the kernels of linear layers in eight or four bits a number (default: as in the checkpoint)",
     )
+
+
+def add_sampling(parser: argparse.ArgumentParser, *, tokens: int, temperature: float, top_p: float) -> None:
+    """Adds the flags of sampling, with a command's defaults; `sampling` reads them."""
+    parser.add_argument(
+        "--tokens",
+        type=whole("--tokens", 1),
+        default=tokens,
+        metavar="N",
+        help=f"new tokens at most ({tokens})",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=real("--temperature", 0),
+        default=temperature,
+        metavar="T",
+        help=f"divides the logits; 0 is greedy (default {temperature:g})",
+    )
+    parser.add_argument(
+        "--top-k", type=whole("--top-k", 0), default=0, metavar="K", help="keep the K likeliest tokens; 0 keeps all"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=real("--top-p", 0, 1),
+        default=top_p,
+        metavar="P",
+        help=f"keep the likeliest P of probability (default {top_p:g})",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=real("--min-p", 0, 1),
+        default=0.0,
+        metavar="P",
+        help="keep tokens at least P times as likely as the likeliest; 0 keeps all",
+    )
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text to end at; may be repeated")
+    parser.add_argument(
+        "--seed", type=whole("--seed"), default=0, metavar="N", help="of the random choices (default 0)"
+    )
+
+
+def sampling(options: argparse.Namespace) -> "Sampling":
+    """The sampling that the flags of `add_sampling` ask for."""
+    from t5x_like.inference.sampling import Sampling
+
+    return Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

@@ -29,34 +29,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="a prompt a line: JSON lines (.jsonl: strings, or objects with the field prompt) or text; - is stdin",
     )
-    parser.add_argument(
-        "--tokens", type=whole("--tokens", 1), default=100, metavar="N", help="new tokens at most (default 100)"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=real("--temperature", 0),
-        default=0.8,
-        metavar="T",
-        help="divides the logits; 0 is greedy (default 0.8)",
-    )
-    parser.add_argument(
-        "--top-k", type=whole("--top-k", 0), default=0, metavar="K", help="keep the K likeliest tokens; 0 keeps all"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=real("--top-p", 0, 1),
-        default=0.95,
-        metavar="P",
-        help="keep the likeliest P of probability (default 0.95)",
-    )
-    parser.add_argument(
-        "--min-p",
-        type=real("--min-p", 0, 1),
-        default=0.0,
-        metavar="P",
-        help="keep tokens at least P times as likely as the likeliest; 0 keeps all",
-    )
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text to end at; may be repeated")
+    common.add_sampling(parser, tokens=100, temperature=0.8, top_p=0.95)
     parser.add_argument(
         "--beams",
         type=whole("--beams", 0),
@@ -70,9 +43,6 @@ def add_parser(subparsers: Any) -> None:
         default=0.6,
         metavar="A",
         help="of the beam search, the exponent of ((5 + length) / 6) (default 0.6)",
-    )
-    parser.add_argument(
-        "--seed", type=whole("--seed"), default=0, metavar="N", help="of the random choices (default 0)"
     )
     parser.add_argument(
         "--json-lines", action="store_true", help="print a JSON object a line on stdout, one for each prompt, in order"
@@ -90,11 +60,10 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from t5x_like.inference import prompts as files
-    from t5x_like.inference.sampling import Sampling
     from t5x_like.inference.search import BeamSearch
 
     prompts = [*(options.prompt or ()), *(files.read(options.prompts) if options.prompts is not None else ())]
-    sampling: Sampling | BeamSearch = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
+    sampling: Sampling | BeamSearch = common.sampling(options)
     if options.beams:
         sampling = BeamSearch(options.beams, options.length_penalty)
     return run_generate(

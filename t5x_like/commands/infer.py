@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_like.checks import real, whole
 from t5x_like.commands import common
 
 
@@ -29,17 +28,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--input", required=True, metavar="FILE", help="JSON lines, an object each")
     parser.add_argument("--output", required=True, metavar="FILE", help="the objects with what was found, in order")
-    parser.add_argument(
-        "--tokens", type=whole("--tokens", 1), default=100, metavar="N", help="new tokens at most (default 100)"
-    )
-    parser.add_argument(
-        "--temperature", type=real("--temperature", 0), default=0.0, metavar="T", help="0 is greedy (default)"
-    )
-    parser.add_argument("--top-k", type=whole("--top-k", 0), default=0, metavar="K", help="as in generate")
-    parser.add_argument("--top-p", type=real("--top-p", 0, 1), default=1.0, metavar="P", help="as in generate")
-    parser.add_argument("--min-p", type=real("--min-p", 0, 1), default=0.0, metavar="P", help="as in generate")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text to end at; may be repeated")
-    parser.add_argument("--seed", type=whole("--seed"), default=0, metavar="N", help="of the random choices")
+    common.add_sampling(parser, tokens=100, temperature=0.0, top_p=1.0)
     common.add_quantize(parser)
     common.add_modules(parser)
     common.add_json(parser)
@@ -56,12 +45,10 @@ def _run(options: argparse.Namespace) -> int:
     common.import_modules(options.module)
     from t5x_like.distributed.processes import is_first
     from t5x_like.evaluation.batch_inference import InferenceOptions, infer
-    from t5x_like.inference.sampling import Sampling
 
     common.require_given("--checkpoint", options.checkpoint)
     common.require_given("--output", options.output)
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
-    chosen = InferenceOptions(options.mode, options.tokens, sampling, options.seed, tuple(options.stop))
+    chosen = InferenceOptions(options.mode, options.tokens, common.sampling(options), options.seed, tuple(options.stop))
     count = infer(options.checkpoint, chosen, options.input, pathlib.Path(options.output), quantize=options.quantize)
     if is_first() and options.json:
         common.print_json({"records": count, "output": options.output})
