@@ -142,22 +142,11 @@ def application(service: Service) -> Any:
 
     model = service.options.model
 
-    async def body_of(request: Request) -> Any:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > MOST_BYTES:
-                raise UserError(f"the body has more than {MOST_BYTES >> 20} MiB; send less at a time")
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"the body is no JSON ({error})") from None
-
     async def completions(request: Request) -> Response:
-        return await answer(request, requests.completion(await body_of(request)), CompletionFormat(model))
+        return await answer(request, requests.completion(await _body_of(request)), CompletionFormat(model))
 
     async def chat(request: Request) -> Response:
-        messages, wanted = requests.chat(await body_of(request))
+        messages, wanted = requests.chat(await _body_of(request))
         prompt = service.template(messages)
         wanted = requests.with_prompts(wanted, (prompt,))
         return await answer(request, wanted, ChatFormat(model))
@@ -180,14 +169,6 @@ def application(service: Service) -> Any:
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "waiting": service.worker.waiting})
 
-    def refused(status: int, sentence: str, kind: str = "invalid_request_error", **headers: str) -> Response:
-        content = {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
-        return JSONResponse(content, status_code=status, headers={k.replace("_", "-"): v for k, v in headers.items()})
-
-    async def failed(_: Request, error: Exception) -> Response:
-        print(f"error: {explain(error) or repr(error)}", file=sys.stderr, flush=True)
-        return refused(500, "the model failed on this request; see the server's log", "server_error")
-
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         service.worker.start()
@@ -204,15 +185,46 @@ def application(service: Service) -> Any:
             Route("/health", health),
         ],
         exception_handlers={
-            UserError: lambda _, error: refused(400, str(error)),
-            FullError: lambda _, error: refused(429, full, "overloaded", retry_after="1"),
-            StoppingError: lambda _, error: refused(503, "the server is stopping", "unavailable"),
-            404: lambda request, _: refused(404, f"there is no {request.url.path}; there are {paths}"),
-            405: lambda request, _: refused(405, f"{request.url.path} does not take {request.method}"),
-            Exception: failed,
+            UserError: lambda _, error: _refused(400, str(error)),
+            FullError: lambda _, error: _refused(429, full, "overloaded", retry_after="1"),
+            StoppingError: lambda _, error: _refused(503, "the server is stopping", "unavailable"),
+            404: lambda request, _: _refused(404, f"there is no {request.url.path}; there are {paths}"),
+            405: lambda request, _: _refused(405, f"{request.url.path} does not take {request.method}"),
+            Exception: _failed,
         },
         lifespan=lifespan,
     )
+
+
+async def _body_of(request: Any) -> Any:
+    """The JSON of a request's body.
+
+    Raises:
+      UserError: where it is too long, or none.
+    """
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise UserError(f"the body has more than {MOST_BYTES >> 20} MiB; send less at a time")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the body is no JSON ({error})") from None
+
+
+def _refused(status: int, sentence: str, kind: str = "invalid_request_error", **headers: str) -> Any:
+    """An error as OpenAI's clients read it; names of headers are written with underscores."""
+    from starlette.responses import JSONResponse
+
+    content = {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
+    return JSONResponse(content, status_code=status, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+
+async def _failed(_: Any, error: Exception) -> Any:
+    """The answer to a request on which the model failed; the reason goes to the server's log."""
+    print(f"error: {explain(error) or repr(error)}", file=sys.stderr, flush=True)
+    return _refused(500, "the model failed on this request; see the server's log", "server_error")
 
 
 async def _events(running: _Request, form: CompletionFormat) -> AsyncIterator[str]:
