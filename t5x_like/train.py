@@ -34,8 +34,8 @@ from t5x_like.ownership import own
 from t5x_like.parallel import executables, layout, replicas
 from t5x_like.parallel.placement import place, share
 from t5x_like.program import State, program
+from t5x_like.run_reports import announce, announce_end
 from t5x_like.start_checks import agree, check
-from t5x_like.start_report import announce
 from t5x_like.telemetry.profile import Profile, Steps
 from t5x_like.telemetry.throughput import Speed
 
@@ -179,12 +179,7 @@ def _train(experiment: Experiment, workdir: epath.Path, job: RunOptions) -> Trai
             commits.wait()
         profile.close()
         journal.goodput_written()
-        if events:
-            stopped = "all steps are done"
-            if sync.stop:
-                saved = "saved" if commits.due(number, stopping=True) else "not saved, as checkpoint.every=0 says"
-                stopped = f"{sync.stop.name}: the state of step {number} is {saved}"
-            events.say("stopped" if sync.stop else "done", stopped, step=int(state["step"]))
+        announce_end(events, sync.stop, experiment.checkpoint.every > 0, int(state["step"]))
         return TrainingResult(
             step=int(state["step"]),
             interrupted=sync.stop,

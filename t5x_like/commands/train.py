@@ -79,11 +79,11 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def show_start(experiment: Any, workdir: str, *, json_output: bool = False) -> int:
-    """Prints what a run would begin with; see `start_report.dry_run`."""
+    """Prints what a run would begin with; see `run_reports.dry_run`."""
     from etils import epath
 
     from t5x_like.distributed.processes import is_first
-    from t5x_like.start_report import dry_run
+    from t5x_like.run_reports import dry_run
 
     common.require_given("--workdir", workdir)
     lines = dry_run(experiment, epath.Path(workdir).expanduser())

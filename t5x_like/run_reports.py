@@ -1,4 +1,6 @@
-"""Reports on how a run begins: what a dry run says of it, and the first messages of a process."""
+"""Reports on a run: what a dry run says of it, and the first and last messages of a process."""
+
+import signal
 
 import jax
 from etils import epath
@@ -54,3 +56,21 @@ def announce(
         journal.message(line)
     if profile and not start < profile.first <= experiment.steps:
         journal.message(f"nothing is traced: step {profile.first} is not one of {start + 1} to {experiment.steps}")
+
+
+def announce_end(events: Events | None, signalled: signal.Signals | None, saves: bool, step: int) -> None:
+    """Says that this process is at its end.
+
+    Args:
+      events: of the work directory, in the process that owns it.
+      signalled: the signal that ended it early; None where all steps are done.
+      saves: whether the run commits at all.
+      step: updates done.
+    """
+    if events is None:
+        return
+    if signalled is None:
+        events.say("done", "all steps are done", step=step)
+        return
+    saved = "saved" if saves else "not saved, as checkpoint.every=0 says"
+    events.say("stopped", f"{signalled.name}: the state of step {step} is {saved}", step=step)
